@@ -1,0 +1,247 @@
+"""Who the agents are: ``Role`` says what one kind of agent observes and does, ``JointSpec`` lists them all.
+
+At the edges (environments, users) data are dictionaries keyed by agent name; inside they are stacked, padded arrays.
+``JointSpec`` alone converts, and alone knows the order of the agents, their true widths, bounds and units.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Observations = dict[str, np.ndarray]
+Actions = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one kind of agent observes and does. Agents of one role share statistics and weights: they are interchangeable.
+
+    Args:
+        observation_size: entries of the observation.
+        action_low: lowest action, one number an entry (units of the environment); its length is the action width.
+        action_high: highest action.
+        position: which observation entries are the agent's position (m): drawn, kept apart, used as neighbourhood.
+        static: which observation entries stay the same during an episode (a goal, an obstacle): known now is known always.
+
+    Raises:
+        ValueError: an index outside the observation, or bounds that do not fit each other.
+    """
+
+    observation_size: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    position: tuple[int, ...] = ()
+    static: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.observation_size < 1:
+            raise ValueError(f"observation_size={self.observation_size}; an agent observes at least one number.")
+        if len(self.action_low) != len(self.action_high):
+            raise ValueError(
+                f"action_low has {len(self.action_low)} entries, action_high {len(self.action_high)}; give one each per action."
+            )
+        if any(not low < high for low, high in zip(self.action_low, self.action_high, strict=True)):
+            raise ValueError(
+                f"action_low={self.action_low} must lie below action_high={self.action_high} in every entry."
+            )
+        for name in ("position", "static"):
+            outside = [i for i in getattr(self, name) if not 0 <= i < self.observation_size]
+            if outside:
+                raise ValueError(
+                    f"{name} entries {outside} are outside the observation of {self.observation_size} entries."
+                )
+
+    @property
+    def action_size(self) -> int:
+        return len(self.action_low)
+
+
+@dataclass(frozen=True)
+class JointSpec:
+    """Who the agents are, in which order, how wide, in which units: all that is needed to stack their data and take it apart.
+
+    Args:
+        agents: agent name -> name of its role; the order is the order of every N axis.
+        roles: role name -> ``Role``; the order is the order of the role index.
+        dt: seconds between two environment steps.
+        env_id: the registered environment that the data are from, if any; never an import path.
+        env_options: the plain options it was made with.
+
+    Example:
+        >>> role = Role(observation_size=4, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), position=(0, 1))
+        >>> spec = JointSpec({"left": "arm", "right": "arm"}, {"arm": role}, dt=0.1)
+        >>> spec
+        JointSpec(2 agents: left, right; O=4 A=2 D=6; dt=0.1 s)
+        >>> stacked, mask = spec.stack_observations({"right": np.ones(4)})
+        >>> stacked.shape, mask.tolist()
+        ((2, 4), [False, True])
+    """
+
+    agents: dict[str, str]
+    roles: dict[str, Role]
+    dt: float = 1.0
+    env_id: str | None = None
+    env_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.agents:
+            raise ValueError("a JointSpec needs at least one agent.")
+        unknown = sorted(set(self.agents.values()) - set(self.roles))
+        if unknown:
+            raise ValueError(f"agents have roles {unknown} that are not in roles {sorted(self.roles)}; add them.")
+        if not self.dt > 0:
+            raise ValueError(f"dt={self.dt}; the time between two steps is a positive number of seconds.")
+
+    def __repr__(self) -> str:
+        names = list(self.agents)
+        shown = ", ".join(names if len(names) <= 6 else [*names[:3], "...", names[-1]])
+        sizes = f"O={self.observation_size} A={self.action_size} D={self.size}"
+        return f"JointSpec({len(names)} agents: {shown}; {sizes}; dt={self.dt:g} s)"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.agents)
+
+    @property
+    def num_agents(self) -> int:
+        return len(self.agents)
+
+    @cached_property
+    def observation_size(self) -> int:
+        return max(role.observation_size for role in self.roles.values())
+
+    @cached_property
+    def action_size(self) -> int:
+        return max(role.action_size for role in self.roles.values())
+
+    @property
+    def size(self) -> int:
+        return self.observation_size + self.action_size
+
+    @cached_property
+    def role_index(self) -> Int[np.ndarray, "N"]:
+        """Each agent's role as an index into ``roles``."""
+        order = list(self.roles)
+        return np.array([order.index(role) for role in self.agents.values()])
+
+    def role_of(self, agent: str) -> Role:
+        return self.roles[self.agents[agent]]
+
+    @cached_property
+    def feature_mask(self) -> Bool[np.ndarray, "N D"]:
+        """Which entries of a cell exist for each agent (narrower agents are padded)."""
+        O = self.observation_size
+        entry = np.arange(self.size)
+        rows = [
+            (entry < role.observation_size) | ((entry >= O) & (entry < O + role.action_size))
+            for role in map(self.role_of, self.names)
+        ]
+        return np.stack(rows)
+
+    @cached_property
+    def static_mask(self) -> Bool[np.ndarray, "N D"]:
+        """Which entries of a cell stay the same during an episode."""
+        return np.stack([np.isin(np.arange(self.size), self.role_of(name).static) for name in self.names])
+
+    @cached_property
+    def action_bounds(self) -> tuple[Float[np.ndarray, "N A"], Float[np.ndarray, "N A"]]:
+        """Lowest and highest action of each agent; padded entries are bounded by 0 and 0."""
+        low, high = np.zeros((2, self.num_agents, self.action_size), np.float32)
+        for index, role in enumerate(map(self.role_of, self.names)):
+            low[index, : role.action_size], high[index, : role.action_size] = role.action_low, role.action_high
+        return low, high
+
+    def stack_observations(
+        self, observations: Mapping[str, Any]
+    ) -> tuple[Float[np.ndarray, "N O"], Bool[np.ndarray, "N"]]:
+        """Stacks {agent: observation}; an agent without a key is absent, a NaN entry is unknown.
+
+        Raises:
+            ValueError: an agent that the spec does not have, or an observation of another width.
+        """
+        return self._stack(observations, "observation", self.observation_size, "observation_size")
+
+    def stack_actions(self, actions: Mapping[str, Any]) -> tuple[Float[np.ndarray, "N A"], Bool[np.ndarray, "N"]]:
+        """Stacks {agent: action}; an agent without a key is absent. Raises as ``stack_observations``."""
+        return self._stack(actions, "action", self.action_size, "action_size")
+
+    def _stack(self, values: Mapping[str, Any], what: str, width: int, size: str) -> tuple[np.ndarray, np.ndarray]:
+        foreign = [name for name in values if name not in self.agents]
+        if foreign:
+            raise ValueError(
+                f"{what}s of agents {foreign}, but the spec has {list(self.agents)}; rename with JointSpec.rename."
+            )
+        stacked = np.zeros((self.num_agents, width), np.float32)
+        mask = np.zeros(self.num_agents, bool)
+        for index, name in enumerate(self.agents):
+            if name not in values:
+                continue
+            value, expected = np.asarray(values[name], np.float32), getattr(self.role_of(name), size)
+            if value.shape != (expected,):
+                raise ValueError(f"{what} of agent {name!r} has shape {value.shape}, expected ({expected},).")
+            stacked[index, :expected], mask[index] = value, True
+        return stacked, mask
+
+    def unstack_actions(self, actions: Float[np.ndarray, "N A"], agent_mask: Bool[np.ndarray, "N"]) -> Actions:
+        """{agent: action} of the present agents, within the action bounds."""
+        bounded = np.clip(actions, *self.action_bounds)
+        return {
+            name: bounded[i, : self.role_of(name).action_size] for i, name in enumerate(self.agents) if agent_mask[i]
+        }
+
+    def rename(self, names: Mapping[str, str]) -> Self:
+        """The same spec with other agent names, e.g. ``spec.rename({"left": "robot_0"})``."""
+        missing = [name for name in names if name not in self.agents]
+        if missing:
+            raise ValueError(f"cannot rename {missing}: the spec has agents {list(self.agents)}.")
+        agents = {names.get(name, name): role for name, role in self.agents.items()}
+        if len(agents) != len(self.agents):
+            raise ValueError(f"renaming by {dict(names)} gives two agents the same name; choose distinct names.")
+        return dataclasses.replace(self, agents=agents)
+
+    def check_same_roles(self, other: "JointSpec", mine: str, theirs: str) -> None:
+        """Raises ``ValueError`` unless ``other`` has the same kinds of agents and time step (number and names may differ)."""
+        for name in dict.fromkeys(other.agents.values()):
+            if name not in self.roles:
+                raise ValueError(
+                    f"{theirs} has agents of role {name!r}, but {mine} knows {list(self.roles)}; retrain on data with that role."
+                )
+            if other.roles[name] != self.roles[name]:
+                raise ValueError(
+                    f"role {name!r}: {mine} has {self.roles[name]}, {theirs} has {other.roles[name]}; use matching data."
+                )
+        if not np.isclose(self.dt, other.dt, rtol=1e-3):
+            raise ValueError(
+                f"{mine} has dt={self.dt:g} s, but {theirs} dt={other.dt:g} s; resample the data or match the environment."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON; ``from_dict`` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Raises ``ValueError`` naming what is missing or of the wrong kind."""
+        try:
+            roles = {
+                str(name): Role(
+                    int(role["observation_size"]),
+                    tuple(map(float, role["action_low"])),
+                    tuple(map(float, role["action_high"])),
+                    tuple(map(int, role["position"])),
+                    tuple(map(int, role["static"])),
+                )
+                for name, role in data["roles"].items()
+            }
+            agents = {str(name): str(role) for name, role in data["agents"].items()}
+            env_id = None if data["env_id"] is None else str(data["env_id"])
+            return cls(agents, roles, float(data["dt"]), env_id, dict(data["env_options"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"not a JointSpec ({type(error).__name__}: {error}); expected agents, roles, dt, env_id, env_options."
+            ) from error

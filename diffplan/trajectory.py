@@ -1,0 +1,229 @@
+"""The nouns everybody shares, and the alphabet of shapes.
+
+A joint trajectory is a grid of cells, agent x step; each cell holds that agent's observation and action.
+
+====== =========================================================== ======
+letter meaning                                                     unit
+====== =========================================================== ======
+B      batch
+S      candidate samples of one plan
+N      agents
+L      steps of one episode (L actions, L + 1 observations)
+H      horizon: planned environment steps, the present one first
+O      observation width (the widest agent's; others are padded)
+A      action width (likewise)
+D      O + A, the width of one cell
+====== =========================================================== ======
+
+``NaN`` in an observation or in ``Cells`` means *unknown*; an agent without a key is *absent*: its cells leave the grid.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from diffplan.files import atomic_path
+from diffplan.spec import Actions, JointSpec
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One recorded episode of all agents: L actions and the L + 1 observations around them, in physical units.
+
+    ``labels`` says plain things about the episode (skill, style, seed, success); the model never sees them unless asked.
+    """
+
+    spec: JointSpec
+    observations: Float[np.ndarray, "L+1 N O"]
+    actions: Float[np.ndarray, "L N A"]
+    rewards: Float[np.ndarray, "L N"]
+    terminations: Bool[np.ndarray, "L N"]
+    truncations: Bool[np.ndarray, "L N"]
+    agent_mask: Bool[np.ndarray, "L+1 N"]
+    labels: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        L, N = len(self.actions), self.spec.num_agents
+        expected = {
+            "observations": (L + 1, N, self.spec.observation_size),
+            "actions": (L, N, self.spec.action_size),
+            "rewards": (L, N),
+            "terminations": (L, N),
+            "truncations": (L, N),
+            "agent_mask": (L + 1, N),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(
+                    f"{name} has shape {getattr(self, name).shape}, expected {shape} for {L} steps of {self.spec}."
+                )
+        for name in ("observations", "actions", "rewards"):
+            bad = np.argwhere(~np.isfinite(getattr(self, name)))
+            if len(bad):
+                step, agent = bad[0][:2]
+                raise ValueError(
+                    f"{name} is not finite at step {step}, agent {self.spec.names[agent]!r} ({len(bad)} such numbers)."
+                )
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def __repr__(self) -> str:
+        return f"Trajectory({len(self)} steps, {self.spec.num_agents} agents, return {self.returns.sum():.2f}, {self.labels})"
+
+    @property
+    def returns(self) -> Float[np.ndarray, "N"]:
+        """Sum of each agent's rewards."""
+        return np.asarray(self.rewards.sum(0))
+
+    @classmethod
+    def from_steps(
+        cls,
+        spec: JointSpec,
+        observations: Sequence[Mapping[str, Any]],
+        actions: Sequence[Mapping[str, Any]],
+        rewards: Sequence[Mapping[str, float]],
+        terminations: Sequence[Mapping[str, bool]],
+        truncations: Sequence[Mapping[str, bool]],
+        labels: Mapping[str, str | int | float | bool] | None = None,
+    ) -> Self:
+        """Stacks the dictionaries of a PettingZoo roll-out: L + 1 observations, L of everything else."""
+        if len(observations) != len(actions) + 1:
+            raise ValueError(
+                f"{len(observations)} observations for {len(actions)} actions; expected one more observation than actions."
+            )
+        stacked = [spec.stack_observations(one) for one in observations]
+
+        def column(steps: Sequence[Mapping[str, Any]], dtype: type) -> np.ndarray:
+            return np.array([[step.get(name, 0) for name in spec.names] for step in steps], dtype).reshape(
+                len(steps), spec.num_agents
+            )
+
+        return cls(
+            spec,
+            np.stack([one for one, _ in stacked]),
+            np.array([spec.stack_actions(one)[0] for one in actions], np.float32).reshape(
+                len(actions), spec.num_agents, spec.action_size
+            ),
+            column(rewards, np.float32),
+            column(terminations, np.bool_),
+            column(truncations, np.bool_),
+            np.stack([mask for _, mask in stacked]),
+            dict(labels or {}),
+        )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A partly filled grid in physical units, NaN where unknown: a question to the planner, or a message between robots.
+
+    Step 0 is the present. Observations and actions may be known independently, entry by entry.
+    """
+
+    observations: Float[np.ndarray, "N H O"]
+    actions: Float[np.ndarray, "N H A"]
+
+    @classmethod
+    def unknown(cls, spec: JointSpec, horizon: int) -> Self:
+        """A grid in which nothing is known."""
+        N = spec.num_agents
+        blank = np.full((N, horizon, spec.size), np.nan, np.float32)
+        return cls(blank[..., : spec.observation_size].copy(), blank[..., spec.observation_size :].copy())
+
+    def merge(self, other: "Cells") -> "Cells":
+        """The cells of both; where both know an entry, ``other`` wins."""
+        pairs = ((self.observations, other.observations), (self.actions, other.actions))
+        return Cells(*(np.where(np.isnan(new), old, new) for old, new in pairs))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """S candidate joint plans for N agents over H steps, in physical units; step 0 is the present.
+
+    ``values`` ranks the candidates (higher is better); ``chain`` holds the denoised estimate after every denoising step.
+    """
+
+    spec: JointSpec
+    observations: Float[np.ndarray, "S N H O"]
+    actions: Float[np.ndarray, "S N H A"]
+    agent_mask: Bool[np.ndarray, "N"]
+    values: Float[np.ndarray, "S"] | None = None
+    chain: Float[np.ndarray, "K S N H D"] | None = None
+
+    def __repr__(self) -> str:
+        S, N, H, _ = self.observations.shape
+        present = int(self.agent_mask.sum())
+        values = "" if self.values is None else f", values {self.values.min():.2f}..{self.values.max():.2f}"
+        chain = "" if self.chain is None else f", chain of {len(self.chain)} steps"
+        return (
+            f"Plan(S={S} samples, N={N} agents ({present} present), H={H} steps of {self.spec.dt:g} s{values}{chain})"
+        )
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.observations)
+
+    @property
+    def horizon(self) -> int:
+        return self.observations.shape[2]
+
+    def best(self) -> "Plan":
+        """The candidate of highest value (the first one where there are no values), as a plan with S = 1."""
+        return self.sample(0 if self.values is None else int(np.argmax(self.values)))
+
+    def sample(self, index: int) -> "Plan":
+        """One candidate, as a plan with S = 1."""
+        keep = slice(index, index + 1) if index != -1 else slice(-1, None)
+        values = None if self.values is None else self.values[keep]
+        chain = None if self.chain is None else self.chain[:, keep]
+        return dataclasses.replace(
+            self, observations=self.observations[keep], actions=self.actions[keep], values=values, chain=chain
+        )
+
+    def actions_at(self, step: int) -> Actions:
+        """{agent: action} of the best candidate at a planned step, for the present agents, within their bounds."""
+        if not 0 <= step < self.horizon:
+            raise ValueError(f"step={step} is outside the plan of {self.horizon} steps (0..{self.horizon - 1}).")
+        return self.spec.unstack_actions(self.best().actions[0, :, step], self.agent_mask)
+
+    def positions(self, agent: str) -> Float[np.ndarray, "S H P"]:
+        """Where one agent is planned to be (m), for every candidate."""
+        position = list(self.spec.role_of(agent).position)
+        if not position:
+            raise ValueError(f"agent {agent!r} has no position entries in its observation; set Role.position.")
+        return self.observations[:, self.spec.names.index(agent)][..., position]
+
+    def cells(self, *agents: str) -> Cells:
+        """What these agents intend (the best candidate's cells): an announcement that another robot can plan around."""
+        cells, best = Cells.unknown(self.spec, self.horizon), self.best()
+        for index in map(self.spec.names.index, agents):
+            cells.observations[index], cells.actions[index] = best.observations[0, index], best.actions[0, index]
+        return cells
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file, whole or not at all."""
+        from safetensors.numpy import save_file
+
+        arrays = {name: getattr(self, name) for name in ("observations", "actions", "agent_mask", "values", "chain")}
+        present = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+        with atomic_path(path) as temporary:
+            save_file(present, temporary, metadata={"spec": json.dumps(self.spec.to_dict())})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads what ``save`` wrote. Raises ``ValueError`` naming the file when it is damaged or something else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "numpy") as file:
+                spec = JointSpec.from_dict(json.loads((file.metadata() or {}).get("spec", "{}")))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+            return cls(spec, **arrays)
+        except (SafetensorError, json.JSONDecodeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a saved plan ({error}); write one with Plan.save.") from error
