@@ -1,0 +1,97 @@
+"""Diffusion models that plan for several robots at once.
+
+Everything a user needs hangs here and loads on first use: ``import diffplan`` alone loads neither torch nor diffusers.
+
+Example:
+    >>> import diffplan as dp
+    >>> role = dp.Role(observation_size=4, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
+    >>> dp.JointSpec({"left": "arm", "right": "arm"}, {"arm": role})
+    JointSpec(2 agents: left, right; O=4 A=2 D=6; dt=1 s)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffplan.datasets import Normalizer, TrajectoryDataset, TrajectoryStore, collect_episodes, load_dataset
+    from diffplan.envs import make
+    from diffplan.evaluation import evaluate
+    from diffplan.models import JointDenoiser
+    from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
+    from diffplan.plotting import (
+        plot_comparison,
+        plot_dataset,
+        plot_denoising,
+        plot_filmstrip,
+        plot_learning_curve,
+        plot_plan,
+        plot_rollout,
+    )
+    from diffplan.spec import JointSpec, Role
+    from diffplan.training import train
+    from diffplan.trajectory import Cells, Plan, Trajectory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cells",
+    "DiffusionPlanner",
+    "JointDenoiser",
+    "JointSpec",
+    "Normalizer",
+    "Plan",
+    "RecedingHorizonPolicy",
+    "Role",
+    "Trajectory",
+    "TrajectoryDataset",
+    "TrajectoryStore",
+    "__version__",
+    "collect_episodes",
+    "evaluate",
+    "load_dataset",
+    "make",
+    "plot_comparison",
+    "plot_dataset",
+    "plot_denoising",
+    "plot_filmstrip",
+    "plot_learning_curve",
+    "plot_plan",
+    "plot_rollout",
+    "train",
+]
+
+_HOMES = {
+    "Cells": "trajectory",
+    "DiffusionPlanner": "planners",
+    "JointDenoiser": "models",
+    "JointSpec": "spec",
+    "Normalizer": "datasets",
+    "Plan": "trajectory",
+    "RecedingHorizonPolicy": "planners",
+    "Role": "spec",
+    "Trajectory": "trajectory",
+    "TrajectoryDataset": "datasets",
+    "TrajectoryStore": "datasets",
+    "collect_episodes": "datasets",
+    "evaluate": "evaluation",
+    "load_dataset": "datasets",
+    "make": "envs",
+    "plot_comparison": "plotting",
+    "plot_dataset": "plotting",
+    "plot_denoising": "plotting",
+    "plot_filmstrip": "plotting",
+    "plot_learning_curve": "plotting",
+    "plot_plan": "plotting",
+    "plot_rollout": "plotting",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
