@@ -13,6 +13,9 @@ from typing import Any
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary sibling of ``path``; on success it is synced and renamed over ``path``, on failure removed.
 
+    Raises:
+        OSError: the disk is full or the folder read-only; what was there before is unchanged.
+
     Example:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "note.txt"
@@ -22,15 +25,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with explained_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained_write_errors(path: Path) -> Iterator[None]:
+    """Re-raises an ``OSError`` of the body as one line that names ``path``, the reason and the remedy."""
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        reason = f"cannot write {path} ({error.strerror or error}); what was there before is unchanged"
+        remedy = "free some space, or choose a folder that you may write to"
+        raise OSError(error.errno, f"{reason}: {remedy}.") from error
 
 
 def sync(path: Path) -> None:
@@ -53,7 +68,7 @@ def read_json(path: str | Path) -> Any:
     """Reads JSON; a damaged file raises ``ValueError`` naming the file, line and column."""
     try:
         return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it from a copy or make it anew.") from error
 
 

@@ -1,0 +1,39 @@
+"""Recorded episodes: the store on disk, windows for training, normalisers, collection.
+
+Only what touches tensors loads torch: the store and the collection do not.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffplan.datasets.collection import collect_episodes, run_episode
+    from diffplan.datasets.normalizer import Normalizer
+    from diffplan.datasets.store import TrajectoryStore
+    from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, load_dataset
+
+__all__ = [
+    "Normalizer",
+    "TrajectoryDataset",
+    "TrajectoryStore",
+    "WindowBatch",
+    "collect_episodes",
+    "load_dataset",
+    "run_episode",
+]
+
+_HOMES = {
+    "Normalizer": "normalizer",
+    "TrajectoryDataset": "windows",
+    "TrajectoryStore": "store",
+    "WindowBatch": "windows",
+    "collect_episodes": "collection",
+    "load_dataset": "windows",
+    "run_episode": "collection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

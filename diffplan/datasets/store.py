@@ -1,0 +1,380 @@
+"""The trajectory store: one folder of append-only shards of memory-mapped arrays, and a manifest that vouches for them.
+
+::
+
+    manifest.json            spec, source, and of every file its byte length and SHA-256; written last, by rename
+    shard_00000/
+        observations.npy     [R, N, O]   R rows: all episodes one after the other, L + 1 rows each
+        actions.npy          [R, N, A]   an episode's last row holds the final observation and no action
+        rewards.npy          [R, N]      likewise terminations.npy and truncations.npy
+        agent_mask.npy       [R, N]      who is there
+        action_mask.npy      [R, N]      who acts: there now and at the next row
+        offsets.npy          [E + 1]     episode e has the rows offsets[e] .. offsets[e + 1] - 1
+        returns.npy          [E, N]      sum of rewards
+        labels.json                      one dictionary of plain values an episode
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from diffplan.datasets.arrays import MappedArray, write_array
+from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Trajectory
+
+FORMAT, VERSION, MANIFEST = "diffplan.TrajectoryStore", 1, "manifest.json"
+_STEP_ARRAYS = ("actions", "rewards", "terminations", "truncations", "action_mask")
+_RELEASE_BYTES = 256 * 2**20  # touched pages are given back after this many bytes
+_TOUCH_BYTES = 64 * 2**10  # one read maps its neighbourhood, too (the kernel's fault-around)
+
+
+def _layout(spec: JointSpec, episodes: int, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype and shape of every array of a shard."""
+    N = spec.num_agents
+    return {
+        "observations": ("<f4", (rows, N, spec.observation_size)),
+        "actions": ("<f4", (rows, N, spec.action_size)),
+        "rewards": ("<f4", (rows, N)),
+        "terminations": ("|b1", (rows, N)),
+        "truncations": ("|b1", (rows, N)),
+        "agent_mask": ("|b1", (rows, N)),
+        "action_mask": ("|b1", (rows, N)),
+        "offsets": ("<i8", (episodes + 1,)),
+        "returns": ("<f8", (episodes, N)),
+    }
+
+
+class _Shard:
+    """One shard as the manifest describes it; the constructor checks everything but the hashes."""
+
+    def __init__(self, root: Path, spec: JointSpec, entry: dict[str, Any]):
+        self.entry, self.rows, self.episodes = entry, int(entry["rows"]), int(entry["episodes"])
+        if self.episodes < 1 or self.rows < 2 * self.episodes:
+            raise ValueError(f"shard {entry['folder']!r} lists {self.episodes} episodes in {self.rows} rows")
+        layout = _layout(spec, self.episodes, self.rows)
+        self.paths = {name: inside(root, f"{entry['folder']}/{name}") for name in entry["files"]}
+        expected = {*(f"{name}.npy" for name in layout), "labels.json"}
+        if set(self.paths) != expected:
+            raise ValueError(f"shard {entry['folder']!r} lists the files {sorted(self.paths)}, not {sorted(expected)}")
+        self.arrays = {name: MappedArray(self.paths[f"{name}.npy"], *layout[name]) for name in layout}
+        self.offsets = np.array(self.arrays["offsets"].array)
+        if self.offsets[0] != 0 or self.offsets[-1] != self.rows or (np.diff(self.offsets) < 2).any():
+            raise ValueError(
+                f"{self.paths['offsets.npy']} does not rise from 0 to {self.rows} by episodes of >= 1 step"
+            )
+        self.labels: list[dict[str, str | int | float | bool]] = read_json(self.paths["labels.json"])
+        _check_labels(self.paths["labels.json"], self.labels, self.episodes)
+
+
+def _check_labels(path: Path, labels: Any, episodes: int) -> None:
+    if not isinstance(labels, list) or len(labels) != episodes:
+        raise ValueError(f"{path} is not a list of {episodes} dictionaries")
+    for episode, one in enumerate(labels):
+        if not isinstance(one, dict) or any(not isinstance(value, str | int | float) for value in one.values()):
+            raise ValueError(f"{path}: the labels of episode {episode} are not plain values but {one!r}")
+
+
+class TrajectoryStore:
+    """Recorded joint episodes on disk: indexable, appendable, larger than memory, never half written.
+
+    Use ``create`` or ``open``. The global row axis (all episodes of all shards, L + 1 rows each) is what ``take`` reads.
+
+    Example:
+        >>> import tempfile
+        >>> from diffplan.spec import Role
+        >>> spec = JointSpec({"a": "robot"}, {"robot": Role(2, (-1.0,), (1.0,))}, dt=0.1)
+        >>> episode = Trajectory.from_steps(
+        ...     spec, [{"a": [0, 0]}, {"a": [1, 0]}], [{"a": [1]}], [{"a": 1.0}], [{"a": True}], [{"a": False}]
+        ... )
+        >>> folder = tempfile.mkdtemp()
+        >>> TrajectoryStore.create(folder, spec).append([episode, episode])
+        >>> store = TrajectoryStore.open(folder)
+        >>> len(store), store[1].returns.tolist()
+        (2, [1.0])
+    """
+
+    def __init__(self, path: Path, spec: JointSpec, source: str, shards: Sequence[_Shard], manifest_sha256: str):
+        self.path, self.spec, self.source, self._manifest_sha256 = path, spec, source, manifest_sha256
+        self._touched = 0
+        self._set_shards(list(shards))
+
+    def _set_shards(self, shards: list[_Shard]) -> None:
+        self._shards = shards
+        rows = np.cumsum([0, *(shard.rows for shard in shards)])
+        episodes = np.cumsum([0, *(shard.episodes for shard in shards)])
+        self._shard_rows: Int[np.ndarray, "shards+1"] = rows
+        self._shard_episodes: Int[np.ndarray, "shards+1"] = episodes
+        starts = [shard.offsets[:-1] + first for shard, first in zip(shards, rows[:-1], strict=True)]
+        self.first_rows: Int[np.ndarray, "E"] = np.concatenate([np.zeros(0, np.int64), *starts])
+        self.lengths: Int[np.ndarray, "E"] = np.diff(np.append(self.first_rows, rows[-1])) - 1
+        self.__dict__.pop("labels", None)
+        self.__dict__.pop("returns", None)
+
+    @classmethod
+    def create(cls, path: str | Path, spec: JointSpec, source: str = "") -> Self:
+        """Makes an empty store; ``source`` says in words where the data come from.
+
+        Raises:
+            ValueError: there is a store already.
+            OSError: the folder cannot be written.
+        """
+        path = Path(path)
+        if (path / MANIFEST).exists():
+            raise ValueError(f"{path} is a store already; use TrajectoryStore.open, or choose another folder.")
+        write_json(path / MANIFEST, _manifest(spec, source, []))
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Opens a store and checks its manifest and every file's length and header (``verify`` re-hashes the contents).
+
+        Raises:
+            ValueError: not a store, or a damaged one; the message names the file, what was expected, and what to do.
+        """
+        path = Path(path)
+        manifest = path / MANIFEST
+        if not manifest.is_file():
+            raise ValueError(f"{path} is not a trajectory store (no {MANIFEST}); make one with `diffplan collect`.")
+        data = read_json(manifest)
+        try:
+            if (data["format"], data["version"]) != (FORMAT, VERSION):
+                found = f"{data['format']!r} version {data['version']!r}"
+                raise ValueError(f"it is {found}, expected {FORMAT!r} version {VERSION}")
+            spec = JointSpec.from_dict(data["spec"])
+            shards = [_Shard(path, spec, entry) for entry in data["shards"]]
+            return cls(path, spec, str(data["source"]), shards, sha256(manifest))
+        except (KeyError, TypeError, AttributeError) as error:
+            reason = f"a field is missing or of the wrong kind ({type(error).__name__}: {error})"
+            raise ValueError(f"{manifest}: {reason}; restore it from a copy or collect it anew.") from error
+        except ValueError as error:
+            raise ValueError(
+                f"{manifest}: {str(error).rstrip('.')}; restore it from a copy or collect it anew."
+            ) from error
+
+    def append(self, trajectories: Iterable[Trajectory]) -> None:
+        """Adds episodes as one new shard. Until the manifest is renamed into place, the store is the previous one.
+
+        Raises:
+            ValueError: an episode of another spec or without a step, or the store was changed by another process.
+            OSError: the disk is full or read-only; the store still holds its previous episodes.
+        """
+        episodes = list(trajectories)
+        if not episodes:
+            return
+        self._check_episodes(episodes)
+        self._check_unchanged()
+        folder = inside(self.path, f"shard_{len(self._shards):05d}")
+        with explained_write_errors(folder):
+            if folder.exists():
+                shutil.rmtree(folder)  # what a crashed append left behind; no manifest names it
+            try:
+                entry = _write_shard(folder, self.spec, episodes)
+                sync(self.path)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        self._check_unchanged()
+        entries = [*(shard.entry for shard in self._shards), entry]
+        write_json(self.path / MANIFEST, _manifest(self.spec, self.source, entries))
+        self._manifest_sha256 = sha256(self.path / MANIFEST)
+        self._set_shards([*self._shards, _Shard(self.path, self.spec, entry)])
+
+    def _check_episodes(self, episodes: Sequence[Trajectory]) -> None:
+        mine = _plain(self.spec)
+        for index, episode in enumerate(episodes):
+            if _plain(episode.spec) != mine:
+                difference = next(key for key, value in _plain(episode.spec).items() if value != mine[key])
+                raise ValueError(
+                    f"episode {index} has {difference}={_plain(episode.spec)[difference]}, but the store {self.path} has "
+                    f"{mine[difference]}; make a store of its own for it."
+                )
+            if len(episode) < 1:
+                raise ValueError(f"episode {index} has no step; leave it out.")
+
+    def _check_unchanged(self) -> None:
+        if sha256(self.path / MANIFEST) != self._manifest_sha256:
+            raise ValueError(f"{self.path} was changed by another process; open it again, and let only one append.")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __repr__(self) -> str:
+        return f"TrajectoryStore({str(self.path)!r}: {len(self)} episodes, {self.num_steps} steps; {self.spec})"
+
+    @property
+    def num_steps(self) -> int:
+        """Recorded environment steps (actions), over all episodes."""
+        return int(self.lengths.sum())
+
+    @cached_property
+    def labels(self) -> list[dict[str, str | int | float | bool]]:
+        """What is known about each episode."""
+        return [labels for shard in self._shards for labels in shard.labels]
+
+    @cached_property
+    def returns(self) -> Float[np.ndarray, "E N"]:
+        """Sum of rewards, per episode and agent."""
+        return np.concatenate(
+            [np.zeros((0, self.spec.num_agents)), *(np.array(shard.arrays["returns"].array) for shard in self._shards)]
+        )
+
+    def __getitem__(self, index: int) -> Trajectory:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"episode {index} of a store of {len(self)}.")
+        index %= len(self)
+        rows = self.first_rows[index] + np.arange(self.lengths[index] + 1)
+        names = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
+        arrays = {name: self.take(name, rows[: None if name not in _STEP_ARRAYS else -1]) for name in names}
+        return Trajectory(self.spec, **arrays, labels=dict(self.labels[index]))
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return (self[index] for index in range(len(self)))
+
+    def take(self, name: str, rows: Int[np.ndarray, "B ..."]) -> np.ndarray:
+        """Reads one array at global rows, e.g. ``take("observations", rows [B, W]) -> [B, W, N, O]``.
+
+        Each ``rows[b]`` stays within one episode. Resident memory stays bounded: pages that were read are given back.
+        """
+        shard = np.searchsorted(self._shard_rows, rows.reshape(len(rows), -1)[:, 0], side="right") - 1
+        self._count(rows, name)
+        if (shard == shard[:1]).all():
+            first = int(shard[0]) if len(shard) else 0
+            return np.take(self._shards[first].arrays[name].array, rows - self._shard_rows[first], axis=0)
+        dtype, shape = _layout(self.spec, 0, 0)[name]
+        taken = np.empty((*rows.shape, *shape[1:]), dtype)
+        for index in np.unique(shard):
+            here = np.flatnonzero(shard == index)
+            array = self._shards[index].arrays[name].array
+            taken[here] = np.take(array, rows[here] - self._shard_rows[index], axis=0)
+        return taken
+
+    def _count(self, rows: np.ndarray, name: str) -> None:
+        """Counts the memory that reading touches, and gives all pages back once it is too much."""
+        dtype, shape = _layout(self.spec, 0, 0)[name]
+        width = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
+        self._touched += rows.size * width + len(rows) * _TOUCH_BYTES
+        if self._touched > _RELEASE_BYTES:
+            self._touched = 0
+            for shard in self._shards:
+                for array in shard.arrays.values():
+                    array.release()
+
+    def verify(self) -> None:
+        """Re-hashes every file. Raises ``ValueError`` naming the first damaged one."""
+        self._check_manifest()
+        for shard in self._shards:
+            for name, path in shard.paths.items():
+                listed = shard.entry["files"][name]
+                if path.stat().st_size != listed["bytes"] or sha256(path) != listed["sha256"]:
+                    raise ValueError(
+                        f"{path} is damaged (its SHA-256 is not {listed['sha256'][:12]}...); "
+                        "restore it from a copy or collect it anew."
+                    )
+
+    def _check_manifest(self) -> None:
+        data = read_json(self.path / MANIFEST)
+        listed, found = data.pop("sha256", None), _digest(data)
+        if listed != found:
+            raise ValueError(
+                f"{self.path / MANIFEST} was changed after it was written (SHA-256 {found[:12]}...); restore it from a copy."
+            )
+
+    def info(self) -> dict[str, Any]:
+        """Plain facts for ``diffplan data info``: episodes, steps, agents, widths, returns, label counts, bytes."""
+        returns = self.returns.sum(1)
+        return {
+            "path": str(self.path),
+            "source": self.source,
+            "env_id": self.spec.env_id,
+            "episodes": len(self),
+            "steps": self.num_steps,
+            "seconds": self.num_steps * self.spec.dt,
+            "length": _summary(self.lengths),
+            "agents": dict(self.spec.agents),
+            "roles": {
+                name: {"observation": role.observation_size, "action": role.action_size}
+                for name, role in self.spec.roles.items()
+            },
+            "team_return": _summary(returns),
+            "labels": _count_labels(self.labels),
+            "shards": len(self._shards),
+            "bytes": sum(path.stat().st_size for shard in self._shards for path in shard.paths.values()),
+        }
+
+
+def _plain(spec: JointSpec) -> dict[str, Any]:
+    """The spec as JSON knows it (no tuples)."""
+    plain: dict[str, Any] = json.loads(json.dumps(spec.to_dict()))
+    return plain
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest(spec: JointSpec, source: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
+    data = {"format": FORMAT, "version": VERSION, "source": source, "spec": _plain(spec), "shards": shards}
+    return {**data, "sha256": _digest(data)}
+
+
+def _write_shard(folder: Path, spec: JointSpec, episodes: Sequence[Trajectory]) -> dict[str, Any]:
+    """Writes and syncs the files of one shard; returns its manifest entry."""
+    folder.mkdir(parents=True)
+    lengths = [len(episode) + 1 for episode in episodes]
+    layout = _layout(spec, len(episodes), sum(lengths))
+    files = {}
+    for name, (dtype, shape) in layout.items():
+        files[f"{name}.npy"] = write_array(folder / f"{name}.npy", dtype, shape, _pieces(name, episodes, lengths))
+    labels = folder / "labels.json"
+    write_json(labels, [episode.labels for episode in episodes])
+    files["labels.json"] = {"bytes": labels.stat().st_size, "sha256": sha256(labels)}
+    sync(folder)
+    return {"folder": folder.name, "episodes": len(episodes), "rows": sum(lengths), "files": files}
+
+
+def _pieces(name: str, episodes: Sequence[Trajectory], lengths: Sequence[int]) -> Iterator[np.ndarray]:
+    """One array of a shard, episode by episode; step arrays get an empty row at the end."""
+    if name == "offsets":
+        yield np.cumsum([0, *lengths])
+        return
+    for episode in episodes:
+        if name == "returns":
+            yield episode.rewards.sum(0, dtype=np.float64)[None]
+            continue
+        mask = episode.agent_mask
+        array = mask[:-1] & mask[1:] if name == "action_mask" else getattr(episode, name)
+        yield np.pad(array, [(0, 1), *[(0, 0)] * (array.ndim - 1)]) if name in _STEP_ARRAYS else array
+
+
+def _summary(values: np.ndarray) -> dict[str, float]:
+    if not len(values):
+        return {}
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }
+
+
+def _count_labels(
+    labels: Sequence[dict[str, str | int | float | bool]],
+) -> dict[str, dict[str, int] | dict[str, float]]:
+    """Words and truth values are counted, numbers are summarised."""
+    counted: dict[str, dict[str, int] | dict[str, float]] = {}
+    for name in dict.fromkeys(key for one in labels for key in one):
+        values = [one[name] for one in labels if name in one]
+        if all(isinstance(value, str | bool) for value in values):
+            counted[name] = dict(Counter(str(value) for value in values).most_common())
+        else:
+            counted[name] = _summary(np.array([float(value) for value in values]))
+    return counted
