@@ -1,0 +1,119 @@
+"""Pictures of MuJoCo scenes: the robots' colours, the lights, and plans drawn into the scene."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import mujoco
+import numpy as np
+from jaxtyping import Float, UInt8
+
+Color = tuple[float, float, float]
+
+_OKABE_ITO: tuple[Color, ...] = (
+    (0.00, 0.45, 0.70),
+    (0.90, 0.62, 0.00),
+    (0.00, 0.62, 0.45),
+    (0.80, 0.47, 0.65),
+    (0.34, 0.71, 0.91),
+    (0.84, 0.37, 0.00),
+    (0.94, 0.89, 0.26),
+    (0.35, 0.35, 0.35),
+)
+AGENT_COLORS: tuple[Color, ...] = _OKABE_ITO + tuple((0.55 * r, 0.55 * g, 0.55 * b) for r, g, b in _OKABE_ITO)
+"""Colour-blind-safe colours of up to 16 agents (Okabe & Ito 2008, then the same darkened), red-green-blue in 0..1."""
+
+Paths = Mapping[str, Float[np.ndarray, "S H 2"]]
+
+
+def set_stage(spec: mujoco.MjSpec, half_width: float) -> None:
+    """Adds what every top-down scene shares: soft light from above, and a pale chequered floor of ``half_width`` (m)."""
+    spec.visual.headlight.ambient = [0.45, 0.45, 0.45]
+    spec.visual.headlight.diffuse = [0.35, 0.35, 0.35]
+    spec.visual.headlight.specular = [0.0, 0.0, 0.0]
+    spec.visual.quality.shadowsize = 2048
+    spec.worldbody.add_light(pos=[0.6, -0.8, 4.0], dir=[-0.15, 0.2, -1.0], diffuse=[0.35, 0.35, 0.35])
+    spec.add_texture(
+        name="floor",
+        type=mujoco.mjtTexture.mjTEXTURE_2D,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
+        rgb1=[0.96, 0.96, 0.95],
+        rgb2=[0.91, 0.92, 0.92],
+        width=256,
+        height=256,
+    )
+    floor = spec.add_material(name="floor", texrepeat=[2.5, 2.5], texuniform=True)
+    floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "floor"
+    spec.worldbody.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_PLANE, size=[half_width, half_width, 0.1], material="floor", contype=0, conaffinity=0
+    )
+
+
+class SceneRenderer:
+    """Renders frames of a model from slightly tilted above, with extra shapes drawn in.
+
+    Args:
+        model: what to render.
+        distance: of the camera from the origin (m).
+        size: width and height of a frame (pixels).
+
+    Raises:
+        RuntimeError: no OpenGL is available; the message says what to set.
+    """
+
+    def __init__(self, model: mujoco.MjModel, distance: float, size: int = 480):
+        self._camera = mujoco.MjvCamera()
+        self._camera.lookat[:] = (0.0, -0.03, 0.0)
+        self._camera.distance, self._camera.azimuth, self._camera.elevation = distance, 90.0, -72.0
+        try:
+            self._renderer = mujoco.Renderer(model, size, size, max_geom=20_000)
+        except (mujoco.FatalError, RuntimeError, AttributeError, ImportError) as error:
+            raise RuntimeError(
+                f"no OpenGL to render with ({error}); set the environment variable MUJOCO_GL=egl (or osmesa) before Python starts."
+            ) from error
+
+    def frame(
+        self, data: mujoco.MjData, draw: Callable[[mujoco.MjvScene], None]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """One picture of ``data``; ``draw`` may add shapes to the scene with ``draw_disc`` and ``draw_paths``."""
+        self._renderer.update_scene(data, self._camera)
+        draw(self._renderer.scene)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+def draw_disc(scene: mujoco.MjvScene, center: Sequence[float], radius: float, color: Color, alpha: float = 1.0) -> None:
+    """Adds a flat disc at ``center`` (x, y, z in m)."""
+    geom = _next_geom(scene)
+    if geom is not None:
+        size, rotation = np.array([radius, radius, 0.002]), np.eye(3).ravel()
+        rgba = np.array([*color, alpha], np.float32)
+        mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_CYLINDER, size, np.array(center, float), rotation, rgba)
+
+
+def draw_paths(
+    scene: mujoco.MjvScene,
+    paths: Float[np.ndarray, "S H 2"],
+    color: Color,
+    alpha: float,
+    height: float,
+    width: float = 0.008,
+) -> None:
+    """Adds S polylines of H points (m) at ``height``; points that are not finite leave a gap, and a full scene drops the rest."""
+    rgba = np.array([*color, alpha], np.float32)
+    points = np.concatenate([paths, np.full((*paths.shape[:-1], 1), height)], -1).astype(float)
+    for start, end in zip(points[:, :-1].reshape(-1, 3), points[:, 1:].reshape(-1, 3), strict=True):
+        if not np.isfinite([start, end]).all() or np.allclose(start, end, atol=1e-4):
+            continue
+        geom = _next_geom(scene)
+        if geom is None:
+            return
+        mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_CAPSULE, np.zeros(3), np.zeros(3), np.eye(3).ravel(), rgba)
+        mujoco.mjv_connector(geom, mujoco.mjtGeom.mjGEOM_CAPSULE, width, start, end)
+
+
+def _next_geom(scene: mujoco.MjvScene) -> mujoco.MjvGeom | None:
+    if scene.ngeom >= scene.maxgeom:
+        return None
+    scene.ngeom += 1
+    return scene.geoms[scene.ngeom - 1]
