@@ -1,0 +1,48 @@
+"""Checkpoints of a training run: safetensors and JSON with SHA-256, whole or not there, the last few kept."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffplan.files import read_json, sha256, sync, write_json
+
+PREFIX = "step_"
+
+
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 2) -> None:
+    """Writes ``folder/step_000123`` (tensors, then the manifest, then the rename) and removes all but the newest ``keep``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target, temporary = folder / f"{PREFIX}{step:08d}", folder / f".{PREFIX}{step:08d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    file = temporary / "state.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    sync(file)
+    write_json(temporary / "manifest.json", {"step": step, "sha256": sha256(file), **facts})
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    sync(folder)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "manifest.json").is_file())
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint. Raises ``ValueError`` naming the file when its bytes are not the ones that were written."""
+    facts, file = read_json(path / "manifest.json"), path / "state.safetensors"
+    try:
+        if sha256(file) != facts.get("sha256"):
+            raise ValueError(
+                f"{file} is damaged (SHA-256 differs from its manifest); delete {path} to resume from the one before."
+            )
+        return load_file(file), facts
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); delete {path} to resume from the one before.") from error

@@ -1,0 +1,149 @@
+"""Closed-loop evaluation: many episodes at once, and every figure with its 95 % bootstrap interval."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from pettingzoo import ParallelEnv
+from scipy import stats
+
+from diffplan.envs import make
+from diffplan.spec import Actions, JointSpec, Observations
+
+
+class Policy(Protocol):
+    """What can be evaluated: acts for a batch of environments; None in, None out for those that have ended."""
+
+    def reset(self, seeds: Sequence[int]) -> None: ...
+    def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]: ...
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What happened in every episode, in physical units; ``summary`` gives means with intervals.
+
+    Args:
+        success: whether the episode succeeded (NaN where the environment does not say).
+        returns: reward summed over steps, mean over agents.
+        contacts: contacts that the environment counted (NaN where it does not).
+        steps: environment steps; for a success, its makespan.
+        plan_ms: wall-clock milliseconds a plan (NaN for policies that do not plan).
+        fallbacks: plans that were late or not finite and never reached the robots.
+    """
+
+    success: list[float]
+    returns: list[float]
+    contacts: list[float]
+    steps: list[int]
+    plan_ms: float
+    fallbacks: int
+
+    def summary(self) -> dict[str, Interval]:
+        """Success rate, contact rate, return, and makespan (s, or steps where dt is 1) of the successes."""
+        columns = {"success": self.success, "contacts": [min(1.0, c) for c in self.contacts], "return": self.returns}
+        columns["steps"] = [float(s) for s, won in zip(self.steps, self.success, strict=True) if won] or [np.nan]
+        return {name: mean_interval([values]) for name, values in columns.items() if not np.isnan(values).all()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: the summary and the episodes; NaN becomes null."""
+        plain = {"summary": {name: asdict(value) for name, value in self.summary().items()}, **asdict(self)}
+        return dict(json.loads(json.dumps(plain).replace("NaN", "null")))
+
+
+def mean_interval(groups: Sequence[Sequence[float]], seed: int = 0, resamples: int = 4_000) -> Interval:
+    """Mean over groups (training seeds) of episodes, and its 95 % interval by a two-level percentile bootstrap.
+
+    Groups are resampled, then episodes inside each; with one group that is the ordinary bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = [np.asarray(group, float) for group in groups]
+    means = np.stack([array[rng.integers(len(array), size=(resamples, len(array)))].mean(1) for array in arrays])
+    pick = rng.integers(len(arrays), size=(len(arrays), resamples))
+    resampled = np.take_along_axis(means, pick, axis=0).mean(0)
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return Interval(float(np.mean([array.mean() for array in arrays])), float(low), float(high))
+
+
+def evaluate(
+    policy: Policy,
+    env: str | ParallelEnv | Callable[[], ParallelEnv],
+    *,
+    episodes: int = 100,
+    seed: int = 0,
+    batch_size: int = 50,
+) -> EvaluationReport:
+    """Runs a policy in closed loop, ``batch_size`` episodes side by side.
+
+    Args:
+        policy: e.g. a ``RecedingHorizonPolicy`` for the environment's agents.
+        env: a registered id, an environment made by ``make``, or a function that makes one; any other ParallelEnv
+            object works too, one episode at a time.
+        episodes: how many; episode i starts from a seed that depends only on ``seed`` and i.
+        batch_size: how many environments to hold at once.
+
+    Raises:
+        ValueError: the policy's agents are not the environment's.
+    """
+    if episodes < 1 or batch_size < 1:
+        raise ValueError(f"episodes={episodes}, batch_size={batch_size}; both must be at least 1.")
+    envs = copies(env, min(episodes, batch_size))
+    seeds = [int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(episodes)]
+    rows = []
+    try:
+        for start in range(0, episodes, len(envs)):
+            chunk = seeds[start : start + len(envs)]
+            rows += run_batch(policy, envs[: len(chunk)], chunk)
+    finally:
+        for one in envs:
+            one.close()
+    columns = list(zip(*rows, strict=True))
+    stats = getattr(policy, "stats", None)
+    plan_ms = stats.milliseconds_a_plan if stats is not None else float("nan")
+    return EvaluationReport(*map(list, columns), plan_ms=plan_ms, fallbacks=stats.fallbacks if stats is not None else 0)
+
+
+def copies(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> list[ParallelEnv]:
+    """Up to ``number`` environments like the given one: of a foreign object there is only the one."""
+    if isinstance(env, str):
+        return [make(env) for _ in range(number)]
+    if not isinstance(env, ParallelEnv):
+        return [env() for _ in range(number)]
+    spec: JointSpec | None = getattr(env, "joint_spec", None)
+    if spec is None or spec.env_id is None:
+        return [env]
+    return [env, *(make(spec.env_id, **spec.env_options) for _ in range(number - 1))]
+
+
+def run_batch(
+    policy: Policy, envs: Sequence[ParallelEnv], seeds: Sequence[int]
+) -> list[tuple[float, float, float, int]]:
+    """Runs one episode in each environment, in step; returns (success, return, contacts, steps) of each."""
+    policy.reset(seeds)
+    observations: list[Observations | None] = [env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)]
+    rows = [(np.nan, 0.0, np.nan, 0)] * len(envs)
+    while any(observations):
+        for index, actions in enumerate(policy(observations)):
+            if actions is None:
+                continue
+            env, (_, total, _, steps) = envs[index], rows[index]
+            seen, rewards, _, _, infos = env.step(actions)
+            info = next(iter(infos.values()), {})
+            success, contacts = float(info.get("success", np.nan)), float(info.get("contacts", np.nan))
+            total += sum(map(float, rewards.values())) / len(env.possible_agents)
+            rows[index] = (success, total, contacts, steps + 1)
+            observations[index] = {name: seen[name] for name in env.agents} if env.agents else None
+    return rows

@@ -1,0 +1,171 @@
+"""The joint denoiser: a transformer over the grid agent x time that estimates the clean grid from a noisy one.
+
+Every cell has its own noise level, 0 where it is known (diffusion forcing, arXiv 2407.01392; masks of known cells as in
+MADiff, arXiv 2305.17330). One token is one agent's patch of cells; attention runs over the tokens of all agents, with a learned
+bias for "same agent or another, how much earlier or later"; weights are shared by all agents, so relabelling agents relabels
+the plan. The noise levels modulate each token by adaptive layer norm (DiT, arXiv 2212.09748); attention and
+feed-forward run in parallel on one projection (arXiv 2302.05442, section 2), which halves the number of kernels of a call.
+"""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class JointDenoiser(ModelMixin, ConfigMixin):
+    """Estimates the clean joint trajectory from a noisy, partly known one.
+
+    Args:
+        size: D, the width of one cell (normalised observation and action).
+        window: W, the number of cells of one agent (history and horizon).
+        num_roles: how many kinds of agents there are.
+        patch_size: cells a token; a divisor of ``window``.
+        width: channels of a token.
+        depth: number of blocks.
+        num_heads: attention heads; a divisor of ``width``.
+        agent_attention: False cuts attention to other agents (the ablation: every agent plans alone).
+        prediction: ``"sample"``: the network's output is the clean sample; ``"velocity"``: it is (noise - sample).
+
+    Raises:
+        ValueError: sizes that do not divide each other.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        size: int,
+        window: int,
+        num_roles: int = 1,
+        patch_size: int = 4,
+        width: int = 128,
+        depth: int = 4,
+        num_heads: int = 4,
+        agent_attention: bool = True,
+        prediction: str = "sample",
+    ):
+        super().__init__()
+        if window % patch_size:
+            near = window // patch_size * patch_size
+            raise ValueError(
+                f"history + horizon = {window} is not a multiple of patch_size={patch_size}; "
+                f"use {near or patch_size} or {near + patch_size} cells."
+            )
+        if width % num_heads:
+            raise ValueError(
+                f"width={width} is not a multiple of num_heads={num_heads}; use {width // num_heads * num_heads}."
+            )
+        if prediction not in ("sample", "velocity"):
+            raise ValueError(f"prediction={prediction!r}; choose 'sample' or 'velocity'.")
+        self.num_tokens = window // patch_size
+        self.embed_sample = nn.Linear(patch_size * size, width)
+        self.embed_known = nn.Linear(patch_size * size, width, bias=False)
+        self.embed_role = nn.Embedding(num_roles, width)
+        self.embed_time = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
+        self.level_embedding = LevelEmbedding(patch_size, width)
+        self.relation_bias = nn.Parameter(torch.zeros(depth, num_heads, 2, 2 * self.num_tokens - 1))
+        self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
+        self.modulation = nn.Linear(width, (3 * depth + 2) * width)
+        self.project = nn.Linear(width, patch_size * size)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(
+        self,
+        sample: Float[Tensor, "B N W D"],
+        noise_level: Float[Tensor, "B|1 N W"],
+        known: Bool[Tensor, "B|1 N W D"],
+        roles: Int[Tensor, "N"],
+        mask: Bool[Tensor, "B|1 N W"] | None = None,
+    ) -> Float[Tensor, "B N W D"]:
+        """Estimates the clean sample.
+
+        Args:
+            sample: (1 - level) * clean + level * noise where unknown, clean where known, 0 where nothing exists.
+            noise_level: 0 (clean) to 1 (noise), a cell; a cell that is known whole has level 0.
+            known: which entries are given.
+            roles: each agent's role.
+            mask: which cells exist; None where all do.
+        """
+        B, N, W, D = sample.shape
+        T, p = self.num_tokens, self.config.patch_size
+        condition = self.level_embedding(noise_level.reshape(-1, N * T, p))
+        context = self.embed_known(known.reshape(-1, N, T, p * D).to(sample.dtype)) + self.embed_time
+        context = context + self.embed_role(roles)[:, None]
+        tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + context.reshape(-1, N * T, self.config.width)
+        *modulations, shift, scale = self.modulation(condition).chunk(3 * len(self.blocks) + 2, dim=-1)
+        bias = self._attention_bias(N, mask)
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, bias[index], *modulations[3 * index : 3 * index + 3])
+        output = self.project(modulated(tokens, shift, scale)).reshape(B, N, W, D)
+        if self.config.prediction == "velocity":
+            return sample - noise_level[..., None] * output
+        return output
+
+    def _attention_bias(self, N: int, mask: Bool[Tensor, "B|1 N W"] | None) -> Tensor:
+        """What every query adds to its score of every key, per block and head: learned by relation, -inf where cut."""
+        T, p = self.num_tokens, self.config.patch_size
+        device = self.relation_bias.device
+        step = torch.arange(T, device=device)
+        earlier = (step[:, None] - step + T - 1)[None, :, None, :].expand(N, T, N, T)
+        other = ~torch.eye(N, dtype=torch.bool, device=device)[:, None, :, None].expand(N, T, N, T)
+        bias = self.relation_bias[..., other.long(), earlier]
+        if not self.config.agent_attention:
+            bias = bias.masked_fill(other, -torch.inf)
+        bias = bias.flatten(4, 5).flatten(2, 3)[:, None]
+        if mask is not None:
+            exists = mask.reshape(-1, 1, 1, N * T, p).any(-1)
+            itself = torch.eye(N * T, dtype=torch.bool, device=device)
+            bias = bias.masked_fill(~(exists | itself), -torch.inf)
+        return bias
+
+
+class Block(nn.Module):
+    """Attention and feed-forward side by side: one projection in, one out, modulated by the noise level."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.enter = nn.Linear(width, 7 * width)
+        self.leave = nn.Linear(5 * width, width)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B M C"],
+        bias: Float[Tensor, "B|1 heads M M"],
+        shift: Float[Tensor, "B|1 M C"],
+        scale: Float[Tensor, "B|1 M C"],
+        gate: Float[Tensor, "B|1 M C"],
+    ) -> Float[Tensor, "B M C"]:
+        B, M, C = tokens.shape
+        entered = self.enter(modulated(tokens, shift, scale))
+        query, key, value = entered[..., : 3 * C].reshape(B, M, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        mixed = mixed.transpose(1, 2).reshape(B, M, C)
+        activated = F.relu(entered[..., 3 * C :]).square()
+        return tokens + gate * self.leave(torch.cat((mixed, activated), dim=-1))
+
+
+class LevelEmbedding(nn.Module):
+    """Embeds the noise levels of a token's cells: Fourier features of each, and whether it is exactly 0 (known)."""
+
+    def __init__(self, patch_size: int, width: int, frequencies: int = 4):
+        super().__init__()
+        self.frequencies = frequencies
+        self.enter = nn.Linear(patch_size * (2 * frequencies + 1), width)
+        self.leave = nn.Linear(width, width)
+
+    def forward(self, levels: Float[Tensor, "B|1 M p"]) -> Float[Tensor, "B|1 M C"]:
+        octaves = torch.pi / 2 * 2.0 ** torch.arange(self.frequencies, device=levels.device, dtype=levels.dtype)
+        phase = levels[..., None] * octaves
+        features = torch.cat((phase.sin(), phase.cos(), (levels == 0).to(levels.dtype)[..., None]), dim=-1)
+        return F.silu(self.leave(F.silu(self.enter(features.flatten(2)))))
+
+
+def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm with a shift and a scale of its own for every token."""
+    return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:]), 1 + scale)

@@ -1,0 +1,272 @@
+"""The planner: one call answers every question that a mask of known cells can ask (see the table in docs/design.md)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffplan.datasets.normalizer import Normalizer
+from diffplan.models.denoiser import JointDenoiser
+from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels
+from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.trajectory import Cells, Plan
+
+if TYPE_CHECKING:
+    from diffplan.datasets.windows import TrajectoryDataset
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one plan starts from.
+
+    Args:
+        observations: the present. An agent without a key is absent; a NaN entry is unknown (partial observability).
+        past: (observations, actions) of earlier steps, the latest last.
+        given: further known cells: a goal, a partner's announced plan, actions to forecast under.
+        warm_start: an earlier plan, shifted so that its step 0 is now.
+        seed: of this plan's noise.
+    """
+
+    observations: Mapping[str, Any]
+    past: Sequence[tuple[Observations, Actions]] = ()
+    given: Cells | None = None
+    warm_start: Plan | None = None
+    seed: int = 0
+
+
+class DiffusionPlanner(DiffusionPipeline):
+    """Samples coordinated joint plans from a trained denoiser.
+
+    Args:
+        denoiser: the trained network.
+        scheduler: which noise levels to visit and how; replace it at any time (``planner.scheduler = make_scheduler("dpm")``).
+        normalizer: physical units to the network's units and back.
+        spec: who the agents are (a ``JointSpec`` or its ``to_dict()``).
+        horizon: H, planned steps from the present on.
+        history: cells before the present that the network sees.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
+
+    model_cpu_offload_seq = "denoiser"
+
+    def __init__(
+        self,
+        denoiser: JointDenoiser,
+        scheduler: Scheduler,
+        normalizer: Normalizer,
+        spec: JointSpec | dict[str, Any],
+        horizon: int,
+        history: int,
+    ):
+        super().__init__()
+        self.spec = spec if isinstance(spec, JointSpec) else JointSpec.from_dict(spec)
+        if denoiser.config.window != history + horizon:
+            raise ValueError(
+                f"the denoiser was made for {denoiser.config.window} cells, but history + horizon = {history + horizon}."
+            )
+        if denoiser.config.size != self.spec.size or denoiser.config.num_roles != len(self.spec.roles):
+            raise ValueError(
+                f"the denoiser was made for D={denoiser.config.size} and {denoiser.config.num_roles} roles, "
+                f"but the spec has D={self.spec.size} and {len(self.spec.roles)}; use the spec that it was trained with."
+            )
+        self.register_modules(denoiser=denoiser, scheduler=scheduler, normalizer=normalizer)
+        self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history)
+        self.horizon, self.history = horizon, history
+
+    @classmethod
+    def for_dataset(
+        cls,
+        dataset: "TrajectoryDataset",
+        *,
+        width: int = 128,
+        depth: int = 3,
+        patch_size: int = 4,
+        agent_attention: bool = True,
+        prediction: str = "sample",
+        seed: int = 0,
+    ) -> Self:
+        """An untrained planner of the right sizes for a dataset, with its normaliser. Raises as ``JointDenoiser``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            denoiser = JointDenoiser(
+                size=dataset.spec.size,
+                window=dataset.history + dataset.horizon,
+                num_roles=len(dataset.spec.roles),
+                patch_size=patch_size,
+                width=width,
+                depth=depth,
+                agent_attention=agent_attention,
+                prediction=prediction,
+            ).eval()
+        return cls(denoiser, make_scheduler("flow"), dataset.normalizer, dataset.spec, dataset.horizon, dataset.history)
+
+    def for_agents(self, spec: JointSpec) -> "DiffusionPlanner":
+        """The same planner for another team of the same roles: more robots, fewer, other names. Weights are shared.
+
+        Raises:
+            ValueError: ``spec`` has a role that the planner was not trained for.
+        """
+        self.spec.check_same_roles(spec, "the planner", "the environment")
+        adapted = JointSpec(spec.agents, self.spec.roles, self.spec.dt, spec.env_id, spec.env_options)
+        return DiffusionPlanner(self.denoiser, self.scheduler, self.normalizer, adapted, self.horizon, self.history)
+
+    def __call__(
+        self,
+        observations: Mapping[str, Any],
+        *,
+        past: Sequence[tuple[Observations, Actions]] = (),
+        given: Cells | None = None,
+        num_samples: int = 1,
+        num_inference_steps: int = 5,
+        seed: int = 0,
+        warm_start: Plan | None = None,
+        warm_start_level: float = 0.6,
+        return_chain: bool = False,
+    ) -> Plan:
+        """Samples plans from the present observations on.
+
+        Args:
+            observations: {agent: observation}, in physical units; see ``Question`` for absent and unknown.
+            past: earlier (observations, actions), the latest last; only the last ``history`` are used.
+            given: further known cells (NaN where unknown), e.g. ``other_plan.cells("robot_0")``.
+            num_samples: S, how many candidates.
+            num_inference_steps: denoising steps.
+            seed: the same seed gives the same plan.
+            warm_start: start from this plan, noised up to ``warm_start_level``, instead of from pure noise.
+            return_chain: keep the denoised estimate after every step in ``Plan.chain``.
+
+        Raises:
+            ValueError: agents, widths or grids that do not fit the spec; nothing is sampled then.
+        """
+        question = Question(observations, past, given, warm_start, seed)
+        return self.answer([question], num_samples, num_inference_steps, warm_start_level, return_chain)[0]
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        questions: Sequence[Question],
+        num_samples: int = 1,
+        num_inference_steps: int = 5,
+        warm_start_level: float = 0.6,
+        return_chain: bool = False,
+    ) -> list[Plan]:
+        """Samples plans for many questions in one batch; see ``__call__``."""
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples}; ask for at least one.")
+        values, exists = (torch.from_numpy(np.stack(parts)) for parts in zip(*map(self._grid, questions), strict=True))
+        values, exists = values.to(self.device), exists.to(self.device)
+        levels = noise_levels(self.scheduler, num_inference_steps)
+        warm = all(question.warm_start is not None for question in questions)
+        if warm:
+            levels = _from_level(levels, warm_start_level)
+        noise = torch.stack([self._noise(question.seed, num_samples) for question in questions]) * levels[0]
+        if warm:
+            noise = noise + (1 - levels[0]) * torch.stack([self._warm(q, num_samples) for q in questions])
+        known = ~values.isnan()
+        sample = torch.where(known[:, None], values[:, None], noise) * exists[:, None]
+        sample, chain = self._sample(sample.flatten(0, 1), known, exists, levels, num_samples)
+        shape = (len(questions), num_samples, *sample.shape[1:])
+        clean = self._physical(sample.reshape(shape))
+        steps = [self._physical(step.reshape(shape)) for step in chain] if return_chain else []
+        return [
+            self._plan(clean[i], exists[i].cpu().numpy(), np.stack([step[i] for step in steps]) if steps else None)
+            for i in range(len(questions))
+        ]
+
+    def _grid(self, question: Question) -> tuple[Float[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"]]:
+        """Normalised known values (NaN where unknown, 0 where nothing exists), and which entries exist."""
+        spec, O, W = self.spec, self.spec.observation_size, self.history + self.horizon
+        present, agent_mask = spec.stack_observations(question.observations)
+        if not agent_mask.any():
+            raise ValueError(f"no agent is present; observations must name some of {list(spec.names)}.")
+        values = np.full((spec.num_agents, W, spec.size), np.nan, np.float32)
+        exists = np.repeat((spec.feature_mask & agent_mask[:, None])[:, None], W, axis=1)
+        exists[:, : self.history] = False
+        values[:, self.history, :O] = present
+        static = spec.static_mask[:, None, :O]
+        values[..., :O] = np.where(static, present[:, None], values[..., :O])
+        past = question.past[-self.history :] if self.history else ()
+        for step, (observations, actions) in enumerate(past, start=self.history - len(past)):
+            values[:, step, :O], was_there = spec.stack_observations(observations)
+            values[:, step, O:], _ = spec.stack_actions(actions)
+            exists[:, step] = spec.feature_mask & was_there[:, None]
+        if question.given is not None:
+            given = np.concatenate((question.given.observations, question.given.actions), axis=-1)
+            if given.shape != (spec.num_agents, self.horizon, spec.size):
+                raise ValueError(
+                    f"given cells have shape {given.shape}, expected {(spec.num_agents, self.horizon, spec.size)}."
+                )
+            future = values[:, self.history :]
+            values[:, self.history :] = np.where(np.isnan(given), future, given)
+        values = self.normalizer.normalize(values, spec.role_index)
+        return np.where(exists, values, 0).astype(np.float32), exists
+
+    def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (num_samples, self.spec.num_agents, self.history + self.horizon, self.spec.size)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    def _warm(self, question: Question, num_samples: int) -> Float[Tensor, "S N W D"]:
+        """The earlier plan in the network's units; the history is known anyway, so it is left 0."""
+        plan = question.warm_start
+        assert plan is not None
+        cells = np.concatenate((plan.observations, plan.actions), axis=-1)
+        if cells.shape[1:] != (self.spec.num_agents, self.horizon, self.spec.size):
+            raise ValueError(f"warm_start is {plan}, expected N={self.spec.num_agents}, H={self.horizon}.")
+        index = np.resize(np.arange(len(cells)), num_samples)
+        normalized = self.normalizer.normalize(cells[index], self.spec.role_index)
+        return torch.from_numpy(np.pad(normalized, ((0, 0), (0, 0), (self.history, 0), (0, 0)))).to(self.device)
+
+    def _sample(
+        self,
+        sample: Float[Tensor, "BS N W D"],
+        known: Bool[Tensor, "B N W D"],
+        exists: Bool[Tensor, "B N W D"],
+        levels: list[float],
+        num_samples: int,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Runs the network down the levels; what is the same for the whole batch is computed once."""
+        if (known == known[:1]).all() and (exists == exists[:1]).all():
+            known, exists = known[:1], exists[:1]
+        else:
+            known, exists = known.repeat_interleave(num_samples, 0), exists.repeat_interleave(num_samples, 0)
+        mask = exists.any(-1)
+        unknown_cell = (~known & exists).any(-1).to(sample.dtype)
+        roles = torch.from_numpy(self.spec.role_index).to(sample.device)
+        half = sample.device.type == "cpu" and len(sample) >= 8 and has_bfloat16()
+
+        def denoise(sample: Tensor, level: float) -> Tensor:
+            with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
+                clean = self.denoiser(sample, level * unknown_cell, known & exists, roles, None if mask.all() else mask)
+            return clean.to(sample.dtype) * exists
+
+        second_order = isinstance(self.scheduler, DPMSolverMultistepScheduler)
+        return denoise_grid(denoise, sample, known, levels, second_order)
+
+    def _physical(self, cells: Tensor) -> np.ndarray:
+        return self.normalizer.unnormalize(cells.cpu().numpy(), self.spec.role_index)
+
+    def _plan(self, cells: np.ndarray, exists: np.ndarray, chain: np.ndarray | None) -> Plan:
+        future = cells[:, :, self.history :] * exists[:, self.history :]
+        chain = None if chain is None else chain[..., self.history :, :] * exists[:, self.history :]
+        O = self.spec.observation_size
+        return Plan(self.spec, future[..., :O], future[..., O:], exists[:, self.history].any(-1), chain=chain)
+
+
+def _from_level(levels: list[float], start: float) -> list[float]:
+    """The part of a schedule below ``start``, beginning there."""
+    if not 0 < start <= 1:
+        raise ValueError(f"warm_start_level={start}; choose a noise level in (0, 1].")
+    return [start, *(level for level in levels if level < start - 1e-6)]
+
+
+def has_bfloat16() -> bool:
+    """Whether the device computes in bfloat16 (about 4 times as fast as float32 on such a processor)."""
+    return torch.cuda.is_available() or bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]

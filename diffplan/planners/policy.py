@@ -1,0 +1,151 @@
+"""Receding-horizon control: plan, execute the first steps, replan from where the world is now, warm from the last plan."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from diffplan.planners.planner import DiffusionPlanner, Question
+from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.trajectory import Plan
+
+
+@dataclass
+class PlanningStats:
+    """What planning cost: seconds of every planning call and plans in it, and plans that were not used and why."""
+
+    seconds: list[float] = field(default_factory=list)
+    plans: list[int] = field(default_factory=list)
+    late: int = 0
+    not_finite: int = 0
+
+    @property
+    def fallbacks(self) -> int:
+        return self.late + self.not_finite
+
+    @property
+    def milliseconds_a_plan(self) -> float:
+        return 1e3 * sum(self.seconds) / max(1, sum(self.plans))
+
+
+@dataclass
+class _Episode:
+    """What the policy remembers of one environment."""
+
+    seed: int
+    past: deque[tuple[Observations, Actions]]
+    plan: Plan | None = None
+    age: int = 0
+    steps: int = 0
+
+
+class RecedingHorizonPolicy:
+    """Acts by planning every ``execute_steps`` steps, for one environment or a batch of them.
+
+    Args:
+        planner: the planner; its spec must have the environment's agents (see ``for_spec``).
+        execute_steps: planned steps to execute before planning anew.
+        num_samples: candidates a plan; the best one is executed.
+        num_inference_steps: denoising steps of a first plan.
+        warm_start_level: noise level from which later plans start, on the shifted last plan; None: always from noise.
+        deadline_ms: a plan that takes longer is not used: the robots follow the last one, or brake; counted in ``stats``.
+
+    Example:
+        ``policy = RecedingHorizonPolicy(planner); policy.reset([0]); actions, = policy([observations])``
+    """
+
+    def __init__(
+        self,
+        planner: DiffusionPlanner,
+        execute_steps: int = 4,
+        num_samples: int = 1,
+        num_inference_steps: int = 5,
+        warm_start_level: float | None = 0.6,
+        deadline_ms: float | None = None,
+    ):
+        if not 1 <= execute_steps <= planner.horizon:
+            raise ValueError(f"execute_steps={execute_steps}; the planner plans {planner.horizon} steps, execute 1 to that many.")
+        self.planner, self.execute_steps, self.num_samples = planner, execute_steps, num_samples
+        self.num_inference_steps, self.warm_start_level = num_inference_steps, warm_start_level
+        self.deadline_ms = deadline_ms
+        self.stats = PlanningStats()
+        self._episodes: list[_Episode] = []
+
+    def for_spec(self, spec: JointSpec) -> "RecedingHorizonPolicy":
+        """The same policy for an environment's agents. Raises ``ValueError`` when the planner does not know their roles."""
+        return RecedingHorizonPolicy(
+            self.planner.for_agents(spec),
+            self.execute_steps,
+            self.num_samples,
+            self.num_inference_steps,
+            self.warm_start_level,
+            self.deadline_ms,
+        )
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Starts one episode a seed; statistics go on counting."""
+        self._episodes = [_Episode(seed, deque(maxlen=max(1, self.planner.history))) for seed in seeds]
+
+    @property
+    def plans(self) -> list[Plan | None]:
+        """The plan that each environment is following, shifted to now."""
+        return [episode.plan and shifted(episode.plan, episode.age) for episode in self._episodes]
+
+    def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
+        """Actions for every environment; None in, None out for those that have ended."""
+        if len(observations) != len(self._episodes):
+            raise ValueError(f"{len(observations)} observations for {len(self._episodes)} episodes; call reset with a seed each.")
+        live = [(episode, seen) for episode, seen in zip(self._episodes, observations, strict=True) if seen]
+        self._replan([(e, seen) for e, seen in live if e.plan is None or e.age >= self.execute_steps])
+        actions = iter([self._act(episode, seen) for episode, seen in live])
+        return [next(actions) if seen else None for seen in observations]
+
+    def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
+        for warm in (False, True):
+            group = [(e, seen) for e, seen in due if warm == (e.plan is not None and self.warm_start_level is not None)]
+            if group:
+                self._plan(group, warm)
+
+    def _plan(self, group: list[tuple[_Episode, Observations]], warm: bool) -> None:
+        questions = [
+            Question(
+                seen,
+                tuple(episode.past) if self.planner.history else (),
+                warm_start=shifted(episode.plan, episode.age) if warm and episode.plan else None,
+                seed=int(np.random.SeedSequence([episode.seed, episode.steps]).generate_state(1)[0]),
+            )
+            for episode, seen in group
+        ]
+        started = time.perf_counter()
+        plans = self.planner.answer(questions, self.num_samples, self.num_inference_steps, self.warm_start_level or 1.0)
+        elapsed = time.perf_counter() - started
+        self.stats.seconds.append(elapsed)
+        self.stats.plans.append(len(plans))
+        late = self.deadline_ms is not None and 1e3 * elapsed > self.deadline_ms
+        for (episode, _), plan in zip(group, plans, strict=True):
+            finite = bool(np.isfinite(plan.actions).all() and np.isfinite(plan.observations).all())
+            self.stats.late += late
+            self.stats.not_finite += not late and not finite
+            if finite and not late:
+                episode.plan, episode.age = plan.best(), 0
+
+    def _act(self, episode: _Episode, seen: Observations) -> Actions:
+        spec, plan = self.planner.spec, episode.plan
+        if plan is not None and episode.age < plan.horizon:
+            actions = plan.actions_at(episode.age)
+            actions = {name: action for name, action in actions.items() if name in seen}
+        else:
+            _, present = spec.stack_observations(seen)
+            actions = spec.unstack_actions(np.zeros((spec.num_agents, spec.action_size), np.float32), present)
+        episode.past.append((seen, actions))
+        episode.age += 1
+        episode.steps += 1
+        return actions
+
+
+def shifted(plan: Plan, steps: int) -> Plan:
+    """The plan as seen ``steps`` later: its first cells are gone, its last one is held at the end."""
+    index = np.minimum(np.arange(plan.horizon) + steps, plan.horizon - 1)
+    return Plan(plan.spec, plan.observations[:, :, index], plan.actions[:, :, index], plan.agent_mask, plan.values)

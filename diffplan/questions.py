@@ -1,0 +1,84 @@
+"""The questions that a planner is trained to answer: random masks of known cells, and a noise level for every other cell."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class QuestionMix:
+    """How often each kind of question is asked in training; the shares are relative to their sum.
+
+    In all but ``partial`` and ``nothing`` the history and the present observation of every agent are known.
+
+    Args:
+        plan: nothing else is known: plan for the team.
+        announced: a random set of agents has told its whole future (or only its observations).
+        prefix: the first steps of the horizon are known too, a random number of them.
+        goal: random agents' last observation is known.
+        forecast: all actions are known: how does the world evolve?
+        inverse: all observations are known: which actions lead there?
+        partial: of a random set of agents nothing is known, not even their goals.
+        nothing: the unconditional model.
+        independent_levels: share of windows in which every patch of cells has a noise level of its own.
+    """
+
+    plan: float = 0.5
+    announced: float = 0.2
+    prefix: float = 0.1
+    goal: float = 0.04
+    forecast: float = 0.04
+    inverse: float = 0.04
+    partial: float = 0.04
+    nothing: float = 0.04
+    independent_levels: float = 0.25
+
+
+KINDS = ("plan", "announced", "prefix", "goal", "forecast", "inverse", "partial", "nothing")
+
+
+def draw_known(
+    mix: QuestionMix,
+    exists: Bool[Tensor, "B N W D"],
+    static: Bool[Tensor, "N D"],
+    history: int,
+    observation_size: int,
+    generator: torch.Generator,
+) -> Bool[Tensor, "B N W D"]:
+    """Draws one question a window and returns which of its existing entries are known."""
+    B, N, W, D = exists.shape
+    kind = torch.multinomial(torch.tensor([getattr(mix, name) for name in KINDS]), B, True, generator=generator)
+
+    def asked(name: str) -> Tensor:
+        return (kind == KINDS.index(name))[:, None, None, None]
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    step = torch.arange(W)[:, None]
+    observation = (torch.arange(D) < observation_size)[None]
+    some_agents = draw(B, N, 1, 1) < draw(B, 1, 1, 1)
+    prefix_length = (draw(B, 1, 1, 1) * (W - history)).floor()
+    present = (step < history) | ((step == history) & observation)
+    known = present | static[:, None]
+    known = known | (asked("announced") & some_agents & (observation | (draw(B, 1, 1, 1) < 0.5)))
+    known = known | (asked("prefix") & (step < history + prefix_length))
+    known = known | (asked("goal") & some_agents & (step == W - 1) & observation)
+    known = known | (asked("forecast") & ~observation) | (asked("inverse") & observation)
+    return known & ~(asked("partial") & some_agents) & ~asked("nothing") & exists
+
+
+def draw_levels(
+    mix: QuestionMix,
+    unknown_cell: Bool[Tensor, "B N W"],
+    patch_size: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "B N W"]:
+    """Draws noise levels in (0, 1]: one a window, or one a patch of cells; 0 where a cell is known whole."""
+    B, N, W = unknown_cell.shape
+    shared = torch.rand(B, 1, 1, generator=generator).expand(B, N, W)
+    apart = torch.rand(B, N, W // patch_size, generator=generator).repeat_interleave(patch_size, -1)
+    independent = torch.rand(B, 1, 1, generator=generator) < mix.independent_levels
+    return (1 - torch.where(independent, apart, shared)) * unknown_cell
