@@ -100,6 +100,6 @@ def random_policy(env_id: str, skill: str, style: str, scripted: str) -> Skilled
     """
     if skill != "random":
         raise ValueError(
-            f"{env_id} has no script for skill={skill!r}; use skill='random' or a policy of your own (scripted: {scripted})."
+            f"{env_id} has no script for skill={skill!r}; use skill='random' or your own policy (scripted: {scripted})."
         )
     return SkilledPolicy(lambda env, style, rng: lambda observations: {}, skill, style, ("none",))
