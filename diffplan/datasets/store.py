@@ -119,6 +119,11 @@ class TrajectoryStore:
         self.__dict__.pop("labels", None)
         self.__dict__.pop("returns", None)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds those of all files: it names the data that a planner was trained on."""
+        return self._manifest_sha256
+
     @classmethod
     def create(cls, path: str | Path, spec: JointSpec, source: str = "") -> Self:
         """Makes an empty store; ``source`` says in words where the data come from.
