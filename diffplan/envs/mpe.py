@@ -82,8 +82,8 @@ def _check_task(task: str) -> None:
 class ParticleEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     """One mpe2 task with a ``joint_spec``.
 
-    Agents that are named alike share a role (``adversary_0`` and ``adversary_1``); deposits, which differ, do not. Where
-    the team has a goal, ``infos[agent]["success"]`` says whether it is reached at this step, as mpe2 defines it.
+    Agents that are named alike share a role (``adversary_0`` and ``adversary_1``); deposits, which differ, do not.
+    Where the team has a goal, ``infos[agent]["success"]`` says whether it is reached at this step, as mpe2 defines it.
     """
 
     def __init__(self, task: str, env: Any, options: dict[str, Any]):
