@@ -19,6 +19,11 @@ RUNNABLE = [task for task in mamujoco.TASKS if "NxM" not in task and "Coupled" n
 RUNNABLE += ["ManySegmentAnt-2x2", "ManySegmentSwimmer-4x2"]
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # mujoco logs what it finds old-fashioned in a body to MUJOCO_LOG.TXT, here
+
+
 @pytest.mark.parametrize("task", ["HalfCheetah-2x3", "Ant-2x4"])
 def test_a_body_keeps_the_parallel_contract_for_1000_cycles(task):
     parallel_api_test(make(f"mamujoco:{task}"), num_cycles=1000)
