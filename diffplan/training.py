@@ -30,6 +30,7 @@ from diffplan.questions import QuestionMix, draw_known, draw_levels
 WARMUP_STEPS = 100
 GRADIENT_CLIP = 1.0
 WEIGHT_DECAY = 0.01
+LOSS_POWER = float(os.environ.get('LP', 0))
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def train(
     denoiser.load_state_dict(run.ema)
     denoiser.eval()
     if out is not None and accelerator.is_main_process:
-        planner.save_pretrained(out)
+        planner.save_pretrained(Path(out) / "planner")
     return TrainingReport(log.steps, log.losses, time.perf_counter() - started, log.path)
 
 
@@ -163,7 +164,8 @@ class _Loss:
             tensor.to(self.device) for tensor in (clean, exists, known, unknown, levels, sample)
         )
         estimate = self.model(sample, levels, known, self.roles, exists.any(-1))
-        loss = ((estimate.float() - clean).square() * unknown).sum() / unknown.sum().clamp(min=1)
+        weight = levels.clamp(min=0.05)[..., None] ** -LOSS_POWER
+        loss = (weight * (estimate.float() - clean).square() * unknown).sum() / (weight * unknown).sum().clamp(min=1e-6)
         if not torch.isfinite(loss):
             raise FloatingPointError(_diagnosis(step, windows, estimate))
         return loss

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.denoiser import JointDenoiser
+from diffplan.planners.saving import find_planner, load_components, whole_folder
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
@@ -61,11 +63,13 @@ class DiffusionPlanner(DiffusionPipeline):
         denoiser: JointDenoiser,
         scheduler: Scheduler,
         normalizer: Normalizer,
-        spec: JointSpec | dict[str, Any],
-        horizon: int,
-        history: int,
+        spec: JointSpec | dict[str, Any] | None = None,
+        horizon: int = 32,
+        history: int = 0,
     ):
         super().__init__()
+        if spec is None:
+            raise ValueError("spec is missing; pass the JointSpec of the agents, e.g. dataset.spec.")
         self.spec = spec if isinstance(spec, JointSpec) else JointSpec.from_dict(spec)
         if denoiser.config.window != history + horizon:
             raise ValueError(
@@ -106,6 +110,25 @@ class DiffusionPlanner(DiffusionPipeline):
                 prediction=prediction,
             ).eval()
         return cls(denoiser, make_scheduler("flow"), dataset.normalizer, dataset.spec, dataset.horizon, dataset.history)
+
+    def save_pretrained(self, save_directory: str | Path, **unused: Any) -> None:
+        """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON and a manifest of SHA-256."""
+        if unused:
+            raise TypeError(f"save_pretrained takes only a folder, got also {sorted(unused)}.")
+        with whole_folder(Path(save_directory)) as folder:
+            super().save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **unused: Any) -> Self:
+        """Reads a planner that ``save_pretrained`` or ``diffplan train`` wrote; needs neither data nor network.
+
+        Raises:
+            ValueError: the folder holds no planner, or a file in it is damaged or foreign; the message names it.
+        """
+        if unused:
+            raise TypeError(f"from_pretrained takes only a folder, got also {sorted(unused)}.")
+        components, settings = load_components(find_planner(pretrained_model_name_or_path))
+        return cls(**components, **settings)
 
     def for_agents(self, spec: JointSpec) -> "DiffusionPlanner":
         """The same planner for another team of the same roles: more robots, fewer, other names. Weights are shared.

@@ -1,0 +1,102 @@
+"""A planner on disk: safetensors and JSON, with a manifest of SHA-256; whole or not there; nothing in it is ever executed."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from diffplan.datasets.normalizer import Normalizer
+from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
+from diffplan.models.denoiser import JointDenoiser
+
+MANIFEST = "manifest.json"
+INDEX = "model_index.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SCHEDULER_CLASSES = (FlowMatchEulerDiscreteScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
+COMPONENTS: dict[str, tuple[type, ...]] = {
+    "denoiser": (JointDenoiser,),
+    "scheduler": SCHEDULER_CLASSES,
+    "normalizer": (Normalizer,),
+}
+CONFIG_FILES = {"denoiser": "config.json", "scheduler": "scheduler_config.json", "normalizer": "normalizer_config.json"}
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder; on success it gets a manifest and takes the place of ``path``, on failure it is removed."""
+    temporary, old = path.with_name(f".{path.name}.tmp"), _old(path)
+    with explained_write_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            files = sorted(file for file in temporary.rglob("*") if file.is_file())
+            for file in files:
+                sync(file)
+            write_json(temporary / MANIFEST, {file.relative_to(temporary).as_posix(): sha256(file) for file in files})
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_planner(path: str | Path) -> Path:
+    """The planner's folder: ``path`` itself, or ``path/planner`` of a training run. Raises ``ValueError`` where there is none."""
+    for folder in (Path(path), Path(path) / "planner"):
+        for candidate in (folder, _old(folder)):
+            if (candidate / INDEX).is_file():
+                return candidate
+    raise ValueError(f"{path} is not a saved planner (no {INDEX}); make one with `diffplan train DATA --out {path}`.")
+
+
+def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Checks every file against the manifest and builds the components and the planner's own settings.
+
+    Raises:
+        ValueError: a file is damaged, missing or foreign, or names a class that a planner does not have.
+    """
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{folder} has no {MANIFEST}; save the planner again with save_pretrained.")
+    for name, expected in manifest.items():
+        file = inside(folder, name)
+        if not file.is_file() or sha256(file) != expected:
+            raise ValueError(f"{file} is missing or damaged (SHA-256 differs from {MANIFEST}); restore it from a copy.")
+    required = {INDEX, f"denoiser/{WEIGHTS}", *(f"{name}/{file}" for name, file in CONFIG_FILES.items())}
+    if not required <= set(manifest):
+        raise ValueError(f"{folder}/{MANIFEST} lacks {sorted(required - set(manifest))}; save the planner again.")
+    index = read_json(folder / INDEX)
+    components = {name: _component(folder, index, name) for name in COMPONENTS}
+    settings = {name: index.get(name) for name in ("spec", "horizon", "history")}
+    return components, settings
+
+
+def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
+    entry = index.get(name)
+    class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
+    matching = [one for one in COMPONENTS[name] if one.__name__ == class_name]
+    if not matching:
+        known = [one.__name__ for one in COMPONENTS[name]]
+        raise ValueError(f"{folder / INDEX}: {name} is of class {class_name!r}, expected one of {known}.")
+    file = folder / name / CONFIG_FILES[name]
+    try:
+        component = matching[0].from_config(read_json(file))
+        if isinstance(component, ModelMixin):
+            component.load_state_dict(load_file(folder / name / WEIGHTS))
+            component.eval()
+        return component
+    except (TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{file} does not describe a {class_name} with these weights: {error}") from error
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
