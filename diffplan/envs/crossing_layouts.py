@@ -9,32 +9,60 @@ ARENA = 1.2
 RADIUS = 0.08
 """Of a robot (m)."""
 RING = 0.95
-"""Distance of starts and goals from the centre (m), up to jitter."""
-DOOR_WIDTH, WALL_THICKNESS = 0.28, 0.06
-OBSTACLES, OBSTACLE_RADII = 3, (0.08, 0.14)
+"""Distance of starts and goals from the centre (m), give or take 0.05; not in the doorway."""
+DOOR_WIDTH, WALL_THICKNESS = 0.30, 0.06
+OBSTACLES, OBSTACLE_RADII, OBSTACLE_GAP, OBSTACLE_REACH = 3, (0.08, 0.14), 0.34, 0.5
 
 Placement = tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N 2"], Float[np.ndarray, "K 3"]]
 
 
 def place(layout: str, num_robots: int, rng: np.random.Generator) -> Placement:
     """Draws starts, goals (m) and obstacles (x, y, radius in m), all apart from each other."""
-    return _PLACE[layout](num_robots, rng)
+    starts, goals = _doorway(num_robots, rng) if layout == "doorway" else _ring(num_robots, rng)
+    return starts, goals, _obstacles(rng) if layout == "obstacles" else np.zeros((0, 3))
 
 
-def _open(num_robots: int, rng: np.random.Generator) -> Placement:
-    """Puts the robots on a ring that is turned at random; each goal is opposite the start, give or take a tenth of the spacing."""
+def _ring(num_robots: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Spreads the starts over a ring that is turned at random; goals are opposite, give or take a tenth of the spacing."""
     spacing = 2 * np.pi / num_robots
     jitter = min(0.1 * spacing, 0.2)
     angles = rng.uniform(0, 2 * np.pi) + spacing * np.arange(num_robots)
-    starts = _polar(angles + rng.uniform(-jitter, jitter, num_robots), RING + rng.uniform(-0.05, 0.05, num_robots))
-    goals = _polar(
-        angles + np.pi + rng.uniform(-jitter, jitter, num_robots), RING + rng.uniform(-0.05, 0.05, num_robots)
-    )
-    return starts, goals, np.zeros((0, 3))
+
+    def draw(turn: float) -> np.ndarray:
+        angle = angles + turn + rng.uniform(-jitter, jitter, num_robots)
+        radius = RING + rng.uniform(-0.05, 0.05, (num_robots, 1))
+        return np.asarray(radius * np.stack([np.cos(angle), np.sin(angle)], 1))
+
+    return draw(0.0), draw(np.pi)
 
 
-def _polar(angle: np.ndarray, radius: np.ndarray) -> Float[np.ndarray, "N 2"]:
-    return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+def _obstacles(rng: np.random.Generator) -> Float[np.ndarray, "K 3"]:
+    """Draws pillars near the centre until a robot fits between any two of them; outside there is always a way round."""
+    while True:
+        radii = rng.uniform(*OBSTACLE_RADII, OBSTACLES)
+        angle, reach = rng.uniform(0, 2 * np.pi, OBSTACLES), OBSTACLE_REACH * np.sqrt(rng.uniform(size=OBSTACLES))
+        centers = np.stack([reach * np.cos(angle), reach * np.sin(angle)], 1)
+        i, j = np.triu_indices(OBSTACLES, 1)
+        if (np.linalg.norm(centers[i] - centers[j], axis=1) > radii[i] + radii[j] + OBSTACLE_GAP).all():
+            return np.column_stack([centers, radii])
 
 
-_PLACE = {"open": _open}
+def _doorway(num_robots: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Deals half the robots to each room, on places along its walls from which straight lines lead to the door."""
+    left = rng.permutation(num_robots) < num_robots // 2 + rng.integers(num_robots % 2 + 1)
+    starts, goals = np.zeros((2, num_robots, 2))
+    for side, here in ((-1.0, left), (1.0, ~left)):
+        places = rng.permutation(_along_walls(num_robots, rng)) * (side, 1.0)
+        starts[here], goals[~here] = places[: here.sum()], places[here.sum() :]
+    return starts, goals
+
+
+def _along_walls(count: int, rng: np.random.Generator) -> Float[np.ndarray, "count 2"]:
+    """Spreads places along three walls of the right-hand room."""
+    corners = np.array([(0.4, -1.0), (1.0, -1.0), (1.0, 1.0), (0.4, 1.0)])
+    travelled = np.array([0.0, 0.6, 2.6, 3.2])
+    spacing = travelled[-1] / count
+    jitter = min(0.06, 0.1 * spacing**2)
+    along = spacing * (np.arange(count) + 0.5) + rng.uniform(-jitter, jitter, count)
+    places = np.stack([np.interp(along, travelled, axis) for axis in corners.T], 1)
+    return np.asarray(places + rng.uniform(-jitter, jitter, (count, 2)))

@@ -1,0 +1,196 @@
+"""Joint reference paths through the layouts of ``crossing-v0``: where every robot should be at every step, [L, N, 2] in m.
+
+The whole team shares one style. *open*: all robots run round the centre on half ellipses with a common angular profile, so the angles
+between them are kept, and they are nearest each other, by a chosen clearance, on the short axis. *doorway*: one room empties first; each robot leaves as
+early as it keeps clear of those before it. *obstacles*: the roundabout of *open*, relaxed by trajectory optimisation until it is smooth and clear (CHOMP:
+Ratliff et al., ICRA 2009).
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize
+
+from diffplan.envs.crossing_layouts import ARENA, RADIUS, RING
+
+CLEARANCE = 0.10
+"""What references keep between robots, and between robots and obstacles (m)."""
+ACCELERATION = 2.5
+Paths = Float[np.ndarray, "L N 2"]
+
+
+def roundabout(starts: np.ndarray, goals: np.ndarray, style: str, speed: float, dt: float, short: float = 0.0) -> Paths:
+    """Half ellipses round the centre, ``"clockwise"`` or ``"counterclockwise"``, ``short`` (m) or more from the centre."""
+    start_angle, goal_angle = (np.arctan2(points[:, 1], points[:, 0]) for points in (starts, goals))
+    turn = np.mod(goal_angle - start_angle, 2 * np.pi)
+    turn = turn if style == "counterclockwise" else turn - 2 * np.pi
+    short = min(max(short, _short_axis(start_angle), _short_axis(goal_angle)), 0.85)
+    phase = np.linspace(0, np.pi, 200)
+    ellipse = np.stack([RING * np.cos(phase), short * np.sin(phase)], 1)
+    radius, share = np.linalg.norm(ellipse, axis=1)[:, None], np.arctan2(ellipse[:, 1], ellipse[:, 0])[:, None] / np.pi
+    end = np.where(share < 0.5, np.linalg.norm(starts, axis=1), np.linalg.norm(goals, axis=1))
+    radius = short + (radius - short) * (end - short) / (RING - short)
+    angle = start_angle + turn * share
+    return timed(np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2), speed, dt)
+
+
+def _short_axis(angles: np.ndarray) -> float:
+    """How near to the centre the robots may pass: there, the two closest in angle still keep ``CLEARANCE``."""
+    ordered = np.sort(np.mod(angles, 2 * np.pi))
+    separation = np.diff(ordered, append=ordered[0] + 2 * np.pi).min()
+    return float((2 * RADIUS + CLEARANCE) / (2 * np.sin(separation / 2)))
+
+
+def one_at_a_time(starts: np.ndarray, goals: np.ndarray, style: str, speed: float, dt: float) -> Paths:
+    """Everybody through the doorway, ``"left_first"`` or ``"right_first"``; the nearest of a room goes first."""
+    side = np.sign(starts[:, 0])
+    first = -1 if style == "left_first" else 1
+    order = np.lexsort((np.linalg.norm(starts, axis=1), side != first))
+    scheduled: list[np.ndarray] = []
+    passed = -1
+    for robot in order:
+        path = timed(_through_door(starts[robot], goals[robot])[:, None], speed, dt)[:, 0]
+        at_door = int(np.argmax(path[:, 0] * side[robot] <= 0))
+        delay = _soonest(path, scheduled, passed + 1 - at_door)
+        scheduled.append(_delayed(path, delay))
+        passed = delay + at_door
+    length = max(map(len, scheduled))
+    joint = np.zeros((length, len(starts), 2))
+    for robot, path in zip(order, scheduled, strict=True):
+        joint[:, robot] = _padded(path, length)
+    return joint
+
+
+def _through_door(start: np.ndarray, goal: np.ndarray) -> Float[np.ndarray, "P 2"]:
+    """A polyline by way of both faces of the door, its corners rounded by a moving average (0.3 m wide)."""
+    gate = np.array([0.28 * np.sign(start[0]), 0.0])
+    step, half_window = 0.02, 7
+    corners = (start, gate, -gate, goal)
+    pieces = [
+        np.linspace(a, b, max(2, round(np.linalg.norm(b - a) / step)), endpoint=False) for a, b in pairwise(corners)
+    ]
+    path = np.concatenate([*pieces, goal[None]])
+    before, after = 2 * path[0] - path[half_window:0:-1], 2 * path[-1] - path[-2 : -half_window - 2 : -1]
+    window = np.ones(2 * half_window + 1) / (2 * half_window + 1)
+    extended = np.concatenate([before, path, after])
+    return np.stack([np.convolve(axis, window, "valid") for axis in extended.T], 1)
+
+
+def _soonest(path: np.ndarray, scheduled: list[np.ndarray], earliest: int) -> int:
+    """The first delay (steps) that keeps clear of everybody before; clear by less, where no delay keeps all of ``CLEARANCE``."""
+    latest = max(map(len, scheduled), default=0)
+    for clearance in (CLEARANCE, CLEARANCE / 2):
+        for delay in range(max(0, earliest), latest + 1):
+            if all(_apart(_delayed(path, delay), other, 2 * RADIUS + clearance) for other in scheduled):
+                return delay
+    return latest
+
+
+def _delayed(path: np.ndarray, delay: int) -> np.ndarray:
+    return np.concatenate([np.repeat(path[:1], delay, 0), path])
+
+
+def _padded(path: np.ndarray, length: int) -> np.ndarray:
+    return np.concatenate([path, np.repeat(path[-1:], length - len(path), 0)])
+
+
+def _apart(path: np.ndarray, other: np.ndarray, least: float) -> bool:
+    length = max(len(path), len(other))
+    gap = np.linalg.norm(_padded(path, length) - _padded(other, length), axis=1)
+    return bool((gap > least).all())
+
+
+def around_obstacles(
+    starts: np.ndarray, goals: np.ndarray, obstacles: np.ndarray, style: str, speed: float, dt: float
+) -> Paths:
+    """The first relaxed roundabout, from the tightest to one outside all obstacles, that keeps clear."""
+    for short in (0.0, 0.4, 0.6, 0.8):
+        path = _relaxed(_resampled(roundabout(starts, goals, style, speed, dt, short), 33), obstacles)
+        if _clearance(_resampled(path, 129), obstacles) > 0.75 * CLEARANCE:
+            break
+    return timed(path, speed, dt)
+
+
+def _resampled(path: Paths, length: int) -> Paths:
+    return _at(path, np.linspace(0, len(path) - 1, length))
+
+
+def _clearance(path: Paths, obstacles: np.ndarray) -> float:
+    i, j = np.triu_indices(path.shape[1], 1)
+    robots = np.linalg.norm(path[:, i] - path[:, j], axis=2) - 2 * RADIUS
+    pillars = np.linalg.norm(path[:, :, None] - obstacles[:, :2], axis=3) - obstacles[:, 2] - RADIUS
+    return float(min(robots.min(), pillars.min()))
+
+
+def _relaxed(path: Paths, obstacles: np.ndarray) -> Paths:
+    """Minimises squared accelerations and velocities + hinge penalties for coming too close, with both ends fixed at rest.
+
+    The search runs in coordinates in which the smoothness is a sphere (the covariant step of CHOMP), so few iterations do.
+    """
+    T, N, _ = path.shape
+    whiten, straight = _smoothness(path)
+    i, j = np.triu_indices(N, 1)
+    incidence = np.zeros((len(i), N))
+    incidence[np.arange(len(i)), i], incidence[np.arange(len(i)), j] = 1, -1
+
+    def unpack(z: np.ndarray) -> np.ndarray:
+        return straight + np.tensordot(whiten, z.reshape(T - 2, N, 2), 1)
+
+    def cost(z: np.ndarray) -> tuple[float, np.ndarray]:
+        q = unpack(z)
+        robots, push = _hinge(q[:, i] - q[:, j], 2 * RADIUS + 1.15 * CLEARANCE)
+        gradient = np.einsum("tpx,pn->tnx", push, incidence)
+        pillars, push = _hinge(q[:, :, None] - obstacles[:, :2], obstacles[:, 2] + RADIUS + 1.15 * CLEARANCE)
+        gradient += push.sum(2)
+        outside = np.maximum(np.abs(q) - (ARENA - RADIUS - CLEARANCE), 0)
+        gradient += 2 * outside * np.sign(q)
+        penalty = robots + pillars + (outside**2).sum()
+        return 0.5 * z @ z + STIFFNESS * penalty, z + STIFFNESS * np.tensordot(whiten.T, gradient, 1).ravel()
+
+    initial = np.linalg.solve(whiten, (path[1:-1] - straight).reshape(T - 2, -1)).ravel()
+    best = minimize(cost, initial, jac=True, method="L-BFGS-B", options={"maxiter": 80})
+    return np.concatenate([path[:1], unpack(best.x), path[-1:]])
+
+
+STIFFNESS = 2_000.0
+
+
+def _hinge(offset: np.ndarray, least: float | np.ndarray) -> tuple[float, np.ndarray]:
+    """Sum of squared shortfalls of |offset| below ``least``, and its gradient."""
+    distance = np.linalg.norm(offset, axis=-1) + 1e-9
+    short = np.maximum(least - distance, 0)
+    return float((short**2).sum()), -2 * (short / distance)[..., None] * offset
+
+
+def _smoothness(path: Paths) -> tuple[np.ndarray, np.ndarray]:
+    """A basis in which squared accelerations and velocities are a unit sphere, and the smoothest path between the ends."""
+    T, N, _ = path.shape
+    velocity = np.diff(np.eye(T), axis=0) * (T - 1)
+    at_rest = np.concatenate([velocity[:1] * 0, velocity, velocity[:1] * 0])
+    acceleration = np.diff(at_rest, axis=0) * (T - 1)
+    quadratic = (velocity.T @ velocity + 0.03 * acceleration.T @ acceleration) / T
+    inner, edge = quadratic[1:-1, 1:-1], quadratic[1:-1][:, [0, -1]]
+    straight = -np.linalg.solve(inner, edge @ path[[0, -1]].reshape(2, -1)).reshape(T - 2, N, 2)
+    return np.linalg.inv(np.linalg.cholesky(inner)).T, straight
+
+
+def timed(path: Float[np.ndarray, "P N 2"], speed: float, dt: float) -> Paths:
+    """Joint positions along ``path`` every ``dt`` seconds, from rest to rest; at each time the fastest robot has ``speed``."""
+    travelled = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=2).max(1)))
+    length = travelled[-1]
+    speed = min(speed, np.sqrt(length * ACCELERATION))
+    ramp = speed / ACCELERATION
+    duration = length / speed + ramp
+    time = np.append(np.arange(0, duration, dt), duration)
+    speeding, braking = ACCELERATION / 2 * time**2, length - ACCELERATION / 2 * (duration - time) ** 2
+    cruising = speed * (time - ramp / 2)
+    distance = np.where(time < ramp, speeding, np.where(time < duration - ramp, cruising, braking))
+    return _at(path, np.interp(distance, travelled, np.arange(len(path))))
+
+
+def _at(path: Paths, place: np.ndarray) -> Paths:
+    """``path`` at fractional indices, on straight lines between its points."""
+    low = np.minimum(place.astype(int), len(path) - 2)
+    share = (place - low)[:, None, None]
+    return (1 - share) * path[low] + share * path[low + 1]
