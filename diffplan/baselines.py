@@ -1,0 +1,92 @@
+"""Behaviour cloning on the same data, the baseline that every table shows: one observation in, one action out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from diffplan.datasets.normalizer import Normalizer
+from diffplan.datasets.windows import TrajectoryDataset
+from diffplan.spec import Actions, JointSpec, Observations
+
+
+class BehaviorCloning(nn.Module):
+    """Regresses normalised actions from normalised present observations with a multi-layer perceptron.
+
+    Args:
+        spec: the agents.
+        joint: True: all observations in, all actions out; False: every agent from its own observation alone, shared weights
+            with the role as an input.
+        width: hidden units of each of the ``depth`` layers.
+    """
+
+    def __init__(self, spec: JointSpec, joint: bool, width: int = 512, depth: int = 3):
+        super().__init__()
+        self.joint, self.num_agents = joint, spec.num_agents
+        self.register_buffer("roles", nn.functional.one_hot(torch.from_numpy(spec.role_index), len(spec.roles)).float())
+        agents = spec.num_agents if joint else 1
+        sizes = [agents * (spec.observation_size + len(spec.roles) + 1), *[width] * depth]
+        layers = [layer for i, o in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(i, o), nn.SiLU())]
+        self.network = nn.Sequential(*layers, nn.Linear(width, agents * spec.action_size))
+
+    def forward(self, observations: Float[Tensor, "B N O"], agent_mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B N A"]:
+        present = agent_mask[..., None].float()
+        inputs = torch.cat((observations * present, self.roles.expand(len(observations), -1, -1), present), dim=-1)
+        if self.joint:
+            inputs = inputs.flatten(1)
+        return self.network(inputs).reshape(len(observations), self.num_agents, -1)
+
+
+class BehaviorCloningPolicy:
+    """Acts with a trained ``BehaviorCloning`` network; a ``Policy`` for ``evaluate``."""
+
+    def __init__(self, network: BehaviorCloning, spec: JointSpec, normalizer: Normalizer):
+        self.network, self.spec, self.normalizer = network.eval(), spec, normalizer
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Remembers nothing between episodes."""
+
+    @torch.inference_mode()
+    def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
+        live = [self.spec.stack_observations(seen) for seen in observations if seen]
+        cells = np.zeros((len(live), self.spec.num_agents, 1, self.spec.size), np.float32)
+        agent_mask = np.stack([mask for _, mask in live])
+        O = self.spec.observation_size
+        cells[:, :, 0, :O] = np.stack([values for values, _ in live])
+        normalized = self.normalizer.normalize(cells, self.spec.role_index)[:, :, 0, :O]
+        actions = self.network(torch.from_numpy(normalized), torch.from_numpy(agent_mask)).numpy()
+        cells[:, :, 0, O:] = actions
+        physical = self.normalizer.unnormalize(cells, self.spec.role_index)[:, :, 0, O:]
+        answers = iter([self.spec.unstack_actions(*pair) for pair in zip(physical, agent_mask, strict=True)])
+        return [next(answers) if seen else None for seen in observations]
+
+
+def train_behavior_cloning(
+    dataset: TrajectoryDataset,
+    *,
+    joint: bool = True,
+    steps: int = 5_000,
+    batch_size: int = 512,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> BehaviorCloningPolicy:
+    """Trains behaviour cloning on a dataset's windows (only the present cell of each is used) and returns its policy."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = BehaviorCloning(dataset.spec, joint)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    O, present = dataset.spec.observation_size, dataset.history
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        windows = dataset.sample(batch_size, rng)
+        cells, mask = torch.from_numpy(windows.cells[:, :, present]), torch.from_numpy(windows.mask[:, :, present])
+        error = network(cells[..., :O], torch.from_numpy(windows.agent_mask)) - cells[..., O:]
+        loss = (error.square() * mask[..., O:]).sum() / mask[..., O:].sum().clamp(min=1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return BehaviorCloningPolicy(network, dataset.spec, dataset.normalizer)
