@@ -72,17 +72,18 @@ def train_behavior_cloning(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> BehaviorCloningPolicy:
-    """Trains behaviour cloning on a dataset's windows (only the present cell of each is used) and returns its policy."""
+    """Trains behaviour cloning on a dataset's steps and returns its policy."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = BehaviorCloning(dataset.spec, joint)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    O, present = dataset.spec.observation_size, dataset.history
+    present_cells = TrajectoryDataset(dataset.store, 1, normalizer=dataset.normalizer, episodes=dataset.episodes)
+    O = dataset.spec.observation_size
     rng = np.random.default_rng(seed)
     for _ in range(steps):
-        windows = dataset.sample(batch_size, rng)
-        cells, mask = torch.from_numpy(windows.cells[:, :, present]), torch.from_numpy(windows.mask[:, :, present])
+        windows = present_cells.sample(batch_size, rng)
+        cells, mask = torch.from_numpy(windows.cells[:, :, 0]), torch.from_numpy(windows.mask[:, :, 0])
         error = network(cells[..., :O], torch.from_numpy(windows.agent_mask)) - cells[..., O:]
         loss = (error.square() * mask[..., O:]).sum() / mask[..., O:].sum().clamp(min=1)
         optimizer.zero_grad()
