@@ -4,15 +4,18 @@ The header is written here, byte for byte, so that reading is a comparison and n
 """
 
 import hashlib
+import math
 import mmap
 import os
 import struct
+import weakref
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -35,8 +38,11 @@ def write_array(path: Path, dtype: str, shape: tuple[int, ...], pieces: Iterable
     return {"bytes": length, "sha256": digest.hexdigest()}
 
 
-class MappedArray:
-    """A read-only array in a file, mapped into memory at the first use.
+class ArrayFile:
+    """A read-only array in a file: mapped into memory, or read piece by piece where memory must stay small.
+
+    Mapping is faster (one copy, no system call), but the pages that it touches count as resident memory, neighbourhoods
+    of up to 2 MB at a time, and giving them back makes the next touch ten times slower than a plain read.
 
     Raises:
         ValueError: the file is missing, has another length, or holds another dtype or shape; it is named.
@@ -45,7 +51,8 @@ class MappedArray:
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]):
         self.path, self.dtype, self.shape = path, np.dtype(dtype), shape
         self.header = npy_header(dtype, shape)
-        self.nbytes = len(self.header) + self.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        self.row_bytes = self.dtype.itemsize * math.prod(shape[1:])
+        self.nbytes = len(self.header) + self.row_bytes * shape[0]
         self._check()
 
     def _check(self) -> None:
@@ -54,7 +61,7 @@ class MappedArray:
             raise ValueError(f"{self.path} is missing; {remedy}.")
         size = self.path.stat().st_size
         if size != self.nbytes:
-            raise ValueError(f"{self.path} has {size} bytes, expected {self.nbytes}: it is damaged; {remedy}.")
+            raise ValueError(f"{self.path} has {size} bytes, expected {self.nbytes}; {remedy}.")
         with open(self.path, "rb") as file:
             header = file.read(len(self.header))
         if header != self.header:
@@ -62,16 +69,31 @@ class MappedArray:
             raise ValueError(f"{self.path} has the header {got!r}, expected {expected!r}; {remedy}.")
 
     @cached_property
-    def _map(self) -> mmap.mmap:
+    def mapped(self) -> np.ndarray:
+        """The whole array, memory-mapped."""
         with open(self.path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(pages, self.dtype, math.prod(self.shape), len(self.header)).reshape(self.shape)
+
+    def read(self, rows: Int[np.ndarray, "B W"], out: np.ndarray) -> None:
+        """``out[:] = array[rows]`` by one system call for each b; ``rows[b]`` must not fall and should have no gaps."""
+        for b, (first, last) in enumerate(zip(rows[:, 0].tolist(), rows[:, -1].tolist(), strict=True)):
+            if last - first + 1 == rows.shape[1]:
+                self._read(first, out[b])
+            else:  # a window over an episode's end repeats the first or last row
+                span = np.empty((last - first + 1, *self.shape[1:]), self.dtype)
+                self._read(first, span)
+                span.take(rows[b] - first, axis=0, out=out[b], mode="clip")
+
+    def _read(self, first: int, out: np.ndarray) -> None:
+        got = os.preadv(self._descriptor, [out], len(self.header) + first * self.row_bytes)
+        if got != out.nbytes:
+            raise ValueError(
+                f"{self.path} ended early (row {first}: {got} of {out.nbytes} bytes); it was cut meanwhile."
+            )
 
     @cached_property
-    def array(self) -> np.ndarray:
-        count = int(np.prod(self.shape, dtype=np.int64))
-        return np.frombuffer(self._map, self.dtype, count, len(self.header)).reshape(self.shape)
-
-    def release(self) -> None:
-        """Takes the pages that were read out of this process's resident memory; they stay in the system's cache."""
-        if "_map" in self.__dict__ and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor

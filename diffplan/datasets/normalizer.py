@@ -3,27 +3,30 @@
 normalized = (value - center[role]) / scale[role]
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from diffplan.datasets.store import TrajectoryStore
 
 KINDS = ("limits", "gaussian", "quantile")
-_CHUNK_BYTES = 64 * 2**20
-_SAMPLE_ROWS, _SAMPLE_BYTES = 1_000_000, 256 * 2**20
+_CHUNK_BYTES = 4 * 2**20
+_SAMPLE_ROWS, _SAMPLE_BYTES = 200_000, 128 * 2**20
 
 
 class Normalizer(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
-    """An affine map per role and entry of a cell. Statistics are float64 and live in the configuration, never in tensors
-    that ``.to(dtype)`` could round; it is a component that ``DiffusionPipeline`` saves and loads.
+    """An affine map per role and entry of a cell, a component that ``DiffusionPipeline`` saves and loads.
+
+    The statistics are float64 and live in the configuration, never in tensors that ``.to(dtype)`` could round.
 
     Args:
-        kind: ``"limits"`` (least..greatest -> -1..1), ``"gaussian"`` (mean 0, std 1), ``"quantile"`` (1 %..99 % -> -1..1).
+        kind: ``"limits"`` (least..greatest -> -1..1), ``"gaussian"`` (mean 0, std 1) or ``"quantile"`` (the 1 % and
+            99 % quantiles -> -1 and 1).
         center: [R, D], what maps to 0, for each role and entry.
         scale: [R, D], what maps to 1 above it; positive.
 
@@ -53,25 +56,23 @@ class Normalizer(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def fit(cls, store: TrajectoryStore, kind: str = "limits", episodes: Sequence[int] | None = None) -> Self:
         """Statistics of a store (or of some of its episodes), per role. Absent agents and entries do not count.
 
-        Constant columns get scale 1 and map to exactly 0. Quantiles are of at most 1 million rows, drawn at random.
+        Constant columns get scale 1 and map to exactly 0. Quantiles are of at most 200,000 rows, drawn at random.
         """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}; choose one of {KINDS}.")
         chosen = np.arange(len(store)) if episodes is None else np.unique(np.asarray(episodes, np.int64))
         if not len(chosen):
-            raise ValueError(f"no episodes to fit the normalizer to: {store} has {len(store)}, chosen 0; collect some.")
+            raise ValueError(f"no episodes to fit to: {store.path} has {len(store)}, chosen 0; collect or choose some.")
         if chosen[0] < 0 or chosen[-1] >= len(store):
-            raise ValueError(
-                f"episodes {chosen[0]}..{chosen[-1]} of a store of {len(store)}; choose 0..{len(store) - 1}."
-            )
-        moments = _moments(store, chosen)
-        low, high, mean, std = moments
-        if kind == "quantile":
-            low, high = _quantiles(store, chosen, moments)
+            raise ValueError(f"episodes {chosen[0]}..{chosen[-1]} chosen, but {store.path} has 0..{len(store) - 1}.")
+        least, greatest, mean, std = _moments(store, np.isin(np.arange(len(store)), chosen))
+        low, high = _quantiles(store, chosen, least, greatest) if kind == "quantile" else (least, greatest)
         center, scale = (mean, std) if kind == "gaussian" else (low / 2 + high / 2, high / 2 - low / 2)
-        constant = (moments[0] == moments[1]) | ~(scale > 0)
-        center = np.where(constant, np.where(moments[0] == moments[1], moments[0], center), center)
-        return cls(kind, center.tolist(), np.where(constant, 1.0, scale).tolist())
+        exists = np.zeros(center.shape, bool)
+        exists[store.spec.role_index] = store.spec.feature_mask
+        center = np.where(least == greatest, least, center)
+        varies = exists & (scale > 0) & (least < greatest)
+        return cls(kind, np.where(exists, center, 0.0).tolist(), np.where(varies, scale, 1.0).tolist())
 
     def normalize(self, cells: Any, role_index: Any) -> Any:
         """Physical units to normalised ones.
@@ -90,9 +91,10 @@ class Normalizer(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _statistics(self, cells: Any, role_index: Any) -> tuple[Any, Any]:
         """center and scale [N, 1, D] in float32, where the cells are."""
-        if cells.shape[-1] != self._center.shape[-1]:
+        entries = self._center.shape[-1]
+        if cells.shape[-1] != entries:
             raise ValueError(
-                f"cells have {cells.shape[-1]} entries, the normalizer {self._center.shape[-1]}; use the spec it was fitted to."
+                f"cells have {cells.shape[-1]} entries, the normalizer {entries}; use the spec it was fitted to."
             )
         if isinstance(cells, np.ndarray):
             center, scale = self._center[role_index], self._scale[role_index]
@@ -107,72 +109,71 @@ class Normalizer(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return center, scale
 
 
-def _chunks(store: TrajectoryStore, episodes: np.ndarray) -> Any:
-    """All rows of some episodes, as arrays of global rows that fit into memory."""
-    lengths = store.lengths[episodes] + 1
-    ends = np.cumsum(lengths)
-    chunk = max(1, _CHUNK_BYTES // (4 * store.spec.num_agents * store.spec.size))
-    for start in range(0, int(ends[-1]), chunk):
-        place = np.arange(start, min(start + chunk, int(ends[-1])))
-        yield _rows(store, episodes, ends, place)
-
-
-def _rows(store: TrajectoryStore, episodes: np.ndarray, ends: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The global rows of places on the axis of the chosen episodes alone."""
-    index = np.searchsorted(ends, place, side="right")
-    return store.first_rows[episodes[index]] + place - (ends[index] - store.lengths[episodes[index]] - 1)
-
-
-def _cells(store: TrajectoryStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells [rows, N, D] in physical units, and which entries exist."""
-    cells = np.concatenate([store.take("observations", rows), store.take("actions", rows)], axis=-1)
+def _present(
+    store: TrajectoryStore, rows: Int[np.ndarray, "B W"], chosen: Bool[np.ndarray, "E"]
+) -> Iterator[tuple[int, slice, Float[np.ndarray, "K F"]]]:
+    """What a role's agents observed, then did, at some rows of the chosen episodes: role, place in a cell, K values."""
     O = store.spec.observation_size
-    mask = np.empty(cells.shape, bool)
-    mask[..., :O] = store.take("agent_mask", rows)[..., None]
-    mask[..., O:] = store.take("action_mask", rows)[..., None]
-    return cells, mask & store.spec.feature_mask
+    used = chosen[np.searchsorted(store.first_rows, rows, side="right") - 1][..., None]
+    for entries, name, exists in (
+        (slice(0, O), "observations", "agent_mask"),
+        (slice(O, None), "actions", "action_mask"),
+    ):
+        values, mask = store.take(rows, name, exists)
+        for role in range(len(store.spec.roles)):
+            agents = store.spec.role_index == role
+            present = values[:, :, agents][mask[:, :, agents] & used]
+            if len(present):
+                yield role, entries, present
 
 
-def _moments(store: TrajectoryStore, episodes: np.ndarray) -> tuple[Float[np.ndarray, "R D"], ...]:
+def _chunks(store: TrajectoryStore, chosen: Bool[np.ndarray, "E"]) -> Iterator[Int[np.ndarray, "1 W"]]:
+    """Rows of the chosen episodes (and perhaps of some between), few enough at a time to stay in the cache."""
+    most = max(1, _CHUNK_BYTES // (4 * store.spec.num_agents * store.spec.size))
+    for first, end in pairwise(store.shard_rows.tolist()):
+        for start in range(first, end, most):
+            stop = min(start + most, end)
+            episodes = np.searchsorted(store.first_rows, [start, stop - 1], side="right") - 1
+            if chosen[episodes[0] : episodes[1] + 1].any():
+                yield np.arange(start, stop)[None]
+
+
+def _moments(store: TrajectoryStore, chosen: Bool[np.ndarray, "E"]) -> tuple[Float[np.ndarray, "R D"], ...]:
     """Least, greatest, mean and standard deviation per role and entry, merged over chunks (Chan et al. 1979)."""
     shape = (len(store.spec.roles), store.spec.size)
     low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     count, mean, squares = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for rows in _chunks(store, episodes):
-        cells, mask = _cells(store, rows)
-        for role in range(shape[0]):
-            agents = store.spec.role_index == role
-            values, exists = cells[:, agents], mask[:, agents]
-            low[role] = np.minimum(low[role], values.min((0, 1), initial=np.inf, where=exists))
-            high[role] = np.maximum(high[role], values.max((0, 1), initial=-np.inf, where=exists))
-            new = exists.sum((0, 1))
-            total = np.maximum(count[role] + new, 1)
-            new_mean = values.sum((0, 1), dtype=np.float64, where=exists) / np.maximum(new, 1)
-            deviation = np.square(values - new_mean).sum((0, 1), where=exists)
-            shift = new_mean - mean[role]
-            squares[role] += deviation + shift**2 * count[role] * new / total
-            mean[role] += shift * new / total
-            count[role] += new
-    missing = count == 0
-    low, high, mean = (np.where(missing, 0.0, array) for array in (low, high, mean))
+    for rows in _chunks(store, chosen):
+        for role, entries, present in _present(store, rows, chosen):
+            at, values = (role, entries), present.astype(np.float64)
+            low[at] = np.minimum(low[at], values.min(0))
+            high[at] = np.maximum(high[at], values.max(0))
+            new, new_mean = len(values), values.mean(0)
+            values -= new_mean
+            share = new / (count[at] + new)
+            squares[at] += np.einsum("kf,kf->f", values, values) + (new_mean - mean[at]) ** 2 * count[at] * share
+            mean[at] += (new_mean - mean[at]) * share
+            count[at] += new
+    low, high, mean = (np.where(count > 0, array, 0.0) for array in (low, high, mean))
     return low, high, mean, np.sqrt(squares / np.maximum(count, 1))
 
 
 def _quantiles(
-    store: TrajectoryStore, episodes: np.ndarray, moments: tuple[np.ndarray, ...]
+    store: TrajectoryStore,
+    episodes: Int[np.ndarray, "K"],
+    low: Float[np.ndarray, "R D"],
+    high: Float[np.ndarray, "R D"],
 ) -> tuple[Float[np.ndarray, "R D"], Float[np.ndarray, "R D"]]:
-    """The 1 % and 99 % quantiles per role and entry."""
-    ends = np.cumsum(store.lengths[episodes] + 1)
+    """The 1 % and 99 % quantiles per role and entry (``low`` and ``high`` where there are no data)."""
     most = min(_SAMPLE_ROWS, _SAMPLE_BYTES // (4 * store.spec.num_agents * store.spec.size))
-    place = np.arange(int(ends[-1]))
+    ends = np.cumsum(store.lengths[episodes] + 1)
+    place = np.arange(ends[-1])
     if len(place) > most:
         place = np.sort(np.random.default_rng(0).integers(len(place), size=most))
-    cells, mask = _cells(store, _rows(store, episodes, ends, place))
-    low, high = moments[0].copy(), moments[1].copy()
-    for role in range(len(low)):
-        agents = store.spec.role_index == role
-        for entry in range(store.spec.size):
-            values = cells[:, agents, entry][mask[:, agents, entry]]
-            if len(values):
-                low[role, entry], high[role, entry] = np.quantile(values.astype(np.float64), (0.01, 0.99))
+    index = np.searchsorted(ends, place, side="right")
+    rows = store.first_rows[episodes[index]] + place - (ends[index] - store.lengths[episodes[index]] - 1)
+    low, high = low.copy(), high.copy()
+    for role, entries, present in _present(store, rows[:, None], np.ones(len(store), bool)):
+        for entry, values in zip(range(store.spec.size)[entries], present.T, strict=True):
+            low[role, entry], high[role, entry] = np.quantile(values.astype(np.float64), (0.01, 0.99))
     return low, high

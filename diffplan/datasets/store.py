@@ -26,18 +26,17 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffplan.datasets.arrays import MappedArray, write_array
+from diffplan.datasets.arrays import ArrayFile, write_array
 from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
 FORMAT, VERSION, MANIFEST = "diffplan.TrajectoryStore", 1, "manifest.json"
 _STEP_ARRAYS = ("actions", "rewards", "terminations", "truncations", "action_mask")
-_RELEASE_BYTES = 256 * 2**20  # touched pages are given back after this many bytes
-_TOUCH_BYTES = 64 * 2**10  # one read maps its neighbourhood, too (the kernel's fault-around)
+_MAP_BYTES = 512 * 2**20  # a store up to this size is mapped into memory, a larger one is read piece by piece
 
 
-def _layout(spec: JointSpec, episodes: int, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+def layout(spec: JointSpec, episodes: int, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     """dtype and shape of every array of a shard."""
     N = spec.num_agents
     return {
@@ -60,13 +59,13 @@ class _Shard:
         self.entry, self.rows, self.episodes = entry, int(entry["rows"]), int(entry["episodes"])
         if self.episodes < 1 or self.rows < 2 * self.episodes:
             raise ValueError(f"shard {entry['folder']!r} lists {self.episodes} episodes in {self.rows} rows")
-        layout = _layout(spec, self.episodes, self.rows)
+        arrays = layout(spec, self.episodes, self.rows)
         self.paths = {name: inside(root, f"{entry['folder']}/{name}") for name in entry["files"]}
-        expected = {*(f"{name}.npy" for name in layout), "labels.json"}
+        expected = {*(f"{name}.npy" for name in arrays), "labels.json"}
         if set(self.paths) != expected:
             raise ValueError(f"shard {entry['folder']!r} lists the files {sorted(self.paths)}, not {sorted(expected)}")
-        self.arrays = {name: MappedArray(self.paths[f"{name}.npy"], *layout[name]) for name in layout}
-        self.offsets = np.array(self.arrays["offsets"].array)
+        self.arrays = {name: ArrayFile(self.paths[f"{name}.npy"], *arrays[name]) for name in arrays}
+        self.offsets = np.array(self.arrays["offsets"].mapped)
         if self.offsets[0] != 0 or self.offsets[-1] != self.rows or (np.diff(self.offsets) < 2).any():
             raise ValueError(
                 f"{self.paths['offsets.npy']} does not rise from 0 to {self.rows} by episodes of >= 1 step"
@@ -86,7 +85,8 @@ def _check_labels(path: Path, labels: Any, episodes: int) -> None:
 class TrajectoryStore:
     """Recorded joint episodes on disk: indexable, appendable, larger than memory, never half written.
 
-    Use ``create`` or ``open``. The global row axis (all episodes of all shards, L + 1 rows each) is what ``take`` reads.
+    Use ``create`` or ``open``. ``take`` reads the global row axis: all episodes of all shards, L + 1 rows each; episode
+    e has the rows ``first_rows[e] .. first_rows[e] + lengths[e]``.
 
     Example:
         >>> import tempfile
@@ -104,18 +104,17 @@ class TrajectoryStore:
 
     def __init__(self, path: Path, spec: JointSpec, source: str, shards: Sequence[_Shard], manifest_sha256: str):
         self.path, self.spec, self.source, self._manifest_sha256 = path, spec, source, manifest_sha256
-        self._touched = 0
+        self._layout = layout(spec, 0, 0)
         self._set_shards(list(shards))
 
     def _set_shards(self, shards: list[_Shard]) -> None:
         self._shards = shards
         rows = np.cumsum([0, *(shard.rows for shard in shards)])
-        episodes = np.cumsum([0, *(shard.episodes for shard in shards)])
-        self._shard_rows: Int[np.ndarray, "shards+1"] = rows
-        self._shard_episodes: Int[np.ndarray, "shards+1"] = episodes
+        self.shard_rows = rows
+        self.nbytes = sum(array.nbytes for shard in shards for array in shard.arrays.values())
         starts = [shard.offsets[:-1] + first for shard, first in zip(shards, rows[:-1], strict=True)]
-        self.first_rows: Int[np.ndarray, "E"] = np.concatenate([np.zeros(0, np.int64), *starts])
-        self.lengths: Int[np.ndarray, "E"] = np.diff(np.append(self.first_rows, rows[-1])) - 1
+        self.first_rows = np.concatenate([np.zeros(0, np.int64), *starts])
+        self.lengths = np.diff(np.append(self.first_rows, rows[-1])) - 1
         self.__dict__.pop("labels", None)
         self.__dict__.pop("returns", None)
 
@@ -135,7 +134,7 @@ class TrajectoryStore:
         path = Path(path)
         if (path / MANIFEST).exists():
             raise ValueError(f"{path} is a store already; use TrajectoryStore.open, or choose another folder.")
-        write_json(path / MANIFEST, _manifest(spec, source, []))
+        write_json(path / MANIFEST, manifest(spec, source, []))
         return cls.open(path)
 
     @classmethod
@@ -189,19 +188,13 @@ class TrajectoryStore:
                 raise
         self._check_unchanged()
         entries = [*(shard.entry for shard in self._shards), entry]
-        write_json(self.path / MANIFEST, _manifest(self.spec, self.source, entries))
+        write_json(self.path / MANIFEST, manifest(self.spec, self.source, entries))
         self._manifest_sha256 = sha256(self.path / MANIFEST)
         self._set_shards([*self._shards, _Shard(self.path, self.spec, entry)])
 
     def _check_episodes(self, episodes: Sequence[Trajectory]) -> None:
-        mine = _plain(self.spec)
         for index, episode in enumerate(episodes):
-            if _plain(episode.spec) != mine:
-                difference = next(key for key, value in _plain(episode.spec).items() if value != mine[key])
-                raise ValueError(
-                    f"episode {index} has {difference}={_plain(episode.spec)[difference]}, but the store {self.path} has "
-                    f"{mine[difference]}; make a store of its own for it."
-                )
+            check_same_spec(f"episode {index}", episode.spec, self)
             if len(episode) < 1:
                 raise ValueError(f"episode {index} has no step; leave it out.")
 
@@ -229,7 +222,7 @@ class TrajectoryStore:
     def returns(self) -> Float[np.ndarray, "E N"]:
         """Sum of rewards, per episode and agent."""
         return np.concatenate(
-            [np.zeros((0, self.spec.num_agents)), *(np.array(shard.arrays["returns"].array) for shard in self._shards)]
+            [np.zeros((0, self.spec.num_agents)), *(np.array(shard.arrays["returns"].mapped) for shard in self._shards)]
         )
 
     def __getitem__(self, index: int) -> Trajectory:
@@ -238,40 +231,34 @@ class TrajectoryStore:
         index %= len(self)
         rows = self.first_rows[index] + np.arange(self.lengths[index] + 1)
         names = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
-        arrays = {name: self.take(name, rows[: None if name not in _STEP_ARRAYS else -1]) for name in names}
-        return Trajectory(self.spec, **arrays, labels=dict(self.labels[index]))
+        arrays = zip(names, self.take(rows[None], *names), strict=True)
+        steps = {name: array[0, :-1] if name in _STEP_ARRAYS else array[0] for name, array in arrays}
+        return Trajectory(self.spec, **steps, labels=dict(self.labels[index]))
 
     def __iter__(self) -> Iterator[Trajectory]:
         return (self[index] for index in range(len(self)))
 
-    def take(self, name: str, rows: Int[np.ndarray, "B ..."]) -> np.ndarray:
-        """Reads one array at global rows, e.g. ``take("observations", rows [B, W]) -> [B, W, N, O]``.
+    def take(self, rows: Int[np.ndarray, "B W"], *names: str) -> list[np.ndarray]:
+        """Reads arrays at global rows: ``take(rows, "observations", "actions")`` gives [B, W, N, O] and [B, W, N, A].
 
-        Each ``rows[b]`` stays within one episode. Resident memory stays bounded: pages that were read are given back.
+        ``rows[b]`` does not fall and stays within one shard. Nothing that was read from a large store stays in memory.
         """
-        shard = np.searchsorted(self._shard_rows, rows.reshape(len(rows), -1)[:, 0], side="right") - 1
-        self._count(rows, name)
-        if (shard == shard[:1]).all():
-            first = int(shard[0]) if len(shard) else 0
-            return np.take(self._shards[first].arrays[name].array, rows - self._shard_rows[first], axis=0)
-        dtype, shape = _layout(self.spec, 0, 0)[name]
-        taken = np.empty((*rows.shape, *shape[1:]), dtype)
-        for index in np.unique(shard):
-            here = np.flatnonzero(shard == index)
-            array = self._shards[index].arrays[name].array
-            taken[here] = np.take(array, rows[here] - self._shard_rows[index], axis=0)
+        shard = np.searchsorted(self.shard_rows, rows[:, 0], side="right") - 1
+        order = np.argsort(shard, kind="stable")
+        ends = np.searchsorted(shard[order], np.arange(len(self._shards) + 1))
+        parts = [(self._shards[i].arrays, slice(*ends[i : i + 2])) for i in np.flatnonzero(np.diff(ends))]
+        local = (rows - self.shard_rows[shard][:, None])[order]
+        taken = []
+        for name in names:
+            dtype, shape = self._layout[name]
+            out = np.empty((*rows.shape, *shape[1:]), dtype)
+            for arrays, part in parts:
+                if self.nbytes <= _MAP_BYTES:
+                    arrays[name].mapped.take(local[part], axis=0, out=out[part], mode="clip")
+                else:
+                    arrays[name].read(local[part], out[part])
+            taken.append(out[np.argsort(order)] if len(parts) > 1 else out)
         return taken
-
-    def _count(self, rows: np.ndarray, name: str) -> None:
-        """Counts the memory that reading touches, and gives all pages back once it is too much."""
-        dtype, shape = _layout(self.spec, 0, 0)[name]
-        width = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
-        self._touched += rows.size * width + len(rows) * _TOUCH_BYTES
-        if self._touched > _RELEASE_BYTES:
-            self._touched = 0
-            for shard in self._shards:
-                for array in shard.arrays.values():
-                    array.release()
 
     def verify(self) -> None:
         """Re-hashes every file. Raises ``ValueError`` naming the first damaged one."""
@@ -290,7 +277,8 @@ class TrajectoryStore:
         listed, found = data.pop("sha256", None), _digest(data)
         if listed != found:
             raise ValueError(
-                f"{self.path / MANIFEST} was changed after it was written (SHA-256 {found[:12]}...); restore it from a copy."
+                f"{self.path / MANIFEST} was changed after it was written (SHA-256 {found[:12]}..., "
+                f"expected {str(listed)[:12]}...); restore it from a copy."
             )
 
     def info(self) -> dict[str, Any]:
@@ -316,6 +304,16 @@ class TrajectoryStore:
         }
 
 
+def check_same_spec(what: str, spec: JointSpec, store: TrajectoryStore) -> None:
+    """Raises ``ValueError`` saying in which field the spec of ``what`` differs from the store's."""
+    got, expected = _plain(spec), _plain(store.spec)
+    for field in expected:
+        if got[field] != expected[field]:
+            raise ValueError(
+                f"{what} has {field}={got[field]}, but {store.path} has {expected[field]}; give it a store of its own."
+            )
+
+
 def _plain(spec: JointSpec) -> dict[str, Any]:
     """The spec as JSON knows it (no tuples)."""
     plain: dict[str, Any] = json.loads(json.dumps(spec.to_dict()))
@@ -326,7 +324,7 @@ def _digest(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def _manifest(spec: JointSpec, source: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
+def manifest(spec: JointSpec, source: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
     data = {"format": FORMAT, "version": VERSION, "source": source, "spec": _plain(spec), "shards": shards}
     return {**data, "sha256": _digest(data)}
 
@@ -335,9 +333,8 @@ def _write_shard(folder: Path, spec: JointSpec, episodes: Sequence[Trajectory]) 
     """Writes and syncs the files of one shard; returns its manifest entry."""
     folder.mkdir(parents=True)
     lengths = [len(episode) + 1 for episode in episodes]
-    layout = _layout(spec, len(episodes), sum(lengths))
     files = {}
-    for name, (dtype, shape) in layout.items():
+    for name, (dtype, shape) in layout(spec, len(episodes), sum(lengths)).items():
         files[f"{name}.npy"] = write_array(folder / f"{name}.npy", dtype, shape, _pieces(name, episodes, lengths))
     labels = folder / "labels.json"
     write_json(labels, [episode.labels for episode in episodes])

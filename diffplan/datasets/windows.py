@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from diffplan.datasets.store import TrajectoryStore
 class WindowBatch:
     """B windows of W = history + horizon steps; the present is step ``history`` of the window.
 
-    ``mask`` says which entries of ``cells`` exist: the agent is there, the step is inside the episode, the entry is within the
-    agent's true width, and an action was taken (none is at an agent's final observation). ``cells`` are normalised, 0 elsewhere.
+    ``mask`` says which entries of ``cells`` exist: the step is inside the episode, the agent is there, the entry is
+    within its true width, and an action was taken (none is at an agent's final observation). ``cells`` are normalised,
+    and 0 where nothing exists. ``agent_mask`` says who is there at the present, ``episode`` and ``step`` where that is.
     """
 
     cells: Float[np.ndarray, "B N W D"]
@@ -40,8 +42,8 @@ class TrajectoryDataset:
         episodes: which episodes to draw from (all by default), e.g. to hold some out.
 
     Raises:
-        ValueError: no window at all, a size that is not positive, an episode that is not in the store, or a normalizer of
-            another spec.
+        ValueError: no window at all, a size that is not positive, an episode that is not in the store, or a normalizer
+            of another spec.
     """
 
     def __init__(
@@ -57,6 +59,12 @@ class TrajectoryDataset:
             if value < least:
                 raise ValueError(f"{name}={value}; choose at least {least}.")
         self.store, self.spec, self.normalizer = store, store.spec, normalizer
+        expected = (len(self.spec.roles), self.spec.size)
+        if normalizer is not None and np.shape(normalizer.config.center) != expected:
+            got = np.shape(normalizer.config.center)
+            raise ValueError(
+                f"the normalizer has [roles, entries] {got}, {store.path} {expected}; fit it to this store."
+            )
         self.horizon, self.history, self.stride = horizon, history, stride
         self.episodes = np.arange(len(store)) if episodes is None else np.asarray(episodes, np.int64)
         if not len(self.episodes):
@@ -85,35 +93,36 @@ class TrajectoryDataset:
     def batch(self, indices: Int[np.ndarray, "B"]) -> WindowBatch:
         """The windows of these indices, in this order. Raises ``IndexError`` outside 0 .. len - 1."""
         indices = np.asarray(indices, np.int64)
-        if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"windows {indices.min()}..{indices.max()} of a dataset of {len(self)}.")
         place = np.searchsorted(self._first_window, indices, side="right") - 1
         episode, step = self.episodes[place], (indices - self._first_window[place]) * self.stride
         time = step[:, None] + np.arange(-self.history, self.horizon)
         last = self.store.lengths[episode][:, None]
-        rows = self.store.first_rows[episode][:, None] + np.clip(time, 0, last)
-        cells, mask = self._cells(rows), self._mask(rows, (time >= 0) & (time <= last))
-        if self.normalizer is not None:
-            cells = self.normalizer.normalize(cells, self.spec.role_index)
-        np.multiply(cells, mask, out=cells)
+        cells, mask = self._read(
+            self.store.first_rows[episode][:, None] + np.clip(time, 0, last), (time >= 0) & (time <= last)
+        )
         return WindowBatch(cells, mask, mask[:, :, self.history].any(-1), episode, step)
 
-    def _cells(self, rows: Int[np.ndarray, "B W"]) -> Float[np.ndarray, "B N W D"]:
-        B, W = rows.shape
-        cells = np.empty((B, self.spec.num_agents, W, self.spec.size), np.float32)
-        cells[..., : self.spec.observation_size] = self.store.take("observations", rows).swapaxes(1, 2)
-        cells[..., self.spec.observation_size :] = self.store.take("actions", rows).swapaxes(1, 2)
-        return cells
+    def _read(
+        self, rows: Int[np.ndarray, "B W"], inside: Bool[np.ndarray, "B W"]
+    ) -> tuple[Float[np.ndarray, "B N W D"], Bool[np.ndarray, "B N W D"]]:
+        """Cells and mask at global rows; rows that are not ``inside`` the window's episode do not exist."""
+        names = ("observations", "actions", "agent_mask", "action_mask")
+        observations, actions, there, acts = self.store.take(rows, *names)
+        grid = np.concatenate([observations, actions], axis=-1)
+        if self.normalizer is not None:  # as B x W grids of N x 1 x D cells: contiguous, four times as fast
+            grid = self.normalizer.normalize(grid[..., None, :], self.spec.role_index)[..., 0, :]
+        state = np.where(inside[..., None], there.view(np.int8) + acts, 0).swapaxes(1, 2)
+        mask = self._masks.take(state + 3 * np.arange(self.spec.num_agents)[:, None], axis=0)
+        return grid.swapaxes(1, 2) * mask, mask
 
-    def _mask(self, rows: Int[np.ndarray, "B W"], inside: Bool[np.ndarray, "B W"]) -> Bool[np.ndarray, "B N W D"]:
-        B, W = rows.shape
-        mask = np.empty((B, self.spec.num_agents, W, self.spec.size), bool)
-        there = self.store.take("agent_mask", rows) & inside[..., None]
-        acts = self.store.take("action_mask", rows) & inside[..., None]
-        mask[..., : self.spec.observation_size] = there.swapaxes(1, 2)[..., None]
-        mask[..., self.spec.observation_size :] = acts.swapaxes(1, 2)[..., None]
-        np.logical_and(mask, self.spec.feature_mask[:, None], out=mask)
-        return mask
+    @cached_property
+    def _masks(self) -> Bool[np.ndarray, "3*N D"]:
+        """Which entries of a cell exist when the agent is absent, there, or there and acting."""
+        entry_is_action = np.arange(self.spec.size) >= self.spec.observation_size
+        states = np.stack([entry_is_action < 0, ~entry_is_action, entry_is_action >= 0])
+        return (self.spec.feature_mask[:, None] & states).reshape(-1, self.spec.size)
 
 
 def load_dataset(

@@ -1,0 +1,228 @@
+"""Recording episodes: roll-outs in parallel processes that never load torch, appended to a store shard by shard."""
+
+import functools
+import json
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from diffplan.datasets.store import MANIFEST, TrajectoryStore, check_same_spec
+from diffplan.envs import behavior_policy, make
+from diffplan.envs.behavior import BehaviorPolicy
+from diffplan.envs.spaces import spec_from_env
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Trajectory
+
+_LEAST_SHARD, _MOST_SHARDS = 100, 50  # episodes in a shard; shards of one collection
+_AHEAD = 8  # episodes in flight for each worker
+
+
+def collect_episodes(
+    env: str | Callable[[], Any] | Any,
+    policy: Callable[[], BehaviorPolicy] | BehaviorPolicy | None = None,
+    *,
+    out: str | Path,
+    episodes: int,
+    skill: str = "expert",
+    style: str = "mixed",
+    seed: int = 0,
+    workers: int = 2,
+    env_options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> TrajectoryStore:
+    """Records episodes into a store until it holds ``episodes`` of them; a collection that was interrupted goes on.
+
+    Episode i depends only on (seed, i): not on the number of workers, nor on where a collection was interrupted.
+
+    Args:
+        env: a registered id, a function that makes a ``ParallelEnv``, or (with ``workers=0``) a ``ParallelEnv``.
+        policy: a function that makes the behaviour policy (with ``workers=0`` also the policy); by default the
+            environment's own script, for registered ids.
+        out: folder of the store, new or begun by the same call.
+        episodes: how many episodes the store shall hold.
+        skill: how well the script drives, see ``behavior_policy``.
+        style: in which way it drives.
+        seed: settles all episodes.
+        workers: processes; 0 records in this one. Functions must then be importable, not lambdas.
+        env_options: options of a registered environment, plain values.
+        progress: shows a bar with the time left.
+
+    Raises:
+        ValueError: arguments that do not fit each other, or a store that was begun differently.
+        OSError: the disk is full or read-only; all earlier shards stay valid.
+    """
+    recipe = _Recipe(env, policy, skill, style, json.dumps(dict(env_options or {}), sort_keys=True))
+    recipe.check(workers)
+    if episodes < 1:
+        raise ValueError(f"episodes={episodes}; record at least one.")
+    recorder = _Recorder(recipe)
+    store = _open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
+    first = len(store)
+    shard = max(_LEAST_SHARD, -(-episodes // _MOST_SHARDS))
+    with _bar(progress) as bar:
+        task = bar.add_task("episodes", total=episodes, completed=first)
+        recorded: list[Trajectory] = []
+        try:
+            for trajectory in _record(recipe, recorder, workers, [(seed, i) for i in range(first, episodes)]):
+                recorded.append(trajectory)
+                bar.advance(task)
+                if len(recorded) == shard:
+                    full, recorded = recorded, []
+                    store.append(full)
+        finally:  # also after Ctrl-C or an error: what is complete is kept
+            store.append(recorded)
+    return store
+
+
+def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, max_steps: int = 100_000) -> Trajectory:
+    """Drives one episode to its end. Agents may leave early or join late: who is in ``env.agents`` acts.
+
+    Labels are the policy's, ``seed``, and ``success`` where the environment's infos tell it (of every agent, at its end).
+
+    Args:
+        env: a PettingZoo ``ParallelEnv``.
+        policy: drives all agents.
+        spec: the environment's agents.
+        seed: settles the episode: ``env.reset(seed=seed)``, and an independent stream for the policy.
+        max_steps: an episode longer than this is an error.
+
+    Raises:
+        ValueError: agents, widths or numbers that do not fit the spec, a missing action, or an episode without an end.
+    """
+    seen, _ = env.reset(seed=seed)
+    policy.reset(env, int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    observations, steps = [{name: seen[name] for name in env.agents}], []
+    success: dict[str, bool] = {}
+    while env.agents:
+        if len(steps) == max_steps:
+            raise ValueError(f"the episode of seed {seed} has no end after {max_steps} steps; limit its time.")
+        present = {name: observations[-1][name] for name in env.agents}
+        actions = {name: np.asarray(action, np.float32) for name, action in policy(present).items() if name in present}
+        missing = [name for name in present if name not in actions]
+        if missing:
+            raise ValueError(
+                f"the policy gave no action to {missing} at step {len(steps)}; it must drive {env.agents}."
+            )
+        seen, rewards, terminations, truncations, infos = env.step(actions)
+        steps.append((actions, rewards, terminations, truncations))
+        observations.append({name: seen[name] for name in seen if name in present or name in env.agents})
+        success |= {name: bool(infos[name]["success"]) for name in present if "success" in infos.get(name, {})}
+    labels = {**policy.labels, "seed": seed, **({"success": all(success.values())} if success else {})}
+    return Trajectory.from_steps(spec, observations, *map(list, zip(*steps, strict=True)), labels=labels)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a worker needs to build its environment and policy; hashable and, for workers, picklable."""
+
+    env: Any
+    policy: Any
+    skill: str
+    style: str
+    options: str
+
+    def __str__(self) -> str:
+        if isinstance(self.env, str):
+            options = "".join(f", {key}={value!r}" for key, value in json.loads(self.options).items())
+            script = f"skill={self.skill!r}, style={self.style!r}" if self.policy is None else _name(self.policy)
+            return f"{self.env}{options}: {script}"
+        return f"{_name(self.env)}: {_name(self.policy)}"
+
+    def check(self, workers: int) -> None:
+        if workers < 0:
+            raise ValueError(f"workers={workers}; choose 0 (this process) or more.")
+        if workers and isinstance(self.env, ParallelEnv):
+            raise ValueError(
+                f"workers={workers}, but {self.env} is an object of this process; pass a function that makes it, or workers=0."
+            )
+        if not isinstance(self.env, str) and self.policy is None:
+            raise ValueError(f"{_name(self.env)} has no script of its own; pass policy=.")
+        if not isinstance(self.env, str) and self.options != "{}":
+            raise ValueError(f"env_options are for registered ids; give {_name(self.env)} its options when it is made.")
+
+
+def _name(thing: Any) -> str:
+    thing = thing.func if isinstance(thing, functools.partial) else thing
+    thing = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+class _Recorder:
+    """One process's environment and policy."""
+
+    def __init__(self, recipe: _Recipe):
+        env, policy, options = recipe.env, recipe.policy, json.loads(recipe.options)
+        if isinstance(env, str):
+            policy = policy or functools.partial(behavior_policy, env, recipe.skill, recipe.style)
+            env = functools.partial(make, env, **options)
+        self.env = env if isinstance(env, ParallelEnv) else env()
+        self.policy: BehaviorPolicy = policy if hasattr(policy, "reset") else policy()
+        self.spec = spec_from_env(self.env)
+
+    def record(self, seed: int, index: int) -> Trajectory:
+        episode_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+        return run_episode(self.env, self.policy, self.spec, episode_seed)
+
+
+_recorder = functools.lru_cache(maxsize=1)(_Recorder)
+
+
+def _record_in_worker(recipe: _Recipe, seed: int, index: int) -> Trajectory:
+    return _recorder(recipe).record(seed, index)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _record(recipe: _Recipe, recorder: _Recorder, workers: int, keys: list[tuple[int, int]]) -> Iterator[Trajectory]:
+    """Episodes in order; a few are in flight ahead of the one that is waited for."""
+    if not workers:
+        yield from (recorder.record(*key) for key in keys)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_interrupts_to_the_parent)
+    waiting: deque[Future[Trajectory]] = deque()
+    try:
+        for key in keys:
+            waiting.append(pool.submit(_record_in_worker, recipe, *key))
+            if len(waiting) >= _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        reason = "a worker process died; a script must start the collection under `if __name__ == '__main__':`"
+        raise RuntimeError(f"{reason}, and functions given must be importable. workers=0 shows the cause.") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _open_or_create(path: Path, spec: JointSpec, source: str) -> TrajectoryStore:
+    if not (path / MANIFEST).exists():
+        return TrajectoryStore.create(path, spec, source)
+    store = TrajectoryStore.open(path)
+    check_same_spec("the environment", spec, store)
+    if store.source != source:
+        raise ValueError(f"{path} was begun with {store.source!r}, not {source!r}; choose another folder to record to.")
+    return store
+
+
+def _bar(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        disable=not shown,
+    )

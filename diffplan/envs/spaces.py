@@ -1,0 +1,57 @@
+"""The joint spec of an environment that does not state one, read off its spaces."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Space
+
+from diffplan.spec import JointSpec, Role
+
+
+def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
+    """The environment's own ``joint_spec``, else one derived from the spaces of its ``possible_agents``.
+
+    Agents whose names differ only in a trailing number and whose spaces are equal share a role (``adversary_0`` and
+    ``adversary_1`` are of role ``adversary``); otherwise each agent is a role of its own.
+
+    Args:
+        env: a PettingZoo ``ParallelEnv``.
+        dt: seconds between two steps, which no space tells.
+
+    Raises:
+        ValueError: an observation space that is not a flat Box, or an action space that is not a flat, bounded Box.
+
+    Example:
+        >>> from mpe2 import simple_spread_v3
+        >>> spec_from_env(simple_spread_v3.parallel_env(continuous_actions=True))
+        JointSpec(3 agents: agent_0, agent_1, agent_2; O=18 A=5 D=23; dt=1 s)
+    """
+    if isinstance(getattr(env, "joint_spec", None), JointSpec):
+        return env.joint_spec  # type: ignore[no-any-return]
+    roles = {name: _role(env, name) for name in env.possible_agents}
+    stems = {name: name.rstrip("0123456789").rstrip("_") or name for name in roles}
+    widths = {stem: [role for name, role in roles.items() if stems[name] == stem] for stem in stems.values()}
+    agents = {
+        name: stems[name] if all(role == widths[stems[name]][0] for role in widths[stems[name]]) else name
+        for name in roles
+    }
+    return JointSpec(agents, {agents[name]: role for name, role in roles.items()}, dt)
+
+
+def _role(env: Any, name: str) -> Role:
+    observed, acted = env.observation_space(name), env.action_space(name)
+    _check_box(name, "observation", observed)
+    _check_box(name, "action", acted)
+    if not (np.isfinite(acted.low).all() and np.isfinite(acted.high).all()):
+        raise ValueError(f"agent {name!r} has the unbounded action space {acted}; give it finite bounds.")
+    return Role(int(observed.shape[0]), tuple(map(float, acted.low)), tuple(map(float, acted.high)))
+
+
+def _check_box(name: str, what: str, space: Space[Any]) -> None:
+    if not isinstance(space, Box) or space.shape is None or len(space.shape) != 1:
+        remedy = (
+            "continuous actions are supported, e.g. continuous_actions=True in mpe2"
+            if what == "action"
+            else "flatten it, e.g. with a wrapper"
+        )
+        raise ValueError(f"agent {name!r} has the {what} space {space}, expected a flat Box; {remedy}.")
