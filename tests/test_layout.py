@@ -1,6 +1,7 @@
 """The shape of the repository: links, one place for each setting, sizes."""
 
 import configparser
+import os
 import subprocess
 import sys
 import tomllib
@@ -53,5 +54,5 @@ def test_the_package_is_typed():
 
 def test_the_page_of_results_shows_the_figures():
     command = [sys.executable, str(ROOT / "scripts" / "make_results.py"), "--check"]
-    checked = subprocess.run(command, capture_output=True, text=True)
+    checked = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert checked.returncode == 0, checked.stderr
