@@ -12,10 +12,11 @@ import weakref
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+
+from diffplan.datasets.manifest import FileEntry
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -25,7 +26,7 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
-def write_array(path: Path, dtype: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> dict[str, Any]:
+def write_array(path: Path, dtype: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> FileEntry:
     """Writes ``pieces``, joined along the first axis, and syncs; returns the byte length and SHA-256 of the file."""
     digest = hashlib.sha256()
     with open(path, "wb") as file:
@@ -35,7 +36,7 @@ def write_array(path: Path, dtype: str, shape: tuple[int, ...], pieces: Iterable
         file.flush()
         os.fsync(file.fileno())
         length = file.tell()
-    return {"bytes": length, "sha256": digest.hexdigest()}
+    return FileEntry(length, digest.hexdigest())
 
 
 class ArrayFile:
@@ -56,7 +57,7 @@ class ArrayFile:
         self._check()
 
     def _check(self) -> None:
-        remedy = "restore it from a copy or collect it anew"
+        remedy = "restore it from a copy or collect the data anew"
         if not self.path.is_file():
             raise ValueError(f"{self.path} is missing; {remedy}.")
         size = self.path.stat().st_size
@@ -86,7 +87,7 @@ class ArrayFile:
                 span.take(rows[b] - first, axis=0, out=out[b], mode="clip")
 
     def _read(self, first: int, out: np.ndarray) -> None:
-        got = os.preadv(self._descriptor, [out], len(self.header) + first * self.row_bytes)
+        got = os.preadv(self._descriptor, [out.data], len(self.header) + first * self.row_bytes)
         if got != out.nbytes:
             raise ValueError(
                 f"{self.path} ended early (row {first}: {got} of {out.nbytes} bytes); it was cut meanwhile."

@@ -4,9 +4,10 @@ import functools
 import json
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,11 +17,12 @@ import numpy as np
 from pettingzoo import ParallelEnv
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from diffplan.datasets.store import MANIFEST, TrajectoryStore, check_same_spec
+from diffplan.datasets.manifest import MANIFEST
+from diffplan.datasets.store import TrajectoryStore, check_same_spec
 from diffplan.envs import behavior_policy, make
 from diffplan.envs.behavior import BehaviorPolicy
 from diffplan.envs.spaces import spec_from_env
-from diffplan.spec import JointSpec
+from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Trajectory
 
 _LEAST_SHARD, _MOST_SHARDS = 100, 50  # episodes in a shard; shards of one collection
@@ -73,12 +75,13 @@ def collect_episodes(
         task = bar.add_task("episodes", total=episodes, completed=first)
         recorded: list[Trajectory] = []
         try:
-            for trajectory in _record(recipe, recorder, workers, [(seed, i) for i in range(first, episodes)]):
-                recorded.append(trajectory)
-                bar.advance(task)
-                if len(recorded) == shard:
-                    full, recorded = recorded, []
-                    store.append(full)
+            with closing(_record(recipe, recorder, workers, [(seed, i) for i in range(first, episodes)])) as stream:
+                for trajectory in stream:
+                    recorded.append(trajectory)
+                    bar.advance(task)
+                    if len(recorded) == shard:
+                        full, recorded = recorded, []
+                        store.append(full)
         finally:  # also after Ctrl-C or an error: what is complete is kept
             store.append(recorded)
     return store
@@ -87,7 +90,7 @@ def collect_episodes(
 def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, max_steps: int = 100_000) -> Trajectory:
     """Drives one episode to its end. Agents may leave early or join late: who is in ``env.agents`` acts.
 
-    Labels are the policy's, ``seed``, and ``success`` where the environment's infos tell it (of every agent, at its end).
+    Labels are the policy's, ``seed``, and ``success`` (of every agent, at its end) where the environment's infos tell.
 
     Args:
         env: a PettingZoo ``ParallelEnv``.
@@ -101,7 +104,8 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
     """
     seen, _ = env.reset(seed=seed)
     policy.reset(env, int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    observations, steps = [{name: seen[name] for name in env.agents}], []
+    observations: list[Observations] = [{name: seen[name] for name in env.agents}]
+    steps: list[tuple[Actions, dict[str, float], dict[str, bool], dict[str, bool]]] = []
     success: dict[str, bool] = {}
     while env.agents:
         if len(steps) == max_steps:
@@ -117,8 +121,11 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
         steps.append((actions, rewards, terminations, truncations))
         observations.append({name: seen[name] for name in seen if name in present or name in env.agents})
         success |= {name: bool(infos[name]["success"]) for name in present if "success" in infos.get(name, {})}
+    if not steps:
+        raise ValueError(f"the environment has no agents after reset(seed={seed}); there is nothing to record.")
+    actions_, rewards_, terminations_, truncations_ = zip(*steps, strict=True)
     labels = {**policy.labels, "seed": seed, **({"success": all(success.values())} if success else {})}
-    return Trajectory.from_steps(spec, observations, *map(list, zip(*steps, strict=True)), labels=labels)
+    return Trajectory.from_steps(spec, observations, actions_, rewards_, terminations_, truncations_, labels)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,8 @@ class _Recipe:
             raise ValueError(f"workers={workers}; choose 0 (this process) or more.")
         if workers and isinstance(self.env, ParallelEnv):
             raise ValueError(
-                f"workers={workers}, but {self.env} is an object of this process; pass a function that makes it, or workers=0."
+                f"workers={workers}, but {self.env} is an object of this process; "
+                "pass a function that makes it, or workers=0."
             )
         if not isinstance(self.env, str) and self.policy is None:
             raise ValueError(f"{_name(self.env)} has no script of its own; pass policy=.")
@@ -185,7 +193,7 @@ def _leave_interrupts_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _record(recipe: _Recipe, recorder: _Recorder, workers: int, keys: list[tuple[int, int]]) -> Iterator[Trajectory]:
+def _record(recipe: _Recipe, recorder: _Recorder, workers: int, keys: list[tuple[int, int]]) -> Generator[Trajectory]:
     """Episodes in order; a few are in flight ahead of the one that is waited for."""
     if not workers:
         yield from (recorder.record(*key) for key in keys)

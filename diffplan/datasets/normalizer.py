@@ -19,7 +19,7 @@ _CHUNK_BYTES = 4 * 2**20
 _SAMPLE_ROWS, _SAMPLE_BYTES = 200_000, 128 * 2**20
 
 
-class Normalizer(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class Normalizer(SchedulerMixin, ConfigMixin):
     """An affine map per role and entry of a cell, a component that ``DiffusionPipeline`` saves and loads.
 
     The statistics are float64 and live in the configuration, never in tensors that ``.to(dtype)`` could round.

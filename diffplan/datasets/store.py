@@ -14,8 +14,8 @@
         labels.json                      one dictionary of plain values an episode
 """
 
-import hashlib
-import json
+import dataclasses
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,11 +27,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffplan.datasets.arrays import ArrayFile, write_array
+from diffplan.datasets.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, plain, shard_folder
 from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
-FORMAT, VERSION, MANIFEST = "diffplan.TrajectoryStore", 1, "manifest.json"
+Labels = dict[str, str | int | float | bool]
+
+_REMEDY = "restore it from a copy or collect the data anew"
 _STEP_ARRAYS = ("actions", "rewards", "terminations", "truncations", "action_mask")
 _MAP_BYTES = 512 * 2**20  # a store up to this size is mapped into memory, a larger one is read piece by piece
 
@@ -53,33 +56,34 @@ def layout(spec: JointSpec, episodes: int, rows: int) -> dict[str, tuple[str, tu
 
 
 class _Shard:
-    """One shard as the manifest describes it; the constructor checks everything but the hashes."""
+    """One shard as the manifest lists it; the constructor checks everything but the hashes."""
 
-    def __init__(self, root: Path, spec: JointSpec, entry: dict[str, Any]):
-        self.entry, self.rows, self.episodes = entry, int(entry["rows"]), int(entry["episodes"])
-        if self.episodes < 1 or self.rows < 2 * self.episodes:
-            raise ValueError(f"shard {entry['folder']!r} lists {self.episodes} episodes in {self.rows} rows")
-        arrays = layout(spec, self.episodes, self.rows)
-        self.paths = {name: inside(root, f"{entry['folder']}/{name}") for name in entry["files"]}
+    def __init__(self, root: Path, spec: JointSpec, entry: ShardEntry):
+        self.entry, self.rows, self.episodes = entry, entry.rows, entry.episodes
+        arrays = layout(spec, entry.episodes, entry.rows)
         expected = {*(f"{name}.npy" for name in arrays), "labels.json"}
-        if set(self.paths) != expected:
-            raise ValueError(f"shard {entry['folder']!r} lists the files {sorted(self.paths)}, not {sorted(expected)}")
+        if set(entry.files) != expected:
+            got = sorted(set(entry.files) ^ expected)
+            raise ValueError(f"{root / MANIFEST} lists too much or too little in {entry.folder}: {got}; {_REMEDY}.")
+        self.paths = {name: inside(root, f"{entry.folder}/{name}") for name in entry.files}
         self.arrays = {name: ArrayFile(self.paths[f"{name}.npy"], *arrays[name]) for name in arrays}
         self.offsets = np.array(self.arrays["offsets"].mapped)
         if self.offsets[0] != 0 or self.offsets[-1] != self.rows or (np.diff(self.offsets) < 2).any():
-            raise ValueError(
-                f"{self.paths['offsets.npy']} does not rise from 0 to {self.rows} by episodes of >= 1 step"
-            )
-        self.labels: list[dict[str, str | int | float | bool]] = read_json(self.paths["labels.json"])
-        _check_labels(self.paths["labels.json"], self.labels, self.episodes)
+            path = self.paths["offsets.npy"]
+            raise ValueError(f"{path} does not rise from 0 to {self.rows} by 2 or more an episode; {_REMEDY}.")
+        self.labels: list[Labels] = read_json(self.paths["labels.json"])
+        if not isinstance(self.labels, list) or len(self.labels) != self.episodes:
+            raise ValueError(f"{self.paths['labels.json']} is not a list of {self.episodes} dictionaries; {_REMEDY}.")
+        for episode, labels in enumerate(self.labels):
+            _check_labels(f"{self.paths['labels.json']}: episode {episode}", labels)
 
 
-def _check_labels(path: Path, labels: Any, episodes: int) -> None:
-    if not isinstance(labels, list) or len(labels) != episodes:
-        raise ValueError(f"{path} is not a list of {episodes} dictionaries")
-    for episode, one in enumerate(labels):
-        if not isinstance(one, dict) or any(not isinstance(value, str | int | float) for value in one.values()):
-            raise ValueError(f"{path}: the labels of episode {episode} are not plain values but {one!r}")
+def _check_labels(what: str, labels: Any) -> None:
+    """Raises ``ValueError`` unless the labels are a dictionary of words, truth values and finite numbers."""
+    values = labels.values() if isinstance(labels, dict) else [labels]
+    for value in values:
+        if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{what} has the labels {labels!r}; each must be a string, a bool or a finite number.")
 
 
 class TrajectoryStore:
@@ -102,10 +106,10 @@ class TrajectoryStore:
         (2, [1.0])
     """
 
-    def __init__(self, path: Path, spec: JointSpec, source: str, shards: Sequence[_Shard], manifest_sha256: str):
-        self.path, self.spec, self.source, self._manifest_sha256 = path, spec, source, manifest_sha256
-        self._layout = layout(spec, 0, 0)
-        self._set_shards(list(shards))
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path, self.spec, self.source, self._manifest = path, manifest.spec, manifest.source, manifest
+        self._layout = layout(manifest.spec, 0, 0)
+        self._set_shards([_Shard(path, manifest.spec, entry) for entry in manifest.shards])
 
     def _set_shards(self, shards: list[_Shard]) -> None:
         self._shards = shards
@@ -121,7 +125,7 @@ class TrajectoryStore:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which holds those of all files: it names the data that a planner was trained on."""
-        return self._manifest_sha256
+        return self._manifest.sha256
 
     @classmethod
     def create(cls, path: str | Path, spec: JointSpec, source: str = "") -> Self:
@@ -134,7 +138,7 @@ class TrajectoryStore:
         path = Path(path)
         if (path / MANIFEST).exists():
             raise ValueError(f"{path} is a store already; use TrajectoryStore.open, or choose another folder.")
-        write_json(path / MANIFEST, manifest(spec, source, []))
+        Manifest(spec, source).write(path)
         return cls.open(path)
 
     @classmethod
@@ -144,25 +148,7 @@ class TrajectoryStore:
         Raises:
             ValueError: not a store, or a damaged one; the message names the file, what was expected, and what to do.
         """
-        path = Path(path)
-        manifest = path / MANIFEST
-        if not manifest.is_file():
-            raise ValueError(f"{path} is not a trajectory store (no {MANIFEST}); make one with `diffplan collect`.")
-        data = read_json(manifest)
-        try:
-            if (data["format"], data["version"]) != (FORMAT, VERSION):
-                found = f"{data['format']!r} version {data['version']!r}"
-                raise ValueError(f"it is {found}, expected {FORMAT!r} version {VERSION}")
-            spec = JointSpec.from_dict(data["spec"])
-            shards = [_Shard(path, spec, entry) for entry in data["shards"]]
-            return cls(path, spec, str(data["source"]), shards, sha256(manifest))
-        except (KeyError, TypeError, AttributeError) as error:
-            reason = f"a field is missing or of the wrong kind ({type(error).__name__}: {error})"
-            raise ValueError(f"{manifest}: {reason}; restore it from a copy or collect it anew.") from error
-        except ValueError as error:
-            raise ValueError(
-                f"{manifest}: {str(error).rstrip('.')}; restore it from a copy or collect it anew."
-            ) from error
+        return cls(Path(path), Manifest.read(Path(path)))
 
     def append(self, trajectories: Iterable[Trajectory]) -> None:
         """Adds episodes as one new shard. Until the manifest is renamed into place, the store is the previous one.
@@ -176,7 +162,7 @@ class TrajectoryStore:
             return
         self._check_episodes(episodes)
         self._check_unchanged()
-        folder = inside(self.path, f"shard_{len(self._shards):05d}")
+        folder = inside(self.path, shard_folder(len(self._shards)))
         with explained_write_errors(folder):
             if folder.exists():
                 shutil.rmtree(folder)  # what a crashed append left behind; no manifest names it
@@ -187,19 +173,20 @@ class TrajectoryStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         self._check_unchanged()
-        entries = [*(shard.entry for shard in self._shards), entry]
-        write_json(self.path / MANIFEST, manifest(self.spec, self.source, entries))
-        self._manifest_sha256 = sha256(self.path / MANIFEST)
+        manifest = dataclasses.replace(self._manifest, shards=(*self._manifest.shards, entry))
+        manifest.write(self.path)
+        self._manifest = manifest
         self._set_shards([*self._shards, _Shard(self.path, self.spec, entry)])
 
     def _check_episodes(self, episodes: Sequence[Trajectory]) -> None:
         for index, episode in enumerate(episodes):
             check_same_spec(f"episode {index}", episode.spec, self)
+            _check_labels(f"episode {index}", episode.labels)
             if len(episode) < 1:
                 raise ValueError(f"episode {index} has no step; leave it out.")
 
     def _check_unchanged(self) -> None:
-        if sha256(self.path / MANIFEST) != self._manifest_sha256:
+        if Manifest.read(self.path) != self._manifest:
             raise ValueError(f"{self.path} was changed by another process; open it again, and let only one append.")
 
     def __len__(self) -> int:
@@ -214,7 +201,7 @@ class TrajectoryStore:
         return int(self.lengths.sum())
 
     @cached_property
-    def labels(self) -> list[dict[str, str | int | float | bool]]:
+    def labels(self) -> list[Labels]:
         """What is known about each episode."""
         return [labels for shard in self._shards for labels in shard.labels]
 
@@ -262,24 +249,14 @@ class TrajectoryStore:
 
     def verify(self) -> None:
         """Re-hashes every file. Raises ``ValueError`` naming the first damaged one."""
-        self._check_manifest()
+        Manifest.verify(self.path)
         for shard in self._shards:
             for name, path in shard.paths.items():
-                listed = shard.entry["files"][name]
-                if path.stat().st_size != listed["bytes"] or sha256(path) != listed["sha256"]:
+                got, expected = sha256(path), shard.entry.files[name].sha256
+                if got != expected:
                     raise ValueError(
-                        f"{path} is damaged (its SHA-256 is not {listed['sha256'][:12]}...); "
-                        "restore it from a copy or collect it anew."
+                        f"{path} is damaged (SHA-256 {got[:12]}..., expected {expected[:12]}...); {_REMEDY}."
                     )
-
-    def _check_manifest(self) -> None:
-        data = read_json(self.path / MANIFEST)
-        listed, found = data.pop("sha256", None), _digest(data)
-        if listed != found:
-            raise ValueError(
-                f"{self.path / MANIFEST} was changed after it was written (SHA-256 {found[:12]}..., "
-                f"expected {str(listed)[:12]}...); restore it from a copy."
-            )
 
     def info(self) -> dict[str, Any]:
         """Plain facts for ``diffplan data info``: episodes, steps, agents, widths, returns, label counts, bytes."""
@@ -306,7 +283,7 @@ class TrajectoryStore:
 
 def check_same_spec(what: str, spec: JointSpec, store: TrajectoryStore) -> None:
     """Raises ``ValueError`` saying in which field the spec of ``what`` differs from the store's."""
-    got, expected = _plain(spec), _plain(store.spec)
+    got, expected = plain(spec), plain(store.spec)
     for field in expected:
         if got[field] != expected[field]:
             raise ValueError(
@@ -314,22 +291,7 @@ def check_same_spec(what: str, spec: JointSpec, store: TrajectoryStore) -> None:
             )
 
 
-def _plain(spec: JointSpec) -> dict[str, Any]:
-    """The spec as JSON knows it (no tuples)."""
-    plain: dict[str, Any] = json.loads(json.dumps(spec.to_dict()))
-    return plain
-
-
-def _digest(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def manifest(spec: JointSpec, source: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
-    data = {"format": FORMAT, "version": VERSION, "source": source, "spec": _plain(spec), "shards": shards}
-    return {**data, "sha256": _digest(data)}
-
-
-def _write_shard(folder: Path, spec: JointSpec, episodes: Sequence[Trajectory]) -> dict[str, Any]:
+def _write_shard(folder: Path, spec: JointSpec, episodes: Sequence[Trajectory]) -> ShardEntry:
     """Writes and syncs the files of one shard; returns its manifest entry."""
     folder.mkdir(parents=True)
     lengths = [len(episode) + 1 for episode in episodes]
@@ -338,9 +300,9 @@ def _write_shard(folder: Path, spec: JointSpec, episodes: Sequence[Trajectory]) 
         files[f"{name}.npy"] = write_array(folder / f"{name}.npy", dtype, shape, _pieces(name, episodes, lengths))
     labels = folder / "labels.json"
     write_json(labels, [episode.labels for episode in episodes])
-    files["labels.json"] = {"bytes": labels.stat().st_size, "sha256": sha256(labels)}
+    files["labels.json"] = FileEntry(labels.stat().st_size, sha256(labels))
     sync(folder)
-    return {"folder": folder.name, "episodes": len(episodes), "rows": sum(lengths), "files": files}
+    return ShardEntry(folder.name, len(episodes), sum(lengths), files)
 
 
 def _pieces(name: str, episodes: Sequence[Trajectory], lengths: Sequence[int]) -> Iterator[np.ndarray]:
@@ -369,7 +331,7 @@ def _summary(values: np.ndarray) -> dict[str, float]:
 
 
 def _count_labels(
-    labels: Sequence[dict[str, str | int | float | bool]],
+    labels: Sequence[Labels],
 ) -> dict[str, dict[str, int] | dict[str, float]]:
     """Words and truth values are counted, numbers are summarised."""
     counted: dict[str, dict[str, int] | dict[str, float]] = {}

@@ -102,7 +102,7 @@ class TrajectoryDataset:
         cells, mask = self._read(
             self.store.first_rows[episode][:, None] + np.clip(time, 0, last), (time >= 0) & (time <= last)
         )
-        return WindowBatch(cells, mask, mask[:, :, self.history].any(-1), episode, step)
+        return WindowBatch(cells, mask, np.asarray(mask[:, :, self.history].any(-1)), episode, step)
 
     def _read(
         self, rows: Int[np.ndarray, "B W"], inside: Bool[np.ndarray, "B W"]
@@ -147,6 +147,5 @@ def load_dataset(
         ValueError: as ``TrajectoryStore.open``, ``Normalizer.fit`` and ``TrajectoryDataset``.
     """
     store = TrajectoryStore.open(path)
-    if isinstance(normalizer, str):
-        normalizer = Normalizer.fit(store, normalizer, episodes)
-    return TrajectoryDataset(store, horizon, history, stride, normalizer, episodes)
+    fitted = Normalizer.fit(store, normalizer, episodes) if isinstance(normalizer, str) else normalizer
+    return TrajectoryDataset(store, horizon, history, stride, fitted, episodes)

@@ -26,8 +26,9 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
         >>> spec_from_env(simple_spread_v3.parallel_env(continuous_actions=True))
         JointSpec(3 agents: agent_0, agent_1, agent_2; O=18 A=5 D=23; dt=1 s)
     """
-    if isinstance(getattr(env, "joint_spec", None), JointSpec):
-        return env.joint_spec  # type: ignore[no-any-return]
+    stated = getattr(env, "joint_spec", None)
+    if isinstance(stated, JointSpec):
+        return stated
     roles = {name: _role(env, name) for name in env.possible_agents}
     stems = {name: name.rstrip("0123456789").rstrip("_") or name for name in roles}
     widths = {stem: [role for name, role in roles.items() if stems[name] == stem] for stem in stems.values()}
