@@ -11,7 +11,7 @@ SKILLS = ("expert", "medium", "random", "replay")
 
 
 class BehaviorPolicy(Protocol):
-    """Drives every agent of one environment. ``labels`` describes the current episode (skill, style, ...), for the store."""
+    """Drives every agent of one environment; ``labels`` describes the episode (skill, style, ...) for the store."""
 
     labels: dict[str, str | int | float | bool]
 
@@ -25,16 +25,16 @@ class BehaviorPolicy(Protocol):
 class SkilledPolicy:
     """Degrades an expert to a known skill, the same way in every task.
 
-    ``medium`` adds smooth noise to the expert's actions (first-order, ``noise`` times the action range, correlated over about
-    ten steps); ``random`` draws smooth actions uniformly; ``replay`` draws
-    one of the three per episode.
+    ``medium`` adds smooth noise to the expert's actions (first-order, correlated over about ten steps); ``random``
+    draws smooth actions round the middle of their range; ``replay`` draws one of the three per episode.
 
     Args:
         expert: makes the expert for one episode's style: ``expert(env, style, rng) -> (observations -> actions)``.
         skill: one of ``SKILLS``.
         style: one of ``styles`` or ``"mixed"``.
         styles: the styles that the expert knows.
-        noise: size of the medium noise as a share of half the action range.
+        noise: size of the medium noise as a share of half the action range, or a function from environment to it.
+        noise_at_rest: share of that noise while the expert commands nothing; below 1 for a task that ends at rest.
         styles_of: which of the styles one environment knows, where that depends on its options; all of them by default.
 
     The object that ``expert`` makes may have ``labels`` of its own (a speed, say), which join the episode's.
@@ -49,7 +49,8 @@ class SkilledPolicy:
         skill: str,
         style: str,
         styles: tuple[str, ...],
-        noise: float = 0.5,
+        noise: float | Callable[[Any], float] = 0.5,
+        noise_at_rest: float = 1.0,
         styles_of: Callable[[Any], tuple[str, ...]] | None = None,
     ):
         if skill not in SKILLS:
@@ -57,7 +58,7 @@ class SkilledPolicy:
         if style not in (*styles, "mixed"):
             raise ValueError(f"style={style!r}; choose one of {(*styles, 'mixed')}.")
         self.expert, self.skill, self.style, self.styles, self.noise = expert, skill, style, styles, noise
-        self.styles_of = styles_of or (lambda env: styles)
+        self.noise_at_rest, self.styles_of = noise_at_rest, styles_of or (lambda env: styles)
         self.labels: dict[str, str | int | float | bool] = {}
 
     def reset(self, env: Any, seed: int) -> None:
@@ -68,28 +69,32 @@ class SkilledPolicy:
         if style not in styles:
             raise ValueError(f"style={style!r} does not fit this environment; choose one of {(*styles, 'mixed')}.")
         self._act = self.expert(env, style, self._rng)
-        self.labels = {"skill": skill, "style": style, **getattr(self._act, "labels", {})}
-        self._bounds = {name: (env.action_space(name).low, env.action_space(name).high) for name in env.possible_agents}
-        self._drift = {name: np.zeros_like(low) for name, (low, _) in self._bounds.items()}
+        self._noise = self.noise(env) if callable(self.noise) else self.noise
+        style_labels = {"style": style, **getattr(self._act, "labels", {})} if skill != "random" else {"style": "none"}
+        self.labels = {"skill": skill, **style_labels}
+        spaces = {name: env.action_space(name) for name in env.possible_agents}
+        self._center = {name: (space.high + space.low) / 2 for name, space in spaces.items()}
+        self._half = {name: (space.high - space.low) / 2 for name, space in spaces.items()}
+        self._drift = {name: np.zeros_like(half) for name, half in self._half.items()}
 
     def __call__(self, observations: Observations) -> Actions:
-        skill = self.labels["skill"]
-        actions = (
-            self._act(observations)
-            if skill != "random"
-            else {name: np.zeros_like(self._bounds[name][0]) for name in observations}
-        )
-        return (
-            actions if skill == "expert" else {name: self._degraded(name, action) for name, action in actions.items()}
-        )
+        if self.labels["skill"] == "random":
+            return {name: self._noisy(name, self._center[name], 1.0) for name in observations}
+        actions = self._act(observations)
+        if self.labels["skill"] == "expert":
+            return actions
+        return {name: self._noisy(name, action, self._medium_scale(name, action)) for name, action in actions.items()}
 
-    def _degraded(self, name: str, action: np.ndarray) -> np.ndarray:
-        low, high = self._bounds[name]
-        half, scale = (high - low) / 2, 1.0 if self.labels["skill"] == "random" else self.noise
-        shock = self._rng.normal(size=low.shape).astype(np.float32)
+    def _medium_scale(self, name: str, action: np.ndarray) -> float:
+        effort = float(np.abs((action - self._center[name]) / self._half[name]).max())
+        return self._noise * (self.noise_at_rest + (1 - self.noise_at_rest) * effort)
+
+    def _noisy(self, name: str, action: np.ndarray, scale: float) -> np.ndarray:
+        center, half = self._center[name], self._half[name]
+        shock = self._rng.normal(size=half.shape).astype(np.float32)
         self._drift[name] = 0.9 * self._drift[name] + np.sqrt(1 - 0.9**2) * shock
-        center = (high + low) / 2 if self.labels["skill"] == "random" else action
-        return np.clip(center + scale * half * self._drift[name], low, high).astype(np.float32)
+        noisy = action + scale * half * self._drift[name]
+        return np.asarray(np.clip(noisy, center - half, center + half), np.float32)
 
 
 def random_policy(env_id: str, skill: str, style: str, scripted: str) -> SkilledPolicy:

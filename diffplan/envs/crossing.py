@@ -1,10 +1,11 @@
 """``crossing-v0``: 2 to 16 robots cross a walled square to opposite places, all at once, without touching.
 
-The robots are pucks with mass, bounded velocity and bounded force. Several joint ways exist and all robots must choose the same
-one: going round the centre clockwise or counter-clockwise, or who passes a doorway first. Any contact ends the episode.
+The robots are pucks with mass, bounded velocity and bounded force. Several joint ways exist and all robots must choose
+the same one: round the centre clockwise or counter-clockwise, or who passes the doorway first. Any contact ends the
+episode.
 
-An agent's reward per step is the progress towards its goal (m), plus 5 for everybody when the team succeeds, minus 5 for each robot in
-contact.
+A robot's reward at a step is its progress towards its goal (m), plus 5 when the team succeeds, minus 5 when it touches
+something.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from jaxtyping import Float, UInt8
 from pettingzoo import ParallelEnv
 
 from diffplan.envs.behavior import SkilledPolicy
+from diffplan.envs.crossing_expert import MEDIUM_NOISE, STYLES, CrossingExpert
 from diffplan.envs.crossing_layouts import (
     ARENA,
     DOOR_WIDTH,
@@ -38,7 +40,7 @@ HEIGHT = 0.06
 
 
 class Sensed(Mapping[str, np.ndarray]):
-    """{partner: its observation} of the partners that one robot sees; equal when all numbers are, NaN (unknown) with NaN."""
+    """{partner: its observation} of the partners that one robot sees; equal when all numbers are, NaN with NaN."""
 
     def __init__(self, names: list[str], rows: Float[np.ndarray, "partners O"]):
         self._names, self._rows = names, rows
@@ -46,7 +48,7 @@ class Sensed(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> Float[np.ndarray, "O"]:
         if name not in self._names:
             raise KeyError(name)
-        return self._rows[self._names.index(name)]
+        return np.asarray(self._rows[self._names.index(name)])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -55,21 +57,24 @@ class Sensed(Mapping[str, np.ndarray]):
         return len(self._names)
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Sensed) and self._names == other._names
-        return same and np.array_equal(self._rows, other._rows, equal_nan=True)
+        if not isinstance(other, Sensed):
+            return NotImplemented
+        return self._names == other._names and np.array_equal(self._rows, other._rows, equal_nan=True)
 
     def __repr__(self) -> str:
         return f"Sensed({dict(self)})"
 
 
 class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
-    """Robots that swap places across a square of 2.4 m.
+    """Robots that swap places across a square of 2.4 m; robots have a radius of 0.08 m.
 
-    An action is the desired velocity (m/s, two entries, norm at most 1), tracked by actuators of at most 5 N on 1 kg. An observation is
-    position (2, m), velocity (2, m/s), own goal (2, m) and, in layout ``obstacles``, x, y and radius (m) of each of the 3 obstacles.
+    An action is the desired velocity (m/s, two entries, norm at most 1), tracked by actuators of at most 5 N an axis
+    on 1 kg. An observation is position (2, m), velocity (2, m/s), own goal (2, m) and, in layout ``obstacles``, x, y
+    and radius (m) of each of the 3 obstacles.
 
-    ``infos[agent]`` has ``success`` (the whole team held its goals for 10 steps), ``contacts`` (so far) and ``sensed``: the observation
-    of every partner within ``sensing_radius``, its goal NaN.
+    ``infos[agent]`` has ``success`` (all robots were within 0.1 m of their goals and slower than 0.1 m/s for 10
+    steps), ``contacts`` (pairs of things that touched so far) and ``sensed``: {partner: its observation, with its goal
+    NaN} of the partners within ``sensing_radius``.
 
     Args:
         num_robots: 2 to 16.
@@ -129,7 +134,7 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     @property
     def positions(self) -> Float[np.ndarray, "N 2"]:
         """Where the robots are now (m)."""
-        return self.data.qpos.reshape(-1, 2).copy()
+        return np.array(self.data.qpos.reshape(-1, 2))
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -199,7 +204,8 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             raise ValueError(
                 f"action of {self.agents[int(np.argwhere(~np.isfinite(commands))[0][0])]!r} is not finite."
             )
-        return commands / np.maximum(np.linalg.norm(commands, axis=1, keepdims=True) / V_MAX, 1.0)
+        speeds = np.linalg.norm(commands, axis=1, keepdims=True)
+        return np.asarray(commands / np.maximum(speeds / V_MAX, 1.0))
 
     def _advance(self) -> np.ndarray:
         """Runs the physics and returns which robots touched something."""
@@ -227,7 +233,7 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             infos[name] = {"success": self._success, "contacts": self._contacts, "sensed": sensed}
         return dict(zip(self.possible_agents, stacked, strict=True)), infos
 
-    def state(self) -> Float[np.ndarray, "N*6+K*3"]:
+    def state(self) -> Float[np.ndarray, "state"]:
         """The whole world as one vector: every robot's position, velocity and goal, then the obstacles."""
         robots = np.concatenate([self.positions, self.data.qvel.reshape(-1, 2), self.goals], 1)
         return np.concatenate([robots.ravel(), self.obstacles.ravel()]).astype(np.float32)
@@ -252,8 +258,8 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def _draw(self, scene: mujoco.MjvScene) -> None:
         for goal, color in zip(self.goals, AGENT_COLORS, strict=False):
-            draw_disc(scene, (*goal, 0.002), RADIUS, color, 0.45)
-            draw_disc(scene, (*goal, 0.004), 0.7 * RADIUS, (0.96, 0.96, 0.95))
+            draw_disc(scene, (*goal, 0.002), RADIUS, color)
+            draw_disc(scene, (*goal, 0.004), 0.72 * RADIUS, (1.0, 1.0, 1.0))
         for name, paths in self._paths.items():
             draw_paths(scene, np.asarray(paths), AGENT_COLORS[self.possible_agents.index(name)], self._alpha, 0.02)
 
@@ -267,16 +273,20 @@ parallel_env = CrossingEnv
 
 
 def behavior_policy(skill: str = "expert", style: str = "mixed") -> SkilledPolicy:
-    """The scripted policy that collects data. Styles: ``clockwise`` and ``counterclockwise`` round the centre (open, obstacles),
-    ``left_first`` and ``right_first`` through the doorway, or ``mixed``.
-    """
-    from diffplan.envs.crossing_expert import STYLES, CrossingExpert
+    """The scripted policy that collects data, see ``crossing_expert``.
 
+    Args:
+        skill: ``"expert"``, ``"medium"``, ``"random"`` or ``"replay"``.
+        style: ``"clockwise"`` or ``"counterclockwise"`` round the centre (open, obstacles), ``"left_first"`` or
+            ``"right_first"`` through the doorway, or ``"mixed"``.
+    """
     return SkilledPolicy(
         CrossingExpert,
         skill,
         style,
         tuple(dict.fromkeys(sum(STYLES.values(), ()))),
+        noise=lambda env: MEDIUM_NOISE[env.unwrapped.layout],
+        noise_at_rest=0.2,
         styles_of=lambda env: STYLES[env.unwrapped.layout],
     )
 

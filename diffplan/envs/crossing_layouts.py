@@ -23,7 +23,7 @@ def place(layout: str, num_robots: int, rng: np.random.Generator) -> Placement:
 
 
 def _ring(num_robots: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Spreads the starts over a ring that is turned at random; goals are opposite, give or take a tenth of the spacing."""
+    """Spreads starts over a ring that is turned at random; goals are opposite, give or take a tenth of the spacing."""
     spacing = 2 * np.pi / num_robots
     jitter = min(0.1 * spacing, 0.2)
     angles = rng.uniform(0, 2 * np.pi) + spacing * np.arange(num_robots)
@@ -58,11 +58,11 @@ def _doorway(num_robots: int, rng: np.random.Generator) -> tuple[np.ndarray, np.
 
 
 def _along_walls(count: int, rng: np.random.Generator) -> Float[np.ndarray, "count 2"]:
-    """Spreads places along three walls of the right-hand room."""
-    corners = np.array([(0.4, -1.0), (1.0, -1.0), (1.0, 1.0), (0.4, 1.0)])
-    travelled = np.array([0.0, 0.6, 2.6, 3.2])
+    """Spreads places along three walls of the right-hand room, cutting the corners."""
+    corners = np.array([(0.3, -1.02), (0.8, -1.02), (1.02, -0.8), (1.02, 0.8), (0.8, 1.02), (0.3, 1.02)])
+    travelled = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(corners, axis=0), axis=1)))
     spacing = travelled[-1] / count
-    jitter = min(0.06, 0.1 * spacing**2)
+    jitter = min(0.05, 0.1 * spacing**2)
     along = spacing * (np.arange(count) + 0.5) + rng.uniform(-jitter, jitter, count)
     places = np.stack([np.interp(along, travelled, axis) for axis in corners.T], 1)
     return np.asarray(places + rng.uniform(-jitter, jitter, (count, 2)))

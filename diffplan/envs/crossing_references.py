@@ -1,9 +1,10 @@
-"""Joint reference paths through the layouts of ``crossing-v0``: where every robot should be at every step, [L, N, 2] in m.
+"""Joint reference paths through the layouts of ``crossing-v0``: where every robot should be at every step.
 
-The whole team shares one style. *open*: all robots run round the centre on half ellipses with a common angular profile, so the angles
-between them are kept, and they are nearest each other, by a chosen clearance, on the short axis. *doorway*: one room empties first; each robot leaves as
-early as it keeps clear of those before it. *obstacles*: the roundabout of *open*, relaxed by trajectory optimisation until it is smooth and clear (CHOMP:
-Ratliff et al., ICRA 2009).
+The whole team shares one style. *open*: all robots run round the centre on half ellipses with a common angular profile,
+so the angles between them are kept, and they are nearest each other, by a chosen clearance, on the short axis.
+*doorway*: one room empties first, and each robot leaves as early as it keeps clear of those before it. *obstacles*:
+the roundabout of *open*, relaxed by trajectory optimisation until it is smooth and clear (CHOMP: Ratliff et al., ICRA
+2009).
 """
 
 from itertools import pairwise
@@ -17,11 +18,14 @@ from diffplan.envs.crossing_layouts import ARENA, RADIUS, RING
 CLEARANCE = 0.10
 """What references keep between robots, and between robots and obstacles (m)."""
 ACCELERATION = 2.5
+"""At either end of a path (m/s^2)."""
+STIFFNESS = 2_000.0
+"""Of the penalty for coming too close, against the smoothness."""
 Paths = Float[np.ndarray, "L N 2"]
 
 
 def roundabout(starts: np.ndarray, goals: np.ndarray, style: str, speed: float, dt: float, short: float = 0.0) -> Paths:
-    """Half ellipses round the centre, ``"clockwise"`` or ``"counterclockwise"``, ``short`` (m) or more from the centre."""
+    """Half ellipses, ``"clockwise"`` or ``"counterclockwise"``, that stay ``short`` (m) or more from the centre."""
     start_angle, goal_angle = (np.arctan2(points[:, 1], points[:, 0]) for points in (starts, goals))
     turn = np.mod(goal_angle - start_angle, 2 * np.pi)
     turn = turn if style == "counterclockwise" else turn - 2 * np.pi
@@ -78,7 +82,7 @@ def _through_door(start: np.ndarray, goal: np.ndarray) -> Float[np.ndarray, "P 2
 
 
 def _soonest(path: np.ndarray, scheduled: list[np.ndarray], earliest: int) -> int:
-    """The first delay (steps) that keeps clear of everybody before; clear by less, where no delay keeps all of ``CLEARANCE``."""
+    """The first delay (steps) that keeps clear of those before by ``CLEARANCE``, or else by half of it."""
     latest = max(map(len, scheduled), default=0)
     for clearance in (CLEARANCE, CLEARANCE / 2):
         for delay in range(max(0, earliest), latest + 1):
@@ -112,7 +116,7 @@ def around_obstacles(
     return timed(path, speed, dt)
 
 
-def _resampled(path: Paths, length: int) -> Paths:
+def _resampled(path: Float[np.ndarray, "P N 2"], length: int) -> Paths:
     return _at(path, np.linspace(0, len(path) - 1, length))
 
 
@@ -124,9 +128,9 @@ def _clearance(path: Paths, obstacles: np.ndarray) -> float:
 
 
 def _relaxed(path: Paths, obstacles: np.ndarray) -> Paths:
-    """Minimises squared accelerations and velocities + hinge penalties for coming too close, with both ends fixed at rest.
+    """Minimises squared accelerations and velocities + penalties for coming too close, from rest to rest.
 
-    The search runs in coordinates in which the smoothness is a sphere (the covariant step of CHOMP), so few iterations do.
+    The search runs in coordinates in which smoothness is a sphere (CHOMP's covariant step), so few iterations do.
     """
     T, N, _ = path.shape
     whiten, straight = _smoothness(path)
@@ -153,9 +157,6 @@ def _relaxed(path: Paths, obstacles: np.ndarray) -> Paths:
     return np.concatenate([path[:1], unpack(best.x), path[-1:]])
 
 
-STIFFNESS = 2_000.0
-
-
 def _hinge(offset: np.ndarray, least: float | np.ndarray) -> tuple[float, np.ndarray]:
     """Sum of squared shortfalls of |offset| below ``least``, and its gradient."""
     distance = np.linalg.norm(offset, axis=-1) + 1e-9
@@ -164,7 +165,7 @@ def _hinge(offset: np.ndarray, least: float | np.ndarray) -> tuple[float, np.nda
 
 
 def _smoothness(path: Paths) -> tuple[np.ndarray, np.ndarray]:
-    """A basis in which squared accelerations and velocities are a unit sphere, and the smoothest path between the ends."""
+    """A basis in which squared accelerations and velocities are a sphere, and the smoothest path between the ends."""
     T, N, _ = path.shape
     velocity = np.diff(np.eye(T), axis=0) * (T - 1)
     at_rest = np.concatenate([velocity[:1] * 0, velocity, velocity[:1] * 0])
@@ -176,7 +177,7 @@ def _smoothness(path: Paths) -> tuple[np.ndarray, np.ndarray]:
 
 
 def timed(path: Float[np.ndarray, "P N 2"], speed: float, dt: float) -> Paths:
-    """Joint positions along ``path`` every ``dt`` seconds, from rest to rest; at each time the fastest robot has ``speed``."""
+    """Joint positions along ``path`` every ``dt`` seconds, from rest to rest; the fastest robot keeps ``speed``."""
     travelled = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=2).max(1)))
     length = travelled[-1]
     speed = min(speed, np.sqrt(length * ACCELERATION))
@@ -189,7 +190,7 @@ def timed(path: Float[np.ndarray, "P N 2"], speed: float, dt: float) -> Paths:
     return _at(path, np.interp(distance, travelled, np.arange(len(path))))
 
 
-def _at(path: Paths, place: np.ndarray) -> Paths:
+def _at(path: Float[np.ndarray, "P N 2"], place: Float[np.ndarray, "L"]) -> Paths:
     """``path`` at fractional indices, on straight lines between its points."""
     low = np.minimum(place.astype(int), len(path) - 2)
     share = (place - low)[:, None, None]

@@ -25,18 +25,27 @@ Paths = Mapping[str, Float[np.ndarray, "S H 2"]]
 
 
 def set_stage(spec: mujoco.MjSpec, half_width: float) -> None:
-    """Adds what every top-down scene shares: soft light from above, and a pale chequered floor of ``half_width`` (m)."""
-    spec.visual.headlight.ambient = [0.45, 0.45, 0.45]
-    spec.visual.headlight.diffuse = [0.35, 0.35, 0.35]
+    """Adds what every top-down scene shares: soft light, a white sky, a pale chequered floor of ``half_width`` (m)."""
+    spec.visual.headlight.ambient = [0.35, 0.35, 0.35]
+    spec.visual.headlight.diffuse = [0.2, 0.2, 0.2]
     spec.visual.headlight.specular = [0.0, 0.0, 0.0]
     spec.visual.quality.shadowsize = 2048
-    spec.worldbody.add_light(pos=[0.6, -0.8, 4.0], dir=[-0.15, 0.2, -1.0], diffuse=[0.35, 0.35, 0.35])
+    spec.worldbody.add_light(
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        pos=[0.0, 0.0, 4.0],
+        dir=[0.25, 0.35, -1.0],
+        diffuse=[0.45, 0.45, 0.45],
+        specular=[0.05, 0.05, 0.05],
+    )
+    white = [1.0, 1.0, 1.0]
+    skybox, flat = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtBuiltin.mjBUILTIN_FLAT
+    spec.add_texture(name="sky", type=skybox, builtin=flat, rgb1=white, rgb2=white, width=64, height=384)
     spec.add_texture(
         name="floor",
         type=mujoco.mjtTexture.mjTEXTURE_2D,
         builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
-        rgb1=[0.96, 0.96, 0.95],
-        rgb2=[0.91, 0.92, 0.92],
+        rgb1=[0.97, 0.97, 0.96],
+        rgb2=[0.93, 0.94, 0.94],
         width=256,
         height=256,
     )
@@ -67,7 +76,7 @@ class SceneRenderer:
             self._renderer = mujoco.Renderer(model, size, size, max_geom=20_000)
         except (mujoco.FatalError, RuntimeError, AttributeError, ImportError) as error:
             raise RuntimeError(
-                f"no OpenGL to render with ({error}); set the environment variable MUJOCO_GL=egl (or osmesa) before Python starts."
+                f"no OpenGL to render with ({error}); set the variable MUJOCO_GL=egl (or osmesa) and start again."
             ) from error
 
     def frame(
@@ -76,7 +85,7 @@ class SceneRenderer:
         """One picture of ``data``; ``draw`` may add shapes to the scene with ``draw_disc`` and ``draw_paths``."""
         self._renderer.update_scene(data, self._camera)
         draw(self._renderer.scene)
-        return self._renderer.render()
+        return np.asarray(self._renderer.render())
 
     def close(self) -> None:
         self._renderer.close()
@@ -86,30 +95,27 @@ def draw_disc(scene: mujoco.MjvScene, center: Sequence[float], radius: float, co
     """Adds a flat disc at ``center`` (x, y, z in m)."""
     geom = _next_geom(scene)
     if geom is not None:
-        size, rotation = np.array([radius, radius, 0.002]), np.eye(3).ravel()
+        size, rotation = np.array([radius, 0.002, 0.0]), np.eye(3).ravel()
         rgba = np.array([*color, alpha], np.float32)
         mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_CYLINDER, size, np.array(center, float), rotation, rgba)
 
 
 def draw_paths(
-    scene: mujoco.MjvScene,
-    paths: Float[np.ndarray, "S H 2"],
-    color: Color,
-    alpha: float,
-    height: float,
-    width: float = 0.008,
+    scene: mujoco.MjvScene, paths: Float[np.ndarray, "S H 2"], color: Color, alpha: float, height: float
 ) -> None:
-    """Adds S polylines of H points (m) at ``height``; points that are not finite leave a gap, and a full scene drops the rest."""
-    rgba = np.array([*color, alpha], np.float32)
+    """Adds S polylines of H points (m) at ``height`` (m), 3 pixels wide: lines cast no shadow and cost little.
+
+    Points that are not finite leave a gap; lines beyond what the scene holds are left out.
+    """
+    kind, rgba = mujoco.mjtGeom.mjGEOM_LINE, np.array([*color, alpha], np.float32)
     points = np.concatenate([paths, np.full((*paths.shape[:-1], 1), height)], -1).astype(float)
-    for start, end in zip(points[:, :-1].reshape(-1, 3), points[:, 1:].reshape(-1, 3), strict=True):
-        if not np.isfinite([start, end]).all() or np.allclose(start, end, atol=1e-4):
-            continue
+    segments = np.stack([points[:, :-1], points[:, 1:]], 2).reshape(-1, 2, 3)
+    for start, end in segments[np.isfinite(segments).all((1, 2))]:
         geom = _next_geom(scene)
         if geom is None:
             return
-        mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_CAPSULE, np.zeros(3), np.zeros(3), np.eye(3).ravel(), rgba)
-        mujoco.mjv_connector(geom, mujoco.mjtGeom.mjGEOM_CAPSULE, width, start, end)
+        mujoco.mjv_initGeom(geom, kind, np.zeros(3), np.zeros(3), np.eye(3).ravel(), rgba)
+        mujoco.mjv_connector(geom, kind, 3.0, start, end)
 
 
 def _next_geom(scene: mujoco.MjvScene) -> mujoco.MjvGeom | None:
