@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from rich.progress import track
 from torch import Tensor, nn
 
 from diffplan.datasets.normalizer import Normalizer
@@ -71,8 +72,9 @@ def train_behavior_cloning(
     batch_size: int = 512,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    progress: bool = False,
 ) -> BehaviorCloningPolicy:
-    """Trains behaviour cloning on a dataset's steps and returns its policy."""
+    """Trains behaviour cloning on a dataset's steps and returns its policy; ``progress`` shows a bar."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = BehaviorCloning(dataset.spec, joint)
@@ -81,7 +83,7 @@ def train_behavior_cloning(
     present_cells = TrajectoryDataset(dataset.store, 1, normalizer=dataset.normalizer, episodes=dataset.episodes)
     O = dataset.spec.observation_size
     rng = np.random.default_rng(seed)
-    for _ in range(steps):
+    for _ in track(range(steps), "behaviour cloning", disable=not progress):
         windows = present_cells.sample(batch_size, rng)
         cells, mask = torch.from_numpy(windows.cells[:, :, 0]), torch.from_numpy(windows.mask[:, :, 0])
         error = network(cells[..., :O], torch.from_numpy(windows.agent_mask)) - cells[..., O:]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from pettingzoo import ParallelEnv
+from rich.progress import Progress
 from scipy import stats
 
 from diffplan.envs import make
@@ -85,6 +86,7 @@ def evaluate(
     episodes: int = 100,
     seed: int = 0,
     batch_size: int = 50,
+    progress: bool = False,
 ) -> EvaluationReport:
     """Runs a policy in closed loop, ``batch_size`` episodes side by side.
 
@@ -94,6 +96,7 @@ def evaluate(
             object works too, one episode at a time.
         episodes: how many; episode i starts from a seed that depends only on ``seed`` and i.
         batch_size: how many environments to hold at once.
+        progress: show a bar with the time left.
 
     Raises:
         ValueError: the policy's agents are not the environment's.
@@ -101,12 +104,14 @@ def evaluate(
     if episodes < 1 or batch_size < 1:
         raise ValueError(f"episodes={episodes}, batch_size={batch_size}; both must be at least 1.")
     envs = copies(env, min(episodes, batch_size))
-    seeds = [int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(episodes)]
+    seeds = [episode_seed(seed, i) for i in range(episodes)]
     rows = []
     try:
-        for start in range(0, episodes, len(envs)):
-            chunk = seeds[start : start + len(envs)]
-            rows += run_batch(policy, envs[: len(chunk)], chunk)
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("evaluating", total=episodes)
+            for start in range(0, episodes, len(envs)):
+                chunk = seeds[start : start + len(envs)]
+                rows += run_batch(policy, envs[: len(chunk)], chunk, lambda: bar.advance(task))
     finally:
         for one in envs:
             one.close()
@@ -114,6 +119,11 @@ def evaluate(
     stats = getattr(policy, "stats", None)
     plan_ms = stats.milliseconds_a_plan if stats is not None else float("nan")
     return EvaluationReport(*map(list, columns), plan_ms=plan_ms, fallbacks=stats.fallbacks if stats is not None else 0)
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """The seed of one evaluated episode, of a stream apart from ``collect_episodes``: starts are never those of the data."""
+    return int(np.random.SeedSequence([seed, episode, 1]).generate_state(1)[0])
 
 
 def copies(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> list[ParallelEnv]:
@@ -129,9 +139,12 @@ def copies(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> l
 
 
 def run_batch(
-    policy: Policy, envs: Sequence[ParallelEnv], seeds: Sequence[int]
+    policy: Policy, envs: Sequence[ParallelEnv], seeds: Sequence[int], on_end: Callable[[], None] = lambda: None
 ) -> list[tuple[float, float, float, int]]:
-    """Runs one episode in each environment, in step; returns (success, return, contacts, steps) of each."""
+    """Runs one episode in each environment, in step; returns (success, return, contacts, steps) of each.
+
+    ``on_end`` is called whenever an episode ends.
+    """
     policy.reset(seeds)
     observations: list[Observations | None] = [env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)]
     rows = [(np.nan, 0.0, np.nan, 0)] * len(envs)
@@ -146,4 +159,6 @@ def run_batch(
             total += sum(map(float, rewards.values())) / len(env.possible_agents)
             rows[index] = (success, total, contacts, steps + 1)
             observations[index] = {name: seen[name] for name in env.agents} if env.agents else None
+            if not env.agents:
+                on_end()
     return rows
