@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from diffplan.datasets.manifest import FileEntry
+from diffplan.datasets.manifest import REMEDY, FileEntry
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -39,6 +39,14 @@ def write_array(path: Path, dtype: str, shape: tuple[int, ...], pieces: Iterable
     return FileEntry(length, digest.hexdigest())
 
 
+def check_length(path: Path, length: int) -> None:
+    """Raises ``ValueError`` naming the file unless it is there with ``length`` bytes."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; {REMEDY}.")
+    if path.stat().st_size != length:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, expected {length}; {REMEDY}.")
+
+
 class ArrayFile:
     """A read-only array in a file: mapped into memory, or read piece by piece where memory must stay small.
 
@@ -57,17 +65,12 @@ class ArrayFile:
         self._check()
 
     def _check(self) -> None:
-        remedy = "restore it from a copy or collect the data anew"
-        if not self.path.is_file():
-            raise ValueError(f"{self.path} is missing; {remedy}.")
-        size = self.path.stat().st_size
-        if size != self.nbytes:
-            raise ValueError(f"{self.path} has {size} bytes, expected {self.nbytes}; {remedy}.")
+        check_length(self.path, self.nbytes)
         with open(self.path, "rb") as file:
             header = file.read(len(self.header))
         if header != self.header:
             expected, got = (text[10:].decode("latin1").strip() for text in (self.header, header))
-            raise ValueError(f"{self.path} has the header {got!r}, expected {expected!r}; {remedy}.")
+            raise ValueError(f"{self.path} has the header {got!r}, expected {expected!r}; {REMEDY}.")
 
     @cached_property
     def mapped(self) -> np.ndarray:

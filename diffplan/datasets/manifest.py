@@ -11,7 +11,7 @@ from diffplan.files import read_json, write_json
 from diffplan.spec import JointSpec
 
 FORMAT, VERSION, MANIFEST = "diffplan.TrajectoryStore", 1, "manifest.json"
-_REMEDY = "restore it from a copy or collect the data anew"
+REMEDY = "restore it from a copy or collect the data anew"
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Manifest:
             return cls(JointSpec.from_dict(data["spec"]), str(data["source"]), shards)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = f"a field is missing or of the wrong kind ({type(error).__name__}: {error})"
-            raise ValueError(f"{path}: {reason}; {_REMEDY}.") from error
+            raise ValueError(f"{path}: {reason}; {REMEDY}.") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {str(error).rstrip('.')}; {_REMEDY}.") from error
+            raise ValueError(f"{path}: {str(error).rstrip('.')}; {REMEDY}.") from error
 
     @staticmethod
     def verify(folder: Path) -> None:
@@ -90,7 +90,7 @@ class Manifest:
         if listed != found:
             raise ValueError(
                 f"{folder / MANIFEST} was changed after it was written "
-                f"(SHA-256 {found[:12]}..., expected {listed[:12]}...); {_REMEDY}."
+                f"(SHA-256 {found[:12]}..., expected {listed[:12]}...); {REMEDY}."
             )
 
 

@@ -26,15 +26,14 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffplan.datasets.arrays import ArrayFile, write_array
-from diffplan.datasets.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, plain, shard_folder
+from diffplan.datasets.arrays import ArrayFile, check_length, write_array
+from diffplan.datasets.manifest import MANIFEST, REMEDY, FileEntry, Manifest, ShardEntry, plain, shard_folder
 from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
 Labels = dict[str, str | int | float | bool]
 
-_REMEDY = "restore it from a copy or collect the data anew"
 _STEP_ARRAYS = ("actions", "rewards", "terminations", "truncations", "action_mask")
 _MAP_BYTES = 512 * 2**20  # a store up to this size is mapped into memory, a larger one is read piece by piece
 
@@ -64,16 +63,17 @@ class _Shard:
         expected = {*(f"{name}.npy" for name in arrays), "labels.json"}
         if set(entry.files) != expected:
             got = sorted(set(entry.files) ^ expected)
-            raise ValueError(f"{root / MANIFEST} lists too much or too little in {entry.folder}: {got}; {_REMEDY}.")
+            raise ValueError(f"{root / MANIFEST} lists too much or too little in {entry.folder}: {got}; {REMEDY}.")
         self.paths = {name: inside(root, f"{entry.folder}/{name}") for name in entry.files}
         self.arrays = {name: ArrayFile(self.paths[f"{name}.npy"], *arrays[name]) for name in arrays}
         self.offsets = np.array(self.arrays["offsets"].mapped)
         if self.offsets[0] != 0 or self.offsets[-1] != self.rows or (np.diff(self.offsets) < 2).any():
             path = self.paths["offsets.npy"]
-            raise ValueError(f"{path} does not rise from 0 to {self.rows} by 2 or more an episode; {_REMEDY}.")
+            raise ValueError(f"{path} does not rise from 0 to {self.rows} by 2 or more an episode; {REMEDY}.")
+        check_length(self.paths["labels.json"], entry.files["labels.json"].bytes)
         self.labels: list[Labels] = read_json(self.paths["labels.json"])
         if not isinstance(self.labels, list) or len(self.labels) != self.episodes:
-            raise ValueError(f"{self.paths['labels.json']} is not a list of {self.episodes} dictionaries; {_REMEDY}.")
+            raise ValueError(f"{self.paths['labels.json']} is not a list of {self.episodes} dictionaries; {REMEDY}.")
         for episode, labels in enumerate(self.labels):
             _check_labels(f"{self.paths['labels.json']}: episode {episode}", labels)
 
@@ -255,7 +255,7 @@ class TrajectoryStore:
                 got, expected = sha256(path), shard.entry.files[name].sha256
                 if got != expected:
                     raise ValueError(
-                        f"{path} is damaged (SHA-256 {got[:12]}..., expected {expected[:12]}...); {_REMEDY}."
+                        f"{path} is damaged (SHA-256 {got[:12]}..., expected {expected[:12]}...); {REMEDY}."
                     )
 
     def info(self) -> dict[str, Any]:

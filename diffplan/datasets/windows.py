@@ -118,7 +118,7 @@ class TrajectoryDataset:
         return grid.swapaxes(1, 2) * mask, mask
 
     @cached_property
-    def _masks(self) -> Bool[np.ndarray, "3*N D"]:
+    def _masks(self) -> Bool[np.ndarray, "states D"]:
         """Which entries of a cell exist when the agent is absent, there, or there and acting."""
         entry_is_action = np.arange(self.spec.size) >= self.spec.observation_size
         states = np.stack([entry_is_action < 0, ~entry_is_action, entry_is_action >= 0])

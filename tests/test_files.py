@@ -1,0 +1,72 @@
+"""A file is whole or not there, and a name stays inside its folder."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from diffplan.files import atomic_path, inside, read_json, sha256, write_json
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
+    target = tmp_path / "note.txt"
+    target.write_text("old")
+    with pytest.raises(KeyError), atomic_path(target) as temporary:
+        temporary.write_text("half of the n")
+        raise KeyError("the writer failed")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_whole_and_says_what_to_do(tmp_path):
+    write_json(tmp_path / "note.json", ["old"])
+    code = f"""
+import resource
+from diffplan.files import write_json
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_json({str(tmp_path / "note.json")!r}, ["new"] * 1000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0
+    assert f"cannot write {tmp_path / 'note.json'} (File too large)" in last and "free some space" in last
+    assert read_json(tmp_path / "note.json") == ["old"]
+    assert os.listdir(tmp_path) == ["note.json"]
+
+
+def test_json_that_is_damaged_is_named_with_its_line(tmp_path):
+    (tmp_path / "note.json").write_text('{"a": 1,\n "b": }')
+    with pytest.raises(ValueError, match=r"note\.json is not valid JSON .*line 2"):
+        read_json(tmp_path / "note.json")
+    (tmp_path / "note.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"note\.json is not valid JSON"):
+        read_json(tmp_path / "note.json")
+    (tmp_path / "note.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"note\.json is not valid JSON"):
+        read_json(tmp_path / "note.json")
+
+
+def test_json_never_holds_a_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "note.json", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []
+    write_json(tmp_path / "note.json", {"loss": 0.1})
+    assert json.loads((tmp_path / "note.json").read_text()) == {"loss": 0.1}
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "note").write_bytes(b"abc" * 100_000)
+    assert sha256(tmp_path / "note") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "/etc/passwd", ".", "", "link/outside"])
+def test_a_name_that_leaves_its_folder_is_refused(tmp_path, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="leaves its folder"):
+        inside(folder, name)
+    assert inside(folder, "a/b.npy") == folder / "a" / "b.npy"
