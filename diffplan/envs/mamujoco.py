@@ -18,7 +18,8 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from diffplan.envs.behavior import SkilledPolicy, random_policy
-from diffplan.spec import Actions, JointSpec, Observations, Role
+from diffplan.envs.spaces import spec_from_env
+from diffplan.spec import Actions, JointSpec, Observations
 
 PARTITIONS = {  # NxM is any number of agents with any number of segments each
     "Ant": ("2x4", "2x4d", "4x2"),
@@ -108,20 +109,15 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):
         self._observation_spaces = {
             name: gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in sizes.items()
         }
-        agents = {name: name for name in self.possible_agents}
-        self.joint_spec = JointSpec(
-            agents, {n: self._role(n) for n in agents}, body.unwrapped.dt, f"mamujoco:{task}", options
-        )
-
-    def _role(self, agent: str) -> Role:
-        space = self.action_space(agent)
-        return Role(self._observation_spaces[agent].shape[0], tuple(space.low.tolist()), tuple(space.high.tolist()))
+        derived = spec_from_env(self, body.unwrapped.dt)
+        roles = {name: derived.role_of(name) for name in self.possible_agents}
+        self.joint_spec = JointSpec({name: name for name in roles}, roles, derived.dt, f"mamujoco:{task}", options)
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Box:
         return self._observation_spaces[agent]
 
     def action_space(self, agent: str) -> gymnasium.spaces.Box:
-        return self._env.action_space(agent)  # type: ignore[no-any-return]
+        return self._env.action_space(agent)
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -143,7 +139,7 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):
         return np.asarray(self._env.state(), np.float32)
 
     def render(self) -> np.ndarray | None:
-        return self._env.render()  # type: ignore[no-any-return]
+        return self._env.render()
 
     def close(self) -> None:
         self._env.close()

@@ -6,6 +6,7 @@ move have the message alone. Positions have no unit (the arena is about 2 wide);
 
 import importlib
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from pettingzoo import ParallelEnv
 
 from diffplan.envs import simple_spread_expert
 from diffplan.envs.behavior import SkilledPolicy, random_policy
-from diffplan.spec import Actions, JointSpec, Observations, Role
+from diffplan.envs.spaces import spec_from_env
+from diffplan.spec import Actions, JointSpec, Observations
 
 _POSITION = {  # which observation entries are the agent's own position; other tasks observe relative positions only
     "collect_treasure_v1": (0, 1),
@@ -93,20 +95,16 @@ class ParticleEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self.possible_agents: list[str] = list(env.possible_agents)
         self.agents: list[str] = []
         self.state_space = env.state_space
-        names = {name: name if name.startswith("deposit") else name.rpartition("_")[0] for name in self.possible_agents}
-        roles = {role: self._role(agent, _POSITION[task]) for agent, role in names.items()}
-        self.joint_spec = JointSpec(names, roles, env.unwrapped.world.dt, f"mpe:{task}", options)
-
-    def _role(self, agent: str, position: tuple[int, ...]) -> Role:
-        space: Any = self.action_space(agent)
-        low, high = map(tuple, (space.low.tolist(), space.high.tolist()))
-        return Role(self.observation_space(agent).shape[0], low, high, position)  # type: ignore[index]
+        derived = spec_from_env(env, env.unwrapped.world.dt)
+        agents = {name: name if role == "deposit" else role for name, role in derived.agents.items()}
+        roles = {role: replace(derived.role_of(name), position=_POSITION[task]) for name, role in agents.items()}
+        self.joint_spec = JointSpec(agents, roles, derived.dt, f"mpe:{task}", options)
 
     def observation_space(self, agent: str) -> Space[Any]:
-        return self._env.observation_space(agent)  # type: ignore[no-any-return]
+        return self._env.observation_space(agent)
 
     def action_space(self, agent: str) -> Space[Any]:
-        return self._env.action_space(agent)  # type: ignore[no-any-return]
+        return self._env.action_space(agent)
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -133,10 +131,10 @@ class ParticleEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         return bool(reached)
 
     def state(self) -> np.ndarray:
-        return self._env.state()  # type: ignore[no-any-return]
+        return self._env.state()
 
     def render(self) -> np.ndarray | None:
-        return self._env.render()  # type: ignore[no-any-return]
+        return self._env.render()
 
     def close(self) -> None:
         self._env.close()

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -19,7 +20,8 @@ from pettingzoo import ParallelEnv
 
 from diffplan.envs import two_arm_lift_expert
 from diffplan.envs.behavior import SkilledPolicy, random_policy
-from diffplan.spec import Actions, JointSpec, Observations, Role
+from diffplan.envs.spaces import spec_from_env
+from diffplan.spec import Actions, JointSpec, Observations
 
 _HAND = ("robot{arm}_eef_pos", "robot{arm}_eef_quat", "robot{arm}_gripper_qpos")
 _LOADS = ("payload_pos", "payload_quat", "lid_handle_pos", "lid_handle_quat", "trash_pos", "trash_quat")
@@ -137,12 +139,9 @@ class TwoArmEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             name: gymnasium.spaces.Box(-1, 1, (robot.action_dim,), np.float32)
             for name, robot in zip(self.possible_agents, raw.robots, strict=True)
         }
-        agents = {name: name for name in self.possible_agents}
-        self.joint_spec = JointSpec(agents, {n: self._role(n) for n in agents}, DT, f"robosuite:{task}", options)
-
-    def _role(self, agent: str) -> Role:
-        size = self._action_spaces[agent].shape[0]
-        return Role(self._observation_spaces[agent].shape[0], (-1.0,) * size, (1.0,) * size, position=(0, 1, 2))
+        derived = spec_from_env(self, DT)
+        roles = {name: replace(derived.role_of(name), position=(0, 1, 2)) for name in self.possible_agents}
+        self.joint_spec = JointSpec({name: name for name in roles}, roles, DT, f"robosuite:{task}", options)
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Box:
         return self._observation_spaces[agent]
