@@ -122,7 +122,7 @@ def evaluate(
 
 
 def episode_seed(seed: int, episode: int) -> int:
-    """The seed of one evaluated episode, of a stream apart from ``collect_episodes``: starts are never those of the data."""
+    """The seed of one evaluated episode, of another stream than ``collect_episodes``: its start is not in the data."""
     return int(np.random.SeedSequence([seed, episode, 1]).generate_state(1)[0])
 
 
