@@ -1,0 +1,20 @@
+"""Pictures for papers and pages: plans, denoising, episodes, data, learning curves, comparisons.
+
+Every ``plot_*`` returns a ``matplotlib.figure.Figure``, to be written by ``figure.savefig("name.png")`` (or .svg).
+Nothing here touches pyplot or leaves matplotlib's settings changed. Colours are safe for colour-blind readers, and
+the same as in MuJoCo's pictures.
+"""
+
+from diffplan.plotting.episodes import plot_dataset, plot_filmstrip
+from diffplan.plotting.plans import animate_denoising, plot_denoising, plot_plan
+from diffplan.plotting.results import plot_comparison, plot_learning_curve
+
+__all__ = [
+    "animate_denoising",
+    "plot_comparison",
+    "plot_dataset",
+    "plot_denoising",
+    "plot_filmstrip",
+    "plot_learning_curve",
+    "plot_plan",
+]

@@ -1,0 +1,111 @@
+"""Pictures of results: learning curves, and comparisons with their intervals."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from diffplan.envs.scene import AGENT_COLORS
+from diffplan.plotting.style import INK, STYLE, draw_interval, style_chart
+
+if TYPE_CHECKING:
+    from diffplan.evaluation import Interval
+    from diffplan.training import TrainingReport
+
+    Run = str | Path | TrainingReport
+
+
+@matplotlib.rc_context(STYLE)
+def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
+    """Draws the training loss over optimiser steps: every logged value faintly, a running mean strongly.
+
+    Args:
+        runs: a ``TrainingReport``, a ``metrics.jsonl`` or the folder of a run that holds one; or {name: any of these}.
+
+    Raises:
+        ValueError: a file has no metrics, or a line that is not a step and a loss; the message names it.
+        FileNotFoundError: there is no such file.
+    """
+    named = runs if isinstance(runs, Mapping) else {"": runs}
+    figure = Figure((6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, run), color in zip(named.items(), itertools.cycle(AGENT_COLORS)):
+        steps, losses = _losses(run)
+        smooth = _running_mean(losses, max(1, len(losses) // 20))
+        axes.plot(steps, losses, color=color, linewidth=0.8, alpha=0.35)
+        axes.plot(steps, smooth, color=color, linewidth=1.8, label=name)
+    axes.set(xlabel="optimiser step", ylabel="loss", yscale="log")
+    style_chart(axes)
+    if any(named):
+        figure.legend(loc="outside right center")
+    return figure
+
+
+def _losses(run: "Run") -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(run, str | Path):
+        rows = list(zip(run.steps, run.losses, strict=True))
+        source = "the training report"
+    else:
+        path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
+        source, rows = (
+            str(path),
+            [_metrics_row(path, i, line) for i, line in enumerate(path.read_text().splitlines(), 1)],
+        )
+    if not rows:
+        raise ValueError(f"{source} holds no metrics yet; train for at least log_every steps.")
+    steps, losses = np.array(rows, float).T
+    return steps, losses
+
+
+def _metrics_row(path: Path, number: int, line: str) -> tuple[float, float]:
+    try:
+        row = json.loads(line)
+        return float(row["step"]), float(row["loss"])
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f'{path}, line {number}: expected {{"step": ..., "loss": ...}}, got {line[:60]!r}.') from error
+
+
+def _running_mean(values: Float[np.ndarray, "n"], reach: int) -> Float[np.ndarray, "n"]:
+    """Mean over up to ``reach`` values on either side, fewer at the ends."""
+    total = np.concatenate([[0], np.cumsum(values)])
+    first, last = (
+        np.maximum(np.arange(len(values)) - reach, 0),
+        np.minimum(np.arange(len(values)) + reach + 1, len(values)),
+    )
+    return np.asarray((total[last] - total[first]) / (last - first))
+
+
+@matplotlib.rc_context(STYLE)
+def plot_comparison(results: "Mapping[str, Interval] | Mapping[str, Mapping[str, Interval]]") -> Figure:
+    """Draws one dot a method with its 95 % interval, in the order given, one panel a metric.
+
+    Args:
+        results: {method: interval} or {method: {metric: interval}}, e.g. of ``EvaluationReport.summary()``.
+
+    Raises:
+        ValueError: nothing to compare.
+    """
+    table = {name: one if isinstance(one, Mapping) else {"": one} for name, one in results.items()}
+    metrics = list(dict.fromkeys(metric for one in table.values() for metric in one))
+    if not metrics:
+        raise ValueError("nothing to compare; give {name: Interval} or {name: {metric: Interval}}.")
+    figure = Figure((1.6 + 2.9 * len(metrics), 0.9 + 0.34 * len(table)), layout="constrained")
+    grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(grid, metrics, strict=True):
+        for row, one in enumerate(table.values()):
+            if metric in one:
+                draw_interval(axes, row, one[metric].value, one[metric].low, one[metric].high)
+        axes.set_title(metric)
+        style_chart(axes)
+        axes.margins(x=0.12)
+        axes.spines["left"].set_visible(False)
+    grid[0].set_yticks(range(len(table)), table)
+    grid[0].tick_params(axis="y", labelcolor=INK, labelsize=9)
+    grid[0].set_ylim(len(table) - 0.5, -0.5)
+    return figure

@@ -1,0 +1,76 @@
+"""The look that all pictures share: colours, lines, type sizes."""
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from diffplan.envs.scene import AGENT_COLORS, Color
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Trajectory
+
+INK, MUTED, HAIRLINE = "#262626", "#6b6b6b", "#e3e3e3"
+STYLE = {
+    "figure.dpi": 150,
+    "figure.titlesize": 11,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#b5b5b5",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+"""What differs from matplotlib's defaults; set only while a figure is made."""
+
+
+def agent_color(spec: JointSpec, agent: str) -> Color:
+    """The colour of an agent, the same in every picture."""
+    return AGENT_COLORS[spec.names.index(agent) % len(AGENT_COLORS)]
+
+
+def has_position(spec: JointSpec, agent: str) -> bool:
+    """Whether an agent can be drawn from above: its observation holds at least x and y."""
+    return len(spec.role_of(agent).position) >= 2
+
+
+def executed_path(trajectory: Trajectory, agent: str) -> Float[np.ndarray, "steps 2"]:
+    """Where an agent was (m), at the steps at which it was there."""
+    index = trajectory.spec.names.index(agent)
+    position = list(trajectory.spec.role_of(agent).position[:2])
+    return np.asarray(trajectory.observations[trajectory.agent_mask[:, index], index][:, position])
+
+
+def draw_candidates(axes: Axes, paths: Float[np.ndarray, "S H 2"], color: Color) -> list[Line2D]:
+    """Draws S faint lines; the more there are, the fainter."""
+    alpha = float(np.clip(5 / len(paths), 0.12, 0.5))
+    return axes.plot(
+        *paths.transpose(2, 1, 0), color=color, alpha=alpha, linewidth=1.0, solid_capstyle="round", zorder=2
+    )
+
+
+def style_map(axes: Axes) -> None:
+    """Equal scales on both axes over a hairline grid."""
+    axes.set_aspect("equal")
+    axes.grid(color=HAIRLINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+    axes.spines[:].set_visible(False)
+
+
+def style_chart(axes: Axes) -> None:
+    """Hairline grid behind the data, quiet ticks."""
+    axes.grid(color=HAIRLINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+
+
+def draw_interval(axes: Axes, row: int, value: float, low: float, high: float) -> None:
+    """Draws a dot with its interval in a horizontal row, and the value above it."""
+    color = AGENT_COLORS[0]
+    axes.plot([low, high], [row, row], color=color, linewidth=2.4, solid_capstyle="round", alpha=0.4)
+    axes.plot(value, row, "o", color=color, markersize=6)
+    axes.annotate(f"{value:.3g}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)

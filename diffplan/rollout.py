@@ -1,0 +1,139 @@
+"""Filmed episodes: one closed-loop episode with its plans and pictures, and video files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+from jaxtyping import UInt8
+from pettingzoo import ParallelEnv
+
+from diffplan.datasets.collection import run_episode
+from diffplan.envs.spaces import spec_from_env
+from diffplan.evaluation import Policy
+from diffplan.files import atomic_path
+from diffplan.spec import Actions, Observations
+from diffplan.trajectory import Plan, Trajectory
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One filmed episode of L steps.
+
+    Args:
+        trajectory: what happened.
+        frames: a picture before every step and one after the last.
+        plans: the plan that was followed at every step; None where the policy has none.
+        success: whether the team succeeded; None where the environment does not say.
+    """
+
+    trajectory: Trajectory
+    frames: UInt8[np.ndarray, "L+1 height width 3"]
+    plans: list[Plan | None]
+    success: bool | None
+
+    def __repr__(self) -> str:
+        return f"Rollout({self.trajectory}, frames {self.frames.shape}, success={self.success})"
+
+    def save(self, path: str | Path, speed: float = 1.0) -> None:
+        """Writes the episode as a video, ``speed`` times as fast as it was; see ``save_video``."""
+        save_video(self.frames, path, fps=speed / self.trajectory.spec.dt)
+
+
+def record_rollout(policy: Policy, env: ParallelEnv[str, Any, Any], seed: int = 0, overlay: bool = True) -> Rollout:
+    """Films one episode in closed loop: the one that ``evaluate`` runs for the same policy, environment and seed.
+
+    Args:
+        policy: e.g. a ``RecedingHorizonPolicy``; what is in its ``plans``, if it has any, is recorded.
+        env: made with ``render_mode="rgb_array"``.
+        seed: of the episode.
+        overlay: draw the plans into the scene, where the environment can (it has a method ``overlay``).
+
+    Raises:
+        ValueError: the environment was made without ``render_mode="rgb_array"``, or its agents are not the policy's.
+    """
+    render_mode = getattr(env, "render_mode", None)
+    if render_mode != "rgb_array":
+        raise ValueError(
+            f"the environment has render_mode={render_mode!r}; make it with render_mode='rgb_array' to film it."
+        )
+    camera = _Camera(policy, env, seed, overlay and hasattr(env, "overlay"))
+    try:
+        trajectory = run_episode(env, camera, spec_from_env(env), seed)
+        camera.shoot(None)
+    finally:
+        camera.clear()
+    success = trajectory.labels.get("success")
+    return Rollout(trajectory, np.stack(camera.frames), camera.plans, None if success is None else bool(success))
+
+
+class _Camera:
+    """Drives one environment by a policy for many, and takes a picture before every step."""
+
+    def __init__(self, policy: Policy, env: Any, seed: int, overlay: bool):
+        self.policy, self.env, self.seed, self.overlay = policy, env, seed, overlay
+        self.labels: dict[str, str | int | float | bool] = {}
+        self.frames: list[np.ndarray] = []
+        self.plans: list[Plan | None] = []
+
+    def reset(self, env: Any, seed: int) -> None:
+        self.policy.reset([self.seed])
+
+    def __call__(self, observations: Observations) -> Actions:
+        (actions,) = self.policy([observations])
+        (plan,) = getattr(self.policy, "plans", [None])
+        self.plans.append(plan)
+        self.shoot(plan)
+        return actions or {}
+
+    def shoot(self, plan: Plan | None) -> None:
+        if self.overlay:
+            self.env.overlay({} if plan is None else _paths(plan))
+        self.frames.append(np.asarray(self.env.render()))
+
+    def clear(self) -> None:
+        if self.overlay:
+            self.env.overlay({})
+
+
+def _paths(plan: Plan) -> dict[str, np.ndarray]:
+    """{agent: S paths of H points seen from above} of the agents that are there and have a position."""
+    there = (name for name, present in zip(plan.spec.names, plan.agent_mask, strict=True) if present)
+    return {name: plan.positions(name)[..., :2] for name in there if len(plan.spec.role_of(name).position) >= 2}
+
+
+def save_video(
+    frames: UInt8[np.ndarray, "K height width 3"] | Sequence[np.ndarray],
+    path: str | Path,
+    fps: float = 10.0,
+    hold: float = 1.0,
+) -> None:
+    """Writes a video file, whole or not at all: MP4 (H.264) or GIF, by the ending of its name.
+
+    Args:
+        frames: pictures of one size.
+        path: ends in ``.mp4`` or ``.gif``.
+        fps: frames a second.
+        hold: seconds for which the last frame stays.
+
+    Raises:
+        ValueError: no frames, another ending, or a rate that is not positive.
+        OSError: the file cannot be written; what was there before is unchanged.
+    """
+    path, film = Path(path), np.asarray(frames)
+    if film.ndim != 4 or not film.size:
+        raise ValueError(f"frames have shape {film.shape}, expected (K, height, width, 3) with at least one frame.")
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise ValueError(f"{path}: videos end in .mp4 or .gif, not {path.suffix!r}.")
+    if not fps > 0:
+        raise ValueError(f"fps={fps}; give a positive number of frames a second.")
+    with atomic_path(path) as temporary:
+        if path.suffix.lower() == ".gif":
+            durations = [1000 / fps] * (len(film) - 1) + [1000 / fps + 1000 * hold]
+            iio.imwrite(temporary, film, plugin="pillow", duration=durations, loop=0)
+        else:
+            film = np.concatenate([film, np.repeat(film[-1:], round(hold * fps), axis=0)])
+            film = np.pad(film, ((0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)), mode="edge")
+            iio.imwrite(temporary, film, plugin="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
