@@ -1,0 +1,181 @@
+"""Windows hold exactly the recorded steps around the present, and say what does not exist."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffplan.datasets.normalizer import Normalizer
+from diffplan.datasets.store import TrajectoryStore
+from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, load_dataset
+from diffplan.spec import JointSpec, Role
+from diffplan.trajectory import Trajectory
+
+ROOT = Path(__file__).parents[1]
+SPEC = JointSpec(
+    {"arm_0": "arm", "cart": "cart", "arm_1": "arm"},
+    {"arm": Role(4, (-1.0, -1.0), (1.0, 1.0)), "cart": Role(3, (-2.0,), (2.0,))},
+    dt=0.1,
+)
+O, D = SPEC.observation_size, SPEC.size
+
+
+def episode(length: int, seed: int, agent_mask: np.ndarray | None = None) -> Trajectory:
+    """Random numbers everywhere, also where nothing exists: they must not leak."""
+    rng = np.random.default_rng(seed)
+    shape = (length, SPEC.num_agents)
+    return Trajectory(
+        SPEC,
+        rng.normal(size=(length + 1, SPEC.num_agents, O)).astype(np.float32),
+        rng.normal(size=(*shape, SPEC.action_size)).astype(np.float32),
+        rng.normal(size=shape).astype(np.float32),
+        np.zeros(shape, bool),
+        np.zeros(shape, bool),
+        np.ones((length + 1, SPEC.num_agents), bool) if agent_mask is None else agent_mask,
+    )
+
+
+def come_and_go(length: int) -> np.ndarray:
+    """arm_0 leaves after half the episode, the cart appears then, arm_1 stays."""
+    early = np.arange(length + 1) <= length // 2
+    return np.stack([early, ~early, np.ones_like(early)], axis=1)
+
+
+EPISODES = [episode(6, 0), episode(9, 1, come_and_go(9)), episode(1, 2), episode(4, 3, come_and_go(4)), episode(12, 4)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> TrajectoryStore:
+    made = TrajectoryStore.create(tmp_path_factory.mktemp("windows"), SPEC)
+    made.append(EPISODES[:2])
+    made.append(EPISODES[2:])
+    return made
+
+
+def window_by_hand(one: Trajectory, present: int, history: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """One window, cell by cell."""
+    cells = np.zeros((SPEC.num_agents, history + horizon, D), np.float32)
+    mask = np.zeros(cells.shape, bool)
+    for agent, name in enumerate(SPEC.names):
+        role = SPEC.role_of(name)
+        for place, step in enumerate(range(present - history, present + horizon)):
+            if not 0 <= step <= len(one) or not one.agent_mask[step, agent]:
+                continue
+            width = role.observation_size
+            cells[agent, place, :width] = one.observations[step, agent, :width]
+            mask[agent, place, :width] = True
+            if step < len(one) and one.agent_mask[step + 1, agent]:
+                width = role.action_size
+                cells[agent, place, O : O + width] = one.actions[step, agent, :width]
+                mask[agent, place, O : O + width] = True
+    return cells, mask
+
+
+@pytest.mark.parametrize(("history", "horizon", "stride"), [(0, 1, 1), (3, 5, 1), (2, 20, 3), (0, 4, 2), (10, 3, 1)])
+def test_every_window_equals_the_one_made_by_hand(store, history, horizon, stride):
+    dataset = TrajectoryDataset(store, horizon, history, stride)
+    presents = [(e, t) for e, one in enumerate(EPISODES) for t in range(0, len(one), stride)]
+    assert len(dataset) == len(presents)
+    order = np.random.default_rng(0).permutation(len(dataset))
+    batch = dataset.batch(order)
+    assert list(zip(batch.episode.tolist(), batch.step.tolist(), strict=True)) == [presents[i] for i in order]
+    for cells, mask, there, index in zip(batch.cells, batch.mask, batch.agent_mask, order, strict=True):
+        e, t = presents[index]
+        expected_cells, expected_mask = window_by_hand(EPISODES[e], t, history, horizon)
+        np.testing.assert_array_equal(cells, expected_cells, strict=True)
+        np.testing.assert_array_equal(mask, expected_mask, strict=True)
+        np.testing.assert_array_equal(there, EPISODES[e].agent_mask[t])
+
+
+def test_windows_over_an_episodes_end_do_not_reach_the_next(store):
+    last = TrajectoryDataset(store, horizon=4).batch(np.array([5]))
+    assert (last.episode[0], last.step[0]) == (0, 5)
+    exists = last.mask[0, 0]
+    assert exists[:, 0].tolist() == [True, True, False, False]  # the present and the final observation
+    assert exists[:, O].tolist() == [True, False, False, False]  # no action at the final observation
+    assert not last.cells[0, 0, 2:].any()
+
+
+def test_normalized_cells_are_zero_where_nothing_exists(store):
+    normalizer = Normalizer.fit(store, "gaussian")
+    plain, normal = TrajectoryDataset(store, 5, 2), TrajectoryDataset(store, 5, 2, normalizer=normalizer)
+    indices = np.arange(len(plain))
+    one, other = plain.batch(indices), normal.batch(indices)
+    np.testing.assert_array_equal(one.mask, other.mask)
+    assert not other.cells[~other.mask].any()
+    back = normalizer.unnormalize(other.cells, SPEC.role_index)
+    np.testing.assert_allclose(back[one.mask], one.cells[one.mask], atol=1e-5)
+
+
+def test_sampling_is_uniform_and_settled_by_its_generator(store):
+    dataset = TrajectoryDataset(store, 3)
+    one, other = (dataset.sample(8, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(one.cells, other.cells)
+    drawn = dataset.sample(20_000, np.random.default_rng(0))
+    counts = np.bincount(drawn.episode * 100 + drawn.step)
+    counts = counts[counts > 0]
+    assert len(counts) == len(dataset) == 32
+    assert np.abs(counts - 625).max() < 5 * 625**0.5
+
+
+def test_episodes_can_be_held_out(store):
+    dataset = TrajectoryDataset(store, 3, episodes=[4, 0])
+    assert len(dataset) == 18
+    assert dataset.batch(np.arange(18)).episode.tolist() == [4] * 12 + [0] * 6
+
+
+def test_an_empty_batch_is_a_batch(store):
+    batch = TrajectoryDataset(store, 3, 1).batch(np.zeros(0, np.int64))
+    assert isinstance(batch, WindowBatch) and batch.cells.shape == (0, 3, 4, D)
+
+
+@pytest.mark.parametrize("indices", [[-1], [32], [0, 99]])
+def test_windows_outside_the_dataset_are_refused(store, indices):
+    with pytest.raises(IndexError, match="of a dataset of 32"):
+        TrajectoryDataset(store, 3).batch(np.array(indices))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"horizon": 0}, "horizon=0; choose at least 1"),
+        ({"horizon": 2, "history": -1}, "history=-1; choose at least 0"),
+        ({"horizon": 2, "stride": 0}, "stride=0; choose at least 1"),
+        ({"horizon": 2, "episodes": [0, 5]}, r"episodes \[5\] are not in .*0\.\.4"),
+        ({"horizon": 2, "episodes": []}, "no episodes to draw windows from"),
+        (
+            {"horizon": 2, "normalizer": Normalizer("limits", [[0.0] * 6], [[1.0] * 6])},
+            r"\(1, 6\), .* \(2, 6\); fit it",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(store, options, message):
+    with pytest.raises(ValueError, match=message):
+        TrajectoryDataset(store, **options)
+
+
+def test_an_empty_store_has_no_windows(tmp_path):
+    TrajectoryStore.create(tmp_path, SPEC)
+    for normalizer in ("limits", None):
+        with pytest.raises(ValueError, match=r"no episodes to .*collect or choose some"):
+            load_dataset(tmp_path, horizon=4, normalizer=normalizer)
+
+
+def test_load_dataset_fits_only_the_chosen_episodes(store):
+    dataset = load_dataset(store.path, horizon=4, history=1, episodes=[0, 2])
+    assert dataset.normalizer.config.center == Normalizer.fit(store, "limits", [0, 2]).config.center
+    assert np.abs(dataset.batch(np.arange(len(dataset))).cells).max() == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_reading_a_store_larger_than_the_limit_keeps_memory_small():
+    """0.6 GB are read end to end and at random; resident memory grows by less than 0.1 GB."""
+    run = [sys.executable, ROOT / "scripts" / "benchmark_data.py", "memory", "--gigabytes=0.6", "--batches=100"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["store_gb"] > 0.55 and 0 < found["read_growth_mb"] < 100
