@@ -74,14 +74,14 @@ def test_noise_at_rest_scales_the_noise_of_an_idle_expert(env):
 
 
 def test_unknown_skills_and_styles_are_named():
-    with pytest.raises(ValueError, match="skill='superb'; choose one of"):
+    with pytest.raises(ValueError, match=r"skill='superb'; choose one of"):
         behavior_policy("crossing-v0", "superb")
-    with pytest.raises(ValueError, match="style='sideways'; choose one of .*'clockwise'"):
+    with pytest.raises(ValueError, match=r"style='sideways'; choose one of .*'clockwise'"):
         behavior_policy("crossing-v0", style="sideways")
 
 
 def test_a_style_of_another_layout_is_refused(env):
     policy = behavior_policy("crossing-v0", style="left_first")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="style='left_first' does not fit .*'clockwise'"):
+    with pytest.raises(ValueError, match=r"style='left_first' does not fit .*'clockwise'"):
         policy.reset(env, 0)

@@ -234,7 +234,7 @@ def test_wrong_actions_are_named():
         env.step({name: good[name] for name in env.agents[:3]})
     with pytest.raises(ValueError, match=r"'robot_1' has shape \(3,\), expected \(2,\)"):
         env.step(good | {"robot_1": np.zeros(3)})
-    with pytest.raises(ValueError, match="'robot_2' is not finite"):
+    with pytest.raises(ValueError, match=r"'robot_2' is \[ *0. nan\], not finite"):
         env.step(good | {"robot_2": np.array([0.0, np.nan])})
 
 

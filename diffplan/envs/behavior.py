@@ -68,10 +68,11 @@ class SkilledPolicy:
         style = str(self._rng.choice(styles)) if self.style == "mixed" else self.style
         if style not in styles:
             raise ValueError(f"style={style!r} does not fit this environment; choose one of {(*styles, 'mixed')}.")
-        self._act = self.expert(env, style, self._rng)
-        self._noise = self.noise(env) if callable(self.noise) else self.noise
-        style_labels = {"style": style, **getattr(self._act, "labels", {})} if skill != "random" else {"style": "none"}
-        self.labels = {"skill": skill, **style_labels}
+        self.labels = {"skill": skill, "style": "none"}
+        if skill != "random":
+            self._act = self.expert(env, style, self._rng)
+            self._noise = self.noise(env) if callable(self.noise) else self.noise
+            self.labels |= {"style": style, **getattr(self._act, "labels", {})}
         spaces = {name: env.action_space(name) for name in env.possible_agents}
         self._center = {name: (space.high + space.low) / 2 for name, space in spaces.items()}
         self._half = {name: (space.high - space.low) / 2 for name, space in spaces.items()}

@@ -19,24 +19,13 @@ from pettingzoo import ParallelEnv
 
 from diffplan.envs.behavior import SkilledPolicy
 from diffplan.envs.crossing_expert import MEDIUM_NOISE, STYLES, CrossingExpert
-from diffplan.envs.crossing_layouts import (
-    ARENA,
-    DOOR_WIDTH,
-    LAYOUTS,
-    OBSTACLE_RADII,
-    OBSTACLES,
-    RADIUS,
-    WALL_THICKNESS,
-    place,
-)
-from diffplan.envs.scene import AGENT_COLORS, Paths, SceneRenderer, draw_disc, draw_paths, set_stage
+from diffplan.envs.crossing_layouts import ARENA, LAYOUTS, OBSTACLES, RADIUS, place
+from diffplan.envs.crossing_model import DT, HEIGHT, SUBSTEPS, V_MAX, build_model
+from diffplan.envs.scene import AGENT_COLORS, Paths, SceneRenderer, draw_disc, draw_paths
 from diffplan.spec import Actions, JointSpec, Observations, Role
 
-DT, SUBSTEPS = 0.1, 5
-V_MAX, MASS, MAX_FORCE, VELOCITY_GAIN = 1.0, 1.0, 5.0, 20.0
 GOAL_TOLERANCE, GOAL_SPEED, HOLD_STEPS = 0.1, 0.1, 10
 SUCCESS_BONUS, CONTACT_PENALTY = 5.0, 5.0
-HEIGHT = 0.06
 
 
 class Sensed(Mapping[str, np.ndarray]):
@@ -98,28 +87,27 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         render_mode: str | None = None,
     ):
         _check_options(num_robots, layout, sensing_radius, max_steps, render_mode)
-        self.num_robots, self.layout, self.sensing_radius, self.render_mode = (
-            num_robots,
-            layout,
-            sensing_radius,
-            render_mode,
-        )
+        self.num_robots, self.layout, self.render_mode = num_robots, layout, render_mode
+        self.sensing_radius = sensing_radius
         self.max_steps = max_steps or (60 + 25 * num_robots if layout == "doorway" else 100)
-        obstacles = 3 * OBSTACLES if layout == "obstacles" else 0
-        size = 6 + obstacles
+        obstacles = OBSTACLES if layout == "obstacles" else 0
+        size = 6 + 3 * obstacles
         role = Role(size, (-V_MAX,) * 2, (V_MAX,) * 2, position=(0, 1), static=tuple(range(4, size)))
         names = [f"robot_{i}" for i in range(num_robots)]
         options = {"num_robots": num_robots, "layout": layout, "sensing_radius": sensing_radius, "max_steps": max_steps}
         self.joint_spec = JointSpec(dict.fromkeys(names, "robot"), {"robot": role}, DT, "crossing-v0", options)
         self.possible_agents = names
         self.agents: list[str] = []
-        limit = np.array([ARENA, ARENA, 4 * V_MAX, 4 * V_MAX, ARENA, ARENA] + [ARENA] * obstacles, np.float32)
+        limit = np.full(size, ARENA, np.float32)
+        limit[2:4] = 4 * V_MAX
         self._observation_spaces = {name: Box(-limit, limit) for name in names}
         self._action_spaces = {name: Box(-V_MAX, V_MAX, (2,)) for name in names}
-        self.model = _build_model(num_robots, layout)
+        self.model = build_model(num_robots, obstacles, doorway=layout == "doorway")
         self.data = mujoco.MjData(self.model)
         self._robot_of_geom = {self.model.geom(name).id: index for index, name in enumerate(names)}
-        self._obstacle_geoms = [self.model.geom(f"obstacle_{k}").id for k in range(obstacles // 3)]
+        self._obstacle_geoms = [self.model.geom(f"obstacle_{k}").id for k in range(obstacles)]
+        self.starts, self.goals = np.zeros((2, num_robots, 2))
+        self.obstacles = np.zeros((obstacles, 3))
         self._renderer: SceneRenderer | None = None
         self._paths: Paths = {}
         self._alpha = 1.0
@@ -201,9 +189,8 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             )
         commands = np.array([actions[name] for name in self.agents], float)
         if not np.isfinite(commands).all():
-            raise ValueError(
-                f"action of {self.agents[int(np.argwhere(~np.isfinite(commands))[0][0])]!r} is not finite."
-            )
+            bad = int(np.argwhere(~np.isfinite(commands))[0][0])
+            raise ValueError(f"action of {self.agents[bad]!r} is {commands[bad]}, not finite.")
         speeds = np.linalg.norm(commands, axis=1, keepdims=True)
         return np.asarray(commands / np.maximum(speeds / V_MAX, 1.0))
 
@@ -304,83 +291,3 @@ def _check_options(
         raise ValueError(f"max_steps={max_steps!r}; give a positive whole number, or None for the layout's own limit.")
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode={render_mode!r}; choose 'rgb_array' or None.")
-
-
-def _build_model(num_robots: int, layout: str) -> mujoco.MjModel:
-    spec = mujoco.MjSpec()
-    spec.option.timestep = DT / SUBSTEPS
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    spec.option.gravity = [0.0, 0.0, 0.0]
-    spec.visual.global_.offwidth = spec.visual.global_.offheight = 1080
-    set_stage(spec, ARENA)
-    _add_walls(spec, layout)
-    for index in range(OBSTACLES if layout == "obstacles" else 0):
-        body = spec.worldbody.add_body(name=f"obstacle_{index}", mocap=True)
-        size = [OBSTACLE_RADII[1], HEIGHT, 0.0]
-        body.add_geom(
-            name=body.name,
-            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-            size=size,
-            rgba=[0.45, 0.45, 0.48, 1.0],
-            contype=2,
-            conaffinity=1,
-        )
-    for index in range(num_robots):
-        _add_robot(spec, f"robot_{index}", AGENT_COLORS[index])
-    return spec.compile()
-
-
-def _add_walls(spec: mujoco.MjSpec, layout: str) -> None:
-    """Adds planes that bound the arena, seen as boxes, and the wall with the doorway."""
-    gray, thick = [0.55, 0.56, 0.58, 1.0], WALL_THICKNESS / 2
-    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        spec.worldbody.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_PLANE,
-            pos=[x * ARENA, y * ARENA, 0.0],
-            zaxis=[-x, -y, 0.0],
-            size=[1.0, 1.0, 1.0],
-            rgba=[0.0, 0.0, 0.0, 0.0],
-            contype=2,
-            conaffinity=1,
-        )
-        size = [thick if x else ARENA + 2 * thick, thick if y else ARENA + 2 * thick, HEIGHT]
-        pos = [x * (ARENA + thick), y * (ARENA + thick), HEIGHT]
-        spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=size, rgba=gray, contype=0, conaffinity=0)
-    for side in (1, -1) if layout == "doorway" else ():
-        half = (ARENA - DOOR_WIDTH / 2) / 2
-        spec.worldbody.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            pos=[0.0, side * (ARENA - half), HEIGHT],
-            size=[thick, half, HEIGHT],
-            rgba=gray,
-            contype=2,
-            conaffinity=1,
-        )
-
-
-def _add_robot(spec: mujoco.MjSpec, name: str, color: tuple[float, float, float]) -> None:
-    body = spec.worldbody.add_body(name=name, pos=[0.0, 0.0, HEIGHT])
-    for axis, direction in (("x", [1.0, 0.0, 0.0]), ("y", [0.0, 1.0, 0.0])):
-        joint = body.add_joint(name=f"{name}_{axis}", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=direction)
-        actuator = spec.add_actuator(
-            name=joint.name,
-            trntype=mujoco.mjtTrn.mjTRN_JOINT,
-            target=joint.name,
-            forcelimited=True,
-            forcerange=[-MAX_FORCE, MAX_FORCE],
-        )
-        actuator.set_to_velocity(VELOCITY_GAIN)
-    cylinder = mujoco.mjtGeom.mjGEOM_CYLINDER
-    body.add_geom(
-        name=name, type=cylinder, size=[RADIUS, HEIGHT, 0.0], mass=MASS, rgba=[*color, 1.0], contype=1, conaffinity=1
-    )
-    cap = [0.5 + 0.5 * c for c in color]
-    body.add_geom(
-        type=cylinder,
-        size=[0.55 * RADIUS, 0.004, 0.0],
-        pos=[0.0, 0.0, HEIGHT],
-        mass=0.0,
-        rgba=[*cap, 1.0],
-        contype=0,
-        conaffinity=0,
-    )

@@ -19,7 +19,7 @@ FEEDBACK = 2.5
 LAG = 0.05
 """Time constant of the velocity actuators (s), made up for by looking ahead."""
 DISTURBANCE = 0.04
-MEDIUM_NOISE = {"open": 0.25, "doorway": 0.13, "obstacles": 0.2}
+MEDIUM_NOISE = {"open": 0.25, "doorway": 0.15, "obstacles": 0.2}
 """With which about half of the episodes of 4 robots succeed."""
 
 

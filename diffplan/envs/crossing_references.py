@@ -47,7 +47,10 @@ def _short_axis(angles: np.ndarray) -> float:
 
 
 def one_at_a_time(starts: np.ndarray, goals: np.ndarray, style: str, speed: float, dt: float) -> Paths:
-    """Everybody through the doorway, ``"left_first"`` or ``"right_first"``; the nearest of a room goes first."""
+    """Everybody through the doorway, ``"left_first"`` or ``"right_first"``; the nearest of a room goes first.
+
+    More than about 10 robots stand so close along the walls that some lines to the door lead through others.
+    """
     side = np.sign(starts[:, 0])
     first = -1 if style == "left_first" else 1
     order = np.lexsort((np.linalg.norm(starts, axis=1), side != first))
