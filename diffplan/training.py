@@ -102,6 +102,8 @@ def train(
         "seed": seed,
         "mix": asdict(mix),
         "data": dataset.store.fingerprint,
+        "windows": [len(dataset), dataset.history, dataset.horizon, dataset.stride],
+        "normalizer": planner.normalizer.config.kind,
         "denoiser": {k: v for k, v in planner.denoiser.config.items() if not k.startswith("_")},
     }
     denoiser = planner.denoiser.train()
