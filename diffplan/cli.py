@@ -1,0 +1,111 @@
+"""The command line: ``diffplan COMMAND OBJECT --flags``; flags are named as the Python arguments.
+
+Nothing heavy is imported before a command runs, so that help is instant. What a user can cause ends in one line on
+standard error and an exit code: 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated. ``--debug`` shows the traceback.
+"""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Union
+
+import tyro
+
+from diffplan.commands import COMMANDS, Command
+
+EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
+
+
+DESCRIPTION = """\
+Diffusion models that plan for several robots at once.
+
+For example, everything at once in minutes:
+  diffplan demo
+
+or step by step:
+  diffplan collect crossing-v0 --out data/crossing --episodes 1000
+  diffplan train data/crossing --out runs/crossing
+  diffplan plan runs/crossing --plot plan.png
+  diffplan evaluate runs/crossing --episodes 100
+
+Each command has its own --help with examples; --debug shows the traceback of an error.
+"""
+
+
+class UsageError(ValueError):
+    """The arguments do not make a command."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if sys.platform == "linux" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen MuJoCo's default cannot draw
+    debug, arguments = "--debug" in arguments, [one for one in arguments if one != "--debug"]
+    name = " ".join(["diffplan", *(one for one in arguments[:1] if one in COMMANDS)])
+    try:
+        with terminable():
+            return parse(arguments).run() or 0
+    except SystemExit as end:  # --help, or terminated
+        return int(end.code or 0)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what was written is whole, the same command goes on from there.", file=sys.stderr)
+        return 130
+    except EXPECTED as error:
+        if debug:
+            raise
+        print(f"{name}: {one_line(error)} (--help shows examples, --debug the traceback)", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command that the arguments describe. Raises ``UsageError`` in one line, ``SystemExit`` after ``--help``."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return _parse(arguments)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UsageError(_without_box(errors.getvalue())) from end
+
+
+def _parse(arguments: list[str]) -> Any:
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    if arguments and arguments[0] in COMMANDS:
+        prog, command = f"diffplan {arguments[0]}", COMMANDS[arguments[0]]
+        return tyro.cli(command, prog=prog, args=arguments[1:], config=config)
+    short = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
+    kinds = [Annotated[COMMANDS[name], tyro.conf.subcommand(name, description=text)] for name, text in short.items()]
+    either: Any = Union[tuple(kinds)]  # noqa: UP007
+    return tyro.cli(either, prog="diffplan", description=DESCRIPTION, args=arguments, config=config)
+
+
+def _without_box(text: str) -> str:
+    """The sentences of tyro's error box, without its frame, its help texts and its pointer to --help."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    rows = [row.strip("│ ") for row in text.splitlines() if row.startswith("│")]
+    parts = [" ".join(part.split()) for part in re.split(r"─{3,}", "\n".join(rows))]
+    return "; ".join(part for part in parts if not part.startswith(("For full helptext", "Argument helptext")))
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Makes SIGTERM end the body as an exception does: files are closed, workers stopped, the exit code is 143."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,30 @@
+"""What ``diffplan`` can do: one dataclass a command. Fields are flags, the docstring is the help, ``run`` does it.
+
+Everything heavy is imported inside ``run``, so that help stays instant.
+"""
+
+from typing import Protocol
+
+from diffplan.commands.episodes import Collect, Data
+from diffplan.commands.pictures import Plot
+from diffplan.commands.runs import Evaluate, MakePlan, Train
+from diffplan.commands.start import Demo, Doctor
+
+
+class Command(Protocol):
+    """What every command is."""
+
+    def run(self) -> int | None:
+        """Does it; returns the exit code where that can be other than 0."""
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "collect": Collect,
+    "data": Data,
+    "train": Train,
+    "plan": MakePlan,
+    "evaluate": Evaluate,
+    "plot": Plot,
+    "demo": Demo,
+    "doctor": Doctor,
+}

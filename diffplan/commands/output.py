@@ -1,0 +1,39 @@
+"""How commands answer: facts on the terminal or as JSON, pictures in files."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def show(facts: dict[str, Any], as_json: bool = False) -> None:
+    """Prints facts, one a line, or as JSON."""
+    if as_json:
+        print(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    for name, value in facts.items():
+        shown = ", ".join(f"{key}: {one}" for key, one in value.items()) if isinstance(value, dict) else value
+        print(f"{name:<12} {shown}")
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes a picture, whole or not at all; the suffix says in which format."""
+    from diffplan.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+@contextlib.contextmanager
+def waiting(what: str, shown: bool = True) -> Iterator[None]:
+    """Shows that something without countable steps goes on, and for how long it has."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(TextColumn(what), BarColumn(), TimeElapsedColumn(), disable=not shown) as bar:
+        task = bar.add_task(what, total=None)
+        yield
+        bar.update(task, total=1, completed=1)

@@ -1,0 +1,111 @@
+"""Pictures and videos of plans, episodes, data and training."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from diffplan.commands.output import save_figure, show, waiting
+from diffplan.commands.worlds import Options, Scheduler, load
+
+if TYPE_CHECKING:
+    from diffplan.rollout import Rollout
+    from diffplan.trajectory import Plan
+
+STILLS, FILMS = (".png", ".svg", ".pdf"), (".mp4", ".gif")
+ENDINGS = {"denoising": STILLS + FILMS, "rollout": FILMS}
+
+
+@dataclass
+class Plot:
+    """Draws a plan, its denoising, an episode, a store or a learning curve.
+
+    For example:
+      diffplan plot runs/crossing --kind plan --out plan.png
+      diffplan plot runs/crossing --kind denoising --num-inference-steps 24 --out denoising.gif
+      diffplan plot runs/crossing --kind rollout --seed 3 --out rollout.mp4
+      diffplan plot runs/crossing --kind filmstrip --out filmstrip.png
+      diffplan plot runs/crossing --kind learning-curve --out loss.svg
+      diffplan plot data/crossing --kind dataset --out data.png
+
+    Args:
+        path: folder of a run (of a store for dataset).
+        kind: what to draw; rollout and filmstrip act in the environment, in closed loop.
+        out: file to write: .png, .svg, .pdf; .mp4 or .gif for rollout; any of these for denoising.
+        env: environment to plan in; by default the one that the data are from.
+        option: an option of the environment as NAME=VALUE; repeat it for more.
+        seed: of the episode and of the plan's noise.
+        num_samples: how many candidates a plan.
+        num_inference_steps: denoising steps.
+        execute_steps: planned steps to execute before planning anew.
+        scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
+        json: print what was written as JSON.
+    """
+
+    path: Annotated[Path, Positional, arg(metavar="RUN|DIR")]
+    kind: Literal["plan", "denoising", "rollout", "filmstrip", "dataset", "learning-curve"]
+    out: Path
+    env: str | None = None
+    option: Options = field(default_factory=list)
+    seed: int = 0
+    num_samples: int = 16
+    num_inference_steps: int = 5
+    execute_steps: int = 4
+    scheduler: Scheduler | None = None
+    json: bool = False
+
+    def run(self) -> None:
+        endings = ENDINGS.get(self.kind, STILLS)
+        if self.out.suffix.lower() not in endings:
+            raise ValueError(f"--out {self.out} ends in {self.out.suffix!r}; --kind {self.kind} writes {endings}.")
+        if self.out.suffix.lower() in FILMS:
+            self._film()
+        else:
+            self._draw()
+        show({"kind": self.kind, "out": str(self.out)}, self.json)
+
+    def _film(self) -> None:
+        from diffplan.plotting import animate_denoising
+        from diffplan.rollout import save_video
+
+        if self.kind == "rollout":
+            self._rollout().save(self.out)
+        else:
+            save_video(animate_denoising(self._plan()), self.out)
+
+    def _draw(self) -> None:
+        from diffplan import plotting
+        from diffplan.datasets import TrajectoryStore
+
+        if self.kind == "plan":
+            figure = plotting.plot_plan(self._plan())
+        elif self.kind == "denoising":
+            figure = plotting.plot_denoising(self._plan())
+        elif self.kind == "filmstrip":
+            figure = plotting.plot_filmstrip(self._rollout())
+        elif self.kind == "dataset":
+            figure = plotting.plot_dataset(TrajectoryStore.open(self.path))
+        else:
+            figure = plotting.plot_learning_curve(self.path)
+        save_figure(figure, self.out)
+
+    def _plan(self) -> "Plan":
+        planner, env = load(self.path, self.scheduler, self.env, self.option)
+        observations, _ = env.reset(seed=self.seed)
+        return planner(
+            observations,
+            num_samples=self.num_samples,
+            num_inference_steps=self.num_inference_steps,
+            seed=self.seed,
+            return_chain=self.kind == "denoising",
+        )
+
+    def _rollout(self) -> "Rollout":
+        from diffplan.planners import RecedingHorizonPolicy
+        from diffplan.rollout import record_rollout
+
+        planner, env = load(self.path, self.scheduler, self.env, [*self.option, "render_mode=rgb_array"])
+        policy = RecedingHorizonPolicy(planner, self.execute_steps, self.num_samples, self.num_inference_steps)
+        with waiting("filming an episode", shown=not self.json):
+            return record_rollout(policy, env, self.seed)

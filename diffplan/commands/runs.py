@@ -1,0 +1,218 @@
+"""Training planners, planning with them and putting them to the test."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from diffplan.commands.output import save_figure, show
+from diffplan.commands.worlds import Options, Run, Scheduler, load
+
+
+@dataclass
+class Train:
+    """Trains a planner on a store of episodes.
+
+    The run's folder gets planner/, metrics.jsonl and checkpoints/. The same command
+    with --resume continues from the newest checkpoint, bit for bit; the sizes, data
+    and settings must be those of the run.
+
+    For example:
+      diffplan train data/crossing --out runs/crossing
+      diffplan train data/crossing --out runs/crossing --resume
+      diffplan train data/crossing --out runs/small --width 64 --depth 2 --steps 1000
+      torchrun --nproc_per_node 2 -m diffplan train data/crossing --out runs/two
+
+    Args:
+        path: folder of a store.
+        out: folder of the run.
+        horizon: planned steps, from the present on.
+        history: steps before the present that the network sees.
+        stride: steps between the presents of neighbouring windows.
+        normalizer: what brings the data to a common size.
+        width: channels of a token.
+        depth: number of blocks.
+        patch_size: steps a token; history + horizon must be a multiple of it.
+        agent_attention: cut attention to other agents: every agent plans alone (the ablation).
+        prediction: what the network's output is.
+        steps: optimiser steps in all, also when resumed.
+        batch_size: windows a step, over all processes.
+        learning_rate: peak of the schedule.
+        ema_decay: of the averaged weights.
+        precision: auto computes in bfloat16 where the processor does.
+        seed: of everything random.
+        resume: continue the run in --out (from the start where it has no checkpoint yet).
+        checkpoint_every: steps between two checkpoints.
+        log_every: steps between two lines of metrics.
+        compile: use torch.compile: slow to start, faster steps.
+        tensorboard: also write TensorBoard event files.
+        json: print the result as JSON.
+    """
+
+    path: Positional[Path]
+    out: Path
+    horizon: int = 32
+    history: int = 0
+    stride: int = 1
+    normalizer: Literal["limits", "gaussian", "quantile"] = "limits"
+    width: int = 128
+    depth: int = 3
+    patch_size: int = 4
+    agent_attention: bool = True
+    prediction: Literal["sample", "velocity"] = "sample"
+    steps: int = 3_000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.999
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+    resume: bool = False
+    checkpoint_every: int = 1_000
+    log_every: int = 50
+    compile: bool = False
+    tensorboard: bool = False
+    json: bool = False
+
+    def run(self) -> None:
+        from diffplan.datasets import load_dataset
+        from diffplan.planners import DiffusionPlanner
+        from diffplan.training import train
+
+        dataset = load_dataset(self.path, self.horizon, self.history, self.normalizer, self.stride)
+        if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
+            raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
+        planner = DiffusionPlanner.for_dataset(
+            dataset,
+            width=self.width,
+            depth=self.depth,
+            patch_size=self.patch_size,
+            agent_attention=self.agent_attention,
+            prediction=self.prediction,
+            seed=self.seed,
+        )
+        report = train(
+            planner,
+            dataset,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            ema_decay=self.ema_decay,
+            precision=self.precision,
+            seed=self.seed,
+            out=self.out,
+            resume=self.resume,
+            checkpoint_every=self.checkpoint_every,
+            log_every=self.log_every,
+            compile=self.compile,
+            tensorboard=self.tensorboard,
+            progress=not self.json,
+        )
+        loss = report.losses[-1] if report.losses else None
+        planner_path = str(self.out / "planner")
+        show({"planner": planner_path, "steps": self.steps, "loss": loss, "seconds": report.seconds}, self.json)
+
+
+@dataclass
+class MakePlan:
+    """Samples joint plans from the first observations of an episode.
+
+    For example:
+      diffplan plan runs/crossing --plot plan.png
+      diffplan plan runs/crossing --seed 3 --num-samples 64 --scheduler dpm
+      diffplan plan runs/crossing --option num_robots=6 --out plan.safetensors
+
+    Args:
+        path: folder of a run or of a planner.
+        env: environment to plan in; by default the one that the data are from.
+        option: an option of the environment as NAME=VALUE; repeat it for more.
+        seed: of the episode and of the plan's noise.
+        num_samples: how many candidate plans.
+        num_inference_steps: denoising steps.
+        scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
+        plot: picture to write (.png, .svg or .pdf).
+        out: file for the plan itself (.safetensors; read it with Plan.load).
+        json: print the plan's first actions as JSON.
+    """
+
+    path: Run
+    env: str | None = None
+    option: Options = field(default_factory=list)
+    seed: int = 0
+    num_samples: int = 16
+    num_inference_steps: int = 5
+    scheduler: Scheduler | None = None
+    plot: Path | None = None
+    out: Path | None = None
+    json: bool = False
+
+    def run(self) -> None:
+        planner, env = load(self.path, self.scheduler, self.env, self.option)
+        observations, _ = env.reset(seed=self.seed)
+        plan = planner(
+            observations,
+            num_samples=self.num_samples,
+            num_inference_steps=self.num_inference_steps,
+            seed=self.seed,
+        )
+        if self.out:
+            plan.save(self.out)
+        if self.plot:
+            from diffplan.plotting import plot_plan
+
+            save_figure(plot_plan(plan), self.plot)
+        first = {name: action.tolist() for name, action in plan.actions_at(0).items()}
+        written = {name: str(path) for name, path in (("plot", self.plot), ("out", self.out)) if path}
+        show({"plan": str(plan), "actions_at_0": first, **written}, self.json)
+
+
+@dataclass
+class Evaluate:
+    """Runs a planner in closed loop and reports means with 95 % intervals.
+
+    For example:
+      diffplan evaluate runs/crossing
+      diffplan evaluate runs/crossing --episodes 20 --option num_robots=6
+      diffplan evaluate runs/crossing --env crossing-v0 --option layout=doorway --json
+      diffplan evaluate runs/crossing --scheduler ddim --num-inference-steps 10
+
+    Args:
+        path: folder of a run or of a planner.
+        env: environment to act in; by default the one that the data are from.
+        option: an option of the environment as NAME=VALUE; repeat it for more.
+        episodes: how many.
+        seed: settles every episode.
+        batch_size: episodes side by side.
+        execute_steps: planned steps to execute before planning anew.
+        num_samples: candidates a plan.
+        num_inference_steps: denoising steps of a plan.
+        scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
+        deadline_ms: a plan that takes longer is not used, and counted.
+        json: print the report, with every episode, as JSON.
+    """
+
+    path: Run
+    env: str | None = None
+    option: Options = field(default_factory=list)
+    episodes: int = 100
+    seed: int = 0
+    batch_size: int = 50
+    execute_steps: int = 4
+    num_samples: int = 1
+    num_inference_steps: int = 5
+    scheduler: Scheduler | None = None
+    deadline_ms: float | None = None
+    json: bool = False
+
+    def run(self) -> None:
+        from diffplan.evaluation import evaluate
+        from diffplan.planners import RecedingHorizonPolicy
+
+        planner, env = load(self.path, self.scheduler, self.env, self.option)
+        policy = RecedingHorizonPolicy(
+            planner, self.execute_steps, self.num_samples, self.num_inference_steps, deadline_ms=self.deadline_ms
+        )
+        report = evaluate(policy, env, episodes=self.episodes, seed=self.seed, batch_size=self.batch_size)
+        if self.json:
+            return show(report.to_dict(), as_json=True)
+        show({**report.summary(), "plan_ms": f"{report.plan_ms:.1f}", "fallbacks": report.fallbacks})

@@ -1,0 +1,244 @@
+"""``diffplan demo``: the main job end to end. Four robots swap places; in the data they go round the centre either way.
+
+It records episodes, trains the joint planner, the same network without attention between agents, and behaviour cloning,
+runs all three in closed loop from the same new starts, and draws what happened. What is complete is kept: an
+interrupted demo goes on.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from diffplan.baselines import train_behavior_cloning
+from diffplan.datasets import TrajectoryDataset, collect_episodes, load_dataset
+from diffplan.doctor import check_rendering
+from diffplan.envs import make
+from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate
+from diffplan.files import atomic_path, read_json, write_json
+from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
+from diffplan.plotting import animate_denoising, plot_comparison, plot_filmstrip, plot_learning_curve, plot_plan
+from diffplan.rollout import Rollout, record_rollout, save_video
+from diffplan.spec import Observations
+from diffplan.training import train
+
+ENV, OPTIONS = "crossing-v0", {"num_robots": 4, "layout": "open"}
+SEED, HORIZON, EXECUTE_STEPS = 0, 32, 4
+JOINT, ALONE, CLONING = "joint planner", "no agent attention", "behaviour cloning"
+CANDIDATES, DENOISING_STEPS, FRAMES_A_SECOND = 32, 24, 8  # of the pictures
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything; ``workers`` record the episodes."""
+
+    episodes: int
+    training_steps: int
+    batch_size: int
+    width: int
+    depth: int
+    cloning_steps: int
+    evaluation_episodes: int
+    workers: int
+
+
+FULL = Budget(1_000, 2_000, 128, width=128, depth=3, cloning_steps=3_000, evaluation_episodes=100, workers=2)
+QUICK = Budget(12, 20, 16, width=32, depth=1, cloning_steps=20, evaluation_episodes=4, workers=0)
+
+
+def demo(out: str | Path = "runs/demo", *, quick: bool = False, progress: bool = True) -> dict[str, Any]:
+    """Does the main job end to end; writes data, runs, pictures, a video and ``report.json`` below ``out``.
+
+    Args:
+        out: folder for everything; a demo that was interrupted goes on in it.
+        quick: tiny sizes, to see that everything works.
+        progress: show bars and the table.
+
+    Returns:
+        What ``report.json`` holds: settings, results, seconds (of this process) and pictures.
+
+    Raises:
+        ValueError: ``out`` holds a demo of other sizes.
+        OSError: ``out`` cannot be written.
+    """
+    out, budget, console = Path(out), QUICK if quick else FULL, Console(quiet=not progress)
+    settings = {"env": ENV, "options": OPTIONS, "seed": SEED, "horizon": HORIZON, "execute_steps": EXECUTE_STEPS}
+    claim(out, settings := settings | dataclasses.asdict(budget))
+    seconds: dict[str, float] = {}
+    with stage("data", seconds, console):
+        dataset = record(out / "data", budget, progress)
+    with stage(JOINT, seconds, console):
+        joint = train_planner(dataset, out / "joint", budget, True, progress)
+    with stage(ALONE, seconds, console):
+        alone = train_planner(dataset, out / "alone", budget, False, progress)
+    with stage(CLONING, seconds, console):
+        cloning = train_behavior_cloning(dataset, steps=budget.cloning_steps, seed=SEED, progress=progress)
+    policies: dict[str, Policy] = {JOINT: follow(joint), ALONE: follow(alone), CLONING: cloning}
+    with stage("evaluation", seconds, console):
+        reports = {name: run(policy, budget, progress) for name, policy in policies.items()}
+    with stage("pictures", seconds, console):
+        drawings = (
+            partial(draw_plan, joint, out),
+            partial(draw_denoising, joint, out),
+            partial(draw_runs, reports, out),
+            partial(film, joint, out, console),
+        )
+        pictures = [name for draw in track(drawings, "drawing", console=console) for name in draw()]
+    results = {name: results_of(report) for name, report in reports.items()}
+    report = {"settings": settings, "results": results, "seconds": seconds, "pictures": pictures}
+    write_json(out / "report.json", report)
+    console.print(table(reports, seconds, dataset.spec.dt))
+    console.print(f"{sum(seconds.values()):.0f} s in this run; pictures and report.json are in {escape(str(out))}")
+    return report
+
+
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """Marks ``out`` as the folder of these settings. Raises ``ValueError`` when it is that of others."""
+    path = out / "settings.json"
+    if path.exists() and read_json(path) != settings:
+        raise ValueError(f"{out} holds a demo of other sizes; choose another folder with --out, or delete this one.")
+    write_json(path, settings)
+
+
+@contextmanager
+def stage(name: str, seconds: dict[str, float], console: Console) -> Iterator[None]:
+    """Announces one part of the demo and notes how long it took."""
+    console.print(f"[bold]{name}[/]")
+    started = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - started, 2)
+
+
+def record(path: Path, budget: Budget, progress: bool) -> TrajectoryDataset:
+    """Expert episodes of both styles, as windows."""
+    collect_episodes(
+        ENV,
+        out=path,
+        episodes=budget.episodes,
+        seed=SEED,
+        workers=budget.workers,
+        env_options=OPTIONS,
+        progress=progress,
+    )
+    return load_dataset(path, HORIZON)
+
+
+def train_planner(
+    dataset: TrajectoryDataset, out: Path, budget: Budget, agent_attention: bool, progress: bool
+) -> DiffusionPlanner:
+    """A trained planner; from its last checkpoint on, if it has one."""
+    planner = DiffusionPlanner.for_dataset(
+        dataset, width=budget.width, depth=budget.depth, agent_attention=agent_attention, seed=SEED
+    )
+    train(
+        planner,
+        dataset,
+        steps=budget.training_steps,
+        batch_size=budget.batch_size,
+        seed=SEED,
+        out=out,
+        resume=True,
+        checkpoint_every=budget.training_steps // 4,
+        log_every=10,
+        progress=progress,
+    )
+    return planner
+
+
+def follow(planner: DiffusionPlanner) -> RecedingHorizonPolicy:
+    return RecedingHorizonPolicy(planner, EXECUTE_STEPS)
+
+
+def run(policy: Policy, budget: Budget, progress: bool) -> EvaluationReport:
+    """Closed-loop episodes from the same starts for every policy."""
+    return evaluate(policy, make(ENV, **OPTIONS), episodes=budget.evaluation_episodes, seed=SEED, progress=progress)
+
+
+def start() -> tuple[Observations, dict[str, Any]]:
+    """What the robots see at the first evaluated start, and where they shall go."""
+    env = make(ENV, **OPTIONS)
+    observations, _ = env.reset(seed=episode_seed(SEED, 0))
+    return observations, dict(zip(env.possible_agents, env.goals, strict=True))
+
+
+def draw_plan(planner: DiffusionPlanner, out: Path) -> list[str]:
+    """``plan.png``: what the planner imagines at the first evaluated start."""
+    observations, goals = start()
+    save(plot_plan(planner(observations, num_samples=CANDIDATES, seed=SEED), goals=goals), out / "plan.png")
+    return ["plan.png"]
+
+
+def draw_denoising(planner: DiffusionPlanner, out: Path) -> list[str]:
+    """``denoising.gif``: how the same plans come out of noise."""
+    observations, _ = start()
+    plan = planner(
+        observations, num_samples=CANDIDATES, num_inference_steps=DENOISING_STEPS, seed=SEED, return_chain=True
+    )
+    save_video(animate_denoising(plan), out / "denoising.gif", fps=FRAMES_A_SECOND)
+    return ["denoising.gif"]
+
+
+def draw_runs(reports: Mapping[str, EvaluationReport], out: Path) -> list[str]:
+    """``learning_curve.png`` and ``comparison.png``."""
+    save(plot_learning_curve({JOINT: out / "joint", ALONE: out / "alone"}), out / "learning_curve.png")
+    shown = {name: {key: report.summary()[key] for key in ("success", "contacts")} for name, report in reports.items()}
+    save(plot_comparison(shown), out / "comparison.png")
+    return ["learning_curve.png", "comparison.png"]
+
+
+def film(planner: DiffusionPlanner, out: Path, console: Console) -> list[str]:
+    """``rollout.mp4`` and ``filmstrip.png``: the first evaluated episode in MuJoCo, where it can draw."""
+    check = check_rendering(os.environ)
+    if not check.ok:
+        console.print(f"[yellow]no rollout.mp4 and filmstrip.png[/] ({escape(check.detail)}): {escape(check.remedy)}")
+        return []
+    env = make(ENV, **OPTIONS, render_mode="rgb_array")
+    rollout: Rollout = record_rollout(follow(planner), env, episode_seed(SEED, 0))
+    env.close()
+    rollout.save(out / "rollout.mp4")
+    save(plot_filmstrip(rollout), out / "filmstrip.png")
+    return ["rollout.mp4", "filmstrip.png"]
+
+
+def save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def results_of(report: EvaluationReport) -> dict[str, Any]:
+    """The report without its episodes."""
+    plain = report.to_dict()
+    return {**plain["summary"], "plan_ms": plain["plan_ms"], "fallbacks": plain["fallbacks"]}
+
+
+def table(reports: Mapping[str, EvaluationReport], seconds: Mapping[str, float], dt: float) -> Table:
+    """One row a method: means with their 95 % intervals, and what it cost."""
+    columns = ("", "success (%)", "contact (%)", "time (s)", "plan\n(ms)", "training\n(s)")
+    rows = Table(*columns, title="mean [95 % interval]", box=SIMPLE_HEAD, pad_edge=False)
+    for name, report in reports.items():
+        means = report.summary()
+        success, contact = (rounded(means.get(key), 100, 0) for key in ("success", "contacts"))
+        planning = "-" if math.isnan(report.plan_ms) else f"{report.plan_ms:.1f}"
+        rows.add_row(name, success, contact, rounded(means.get("steps"), dt, 1), planning, f"{seconds[name]:.0f}")
+    return rows
+
+
+def rounded(interval: Interval | None, factor: float, digits: int) -> str:
+    """An interval in other units, as it stands in the table."""
+    if interval is None:
+        return "-"
+    mean, low, high = (f"{factor * value:.{digits}f}" for value in (interval.value, interval.low, interval.high))
+    return escape(f"{mean} [{low}, {high}]")
