@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from diffplan.models import JointDenoiser
     from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
     from diffplan.plotting import (
+        animate_denoising,
         plot_comparison,
         plot_dataset,
         plot_denoising,
         plot_filmstrip,
         plot_learning_curve,
         plot_plan,
-        plot_rollout,
     )
+    from diffplan.rollout import record_rollout, save_video
     from diffplan.spec import JointSpec, Role
     from diffplan.training import train
     from diffplan.trajectory import Cells, Plan, Trajectory
@@ -46,6 +47,7 @@ __all__ = [
     "TrajectoryDataset",
     "TrajectoryStore",
     "__version__",
+    "animate_denoising",
     "collect_episodes",
     "evaluate",
     "load_dataset",
@@ -56,7 +58,8 @@ __all__ = [
     "plot_filmstrip",
     "plot_learning_curve",
     "plot_plan",
-    "plot_rollout",
+    "record_rollout",
+    "save_video",
     "train",
 ]
 
@@ -72,6 +75,7 @@ _HOMES = {
     "Trajectory": "trajectory",
     "TrajectoryDataset": "datasets",
     "TrajectoryStore": "datasets",
+    "animate_denoising": "plotting",
     "collect_episodes": "datasets",
     "evaluate": "evaluation",
     "load_dataset": "datasets",
@@ -82,7 +86,8 @@ _HOMES = {
     "plot_filmstrip": "plotting",
     "plot_learning_curve": "plotting",
     "plot_plan": "plotting",
-    "plot_rollout": "plotting",
+    "record_rollout": "rollout",
+    "save_video": "rollout",
     "train": "training",
 }
 

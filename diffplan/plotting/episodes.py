@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
 from scipy import stats
 
 from diffplan.datasets.store import TrajectoryStore
@@ -16,6 +17,7 @@ from diffplan.plotting.style import (
     INK,
     STYLE,
     agent_color,
+    draw_dots,
     draw_interval,
     executed_path,
     has_position,
@@ -122,9 +124,13 @@ def _draw_paths(figure: FigureBase, drawn: dict[str, list[Trajectory]], columns:
             for name in filter(lambda name: has_position(episode.spec, name), episode.spec.names):
                 path, color = executed_path(episode, name), agent_color(episode.spec, name)
                 axes.plot(*path.T, color=color, linewidth=1, alpha=float(np.clip(6 / len(episodes), 0.15, 0.8)))
-                axes.scatter(*path[0], color=[color], s=9, linewidth=0, zorder=3)
+                draw_dots(axes, path[:1], color, size=14)
         style_map(axes)
         axes.set_title(value)
+    spec = next(iter(drawn.values()))[0].spec
+    names = [name for name in spec.names if has_position(spec, name)]
+    handles = [Line2D([], [], color=agent_color(spec, name), linewidth=3, label=name) for name in names]
+    figure.legend(handles=handles, loc="outside right center")
     figure.supxlabel("x (m)", fontsize=9)
     figure.supylabel("y (m)", fontsize=9)
 

@@ -1,10 +1,11 @@
 """Pictures of one plan: its candidates seen from above or over time, and how they came out of noise."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import matplotlib
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -19,6 +20,7 @@ from diffplan.plotting.style import (
     STYLE,
     agent_color,
     draw_candidates,
+    draw_dots,
     executed_path,
     has_position,
     style_chart,
@@ -33,7 +35,7 @@ def plot_plan(
 ) -> Figure:
     """Draws every candidate faintly and the best one strongly, with dots at equal times: who is where when.
 
-    Agents with a position are seen from above, in metres; the others' observations and actions are drawn over time.
+    Agents with a position are seen from above, in metres; of others, observations and actions are drawn over time.
     To add walls and the like, draw on ``figure.axes[0]``.
 
     Args:
@@ -44,28 +46,36 @@ def plot_plan(
     Raises:
         ValueError: ``executed`` or ``goals`` are of other agents than the plan.
     """
-    spec, names = plan.spec, [name for name, there in zip(plan.spec.names, plan.agent_mask, strict=True) if there]
-    if executed is not None and executed.spec.names != spec.names:
-        raise ValueError(
-            f"executed is of agents {executed.spec.names}, the plan of {spec.names}; pass the plan's own episode."
-        )
-    foreign = sorted(set(goals or {}) - set(names))
-    if foreign:
-        raise ValueError(f"goals of agents {foreign}, but the plan has {names}.")
-    mapped = [name for name in names if has_position(spec, name)]
+    names, goals = _present(plan), goals or {}
+    _check_agents(plan, executed, goals)
+    mapped = [name for name in names if has_position(plan.spec, name)]
     timed = [name for name in names if name not in mapped]
-    figure = Figure(
-        (6.4 * bool(mapped) + 7.2 * bool(timed), max(4.8 * bool(mapped), 1.9 * len(timed))), layout="constrained"
-    )
-    map_part, time_part = figure.subfigures(1, 2, width_ratios=(6.4, 7.2)) if mapped and timed else (figure, figure)
+    width, height = 6.4 * bool(mapped), max(4.8 * bool(mapped), 0.6 + 1.8 * len(timed))
+    figure = Figure((width + 7.2 * bool(timed), height), layout="constrained")
+    left = right = figure
+    if mapped and timed:
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(6.4, 7.2))[0]
     if mapped:
-        _draw_map(map_part.subplots(), plan, mapped, executed, goals or {})
+        _draw_map(left, plan, mapped, executed, goals)
     if timed:
-        _draw_over_time(time_part, plan, timed, executed)
-    seconds = (plan.horizon - 1) * spec.dt
+        _draw_over_time(right, plan, timed, executed)
     plans, agents = _count(plan.num_samples, "joint plan"), _count(len(names), "agent")
-    figure.suptitle(f"{plans} of {agents}, {seconds:.3g} s ahead")
+    figure.suptitle(f"{plans} of {agents}, {(plan.horizon - 1) * plan.spec.dt:.3g} s ahead")
     return figure
+
+
+def _present(plan: Plan) -> list[str]:
+    """The agents that are there."""
+    return [name for name, there in zip(plan.spec.names, plan.agent_mask, strict=True) if there]
+
+
+def _check_agents(plan: Plan, executed: Trajectory | None, goals: Mapping[str, Sequence[float]]) -> None:
+    if executed is not None and executed.spec.names != plan.spec.names:
+        agents = f"agents {list(executed.spec.names)}, the plan of {list(plan.spec.names)}"
+        raise ValueError(f"executed is an episode of {agents}; pass an episode of the plan's team.")
+    foreign = [name for name in goals if name not in _present(plan)]
+    if foreign:
+        raise ValueError(f"goals of agents {foreign}, but the plan is of {_present(plan)}.")
 
 
 def _count(number: int, noun: str) -> str:
@@ -73,84 +83,106 @@ def _count(number: int, noun: str) -> str:
 
 
 def _draw_map(
-    axes: Axes, plan: Plan, names: list[str], executed: Trajectory | None, goals: Mapping[str, Sequence[float]]
+    figure: FigureBase,
+    plan: Plan,
+    names: list[str],
+    executed: Trajectory | None,
+    goals: Mapping[str, Sequence[float]],
 ) -> None:
-    best, every = plan.best(), _dot_spacing(plan)
+    axes, best, every = figure.subplots(), plan.best(), _dot_spacing(plan)
     for name in names:
         color = agent_color(plan.spec, name)
         draw_candidates(axes, plan.positions(name)[..., :2], color)
-        path = best.positions(name)[0, :, :2]
-        fading = np.linspace(1.0, 0.45, plan.horizon)
-        segments = np.stack([path[:-1], path[1:]], axis=1)
-        axes.add_collection(
-            LineCollection(segments, colors=[(*color, a) for a in fading[:-1]], linewidths=2.2, zorder=4)
-        )
-        dots = path[::every]
-        axes.scatter(*dots[1:].T, s=26, color=[color], edgecolor="white", linewidth=0.8, zorder=5)
-        axes.scatter(*dots[0], s=130, color=[color], edgecolor="white", linewidth=1.2, zorder=6)
+        _draw_best(axes, best.positions(name)[0, :, :2], color, every)
         if executed is not None:
             axes.plot(*executed_path(executed, name).T, "--", color=INK, linewidth=1.1, zorder=7)
         if name in goals:
-            axes.scatter(*goals[name], s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=3)
+            x, y = goals[name]
+            axes.scatter(x, y, s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=3)
     style_map(axes)
-    axes.set_xlabel("x (m)")
-    axes.set_ylabel("y (m)")
-    _legend(axes, plan, names, every, executed is not None, bool(goals))
+    axes.set(xlabel="x (m)", ylabel="y (m)")
+    handles = _agent_handles(plan, names) + _stroke_handles(plan, every, executed is not None, bool(goals))
+    figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
+
+
+def _draw_best(axes: Axes, path: Float[np.ndarray, "H 2"], color: Color, every: int) -> None:
+    """A line that fades with time, a large dot now and small ones at equal times."""
+    fading = [(*color, alpha) for alpha in np.linspace(1.0, 0.45, len(path))]
+    segments = np.stack([path[:-1], path[1:]], axis=1)
+    axes.add_collection(LineCollection(list(segments), colors=fading[:-1], linewidths=2.2, zorder=4))
+    draw_dots(axes, path[every::every], color, size=26)
+    draw_dots(axes, path[:1], color, size=130)
 
 
 def _dot_spacing(plan: Plan) -> int:
-    """Steps between two dots: a round number of seconds, about eight to a plan."""
+    """Steps between two dots: a round number, at most eight dots to a plan."""
     choices = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
     return next((steps for steps in choices if steps * 8 >= plan.horizon), choices[-1])
 
 
-def _legend(axes: Axes, plan: Plan, names: list[str], every: int, executed: bool, goals: bool) -> None:
-    """Agents by colour, then what the strokes mean, in grey."""
-    dot = {"marker": "o", "linestyle": "", "markeredgecolor": "white"}
-    handles = [Line2D([], [], color=agent_color(plan.spec, name), linewidth=3, label=name) for name in names]
-    handles += [Line2D([], [], color="none", label=""), Line2D([], [], color=MUTED, markersize=10, label="now", **dot)]
-    handles += [Line2D([], [], color=MUTED, linewidth=2.2, label="best plan")]
-    handles += [Line2D([], [], color=MUTED, markersize=6, label=f"every {every * plan.spec.dt:.2g} s", **dot)]
+def _agent_handles(plan: Plan, names: list[str]) -> list[Line2D]:
+    """Legend: agents by colour, then a gap."""
+    colors = [Line2D([], [], color=agent_color(plan.spec, name), linewidth=3, label=name) for name in names]
+    return [*colors, Line2D([], [], color="none", label="")]
+
+
+def _stroke_handles(plan: Plan, every: int, executed: bool, goals: bool) -> list[Line2D]:
+    """Legend: what the strokes mean, in grey."""
+    dot = partial(Line2D, [], [], linestyle="", marker="o", color=MUTED, markeredgecolor="white")
+    line = partial(Line2D, [], [], color=MUTED)
+    ring = partial(Line2D, [], [], linestyle="", marker="o", markerfacecolor="none", markeredgecolor=MUTED)
+    handles = [
+        dot(markersize=10, label="now"),
+        line(linewidth=2.2, label="best plan"),
+        dot(markersize=6, label=f"every {every * plan.spec.dt:.2g} s"),
+    ]
     if plan.num_samples > 1:
-        handles += [Line2D([], [], color=MUTED, alpha=0.5, linewidth=1, label=_count(plan.num_samples, "candidate"))]
+        handles += [line(linewidth=1, alpha=0.5, label=_count(plan.num_samples, "candidate"))]
     if executed:
         handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle="--", label="executed")]
     if goals:
-        handles += [
-            Line2D(
-                [], [], color="none", marker="o", markersize=10, markeredgecolor=MUTED, markeredgewidth=2, label="goal"
-            )
-        ]
-    axes.figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
+        handles += [ring(markersize=10, markeredgewidth=2, label="goal")]
+    return handles
 
 
 def _draw_over_time(figure: FigureBase, plan: Plan, names: list[str], executed: Trajectory | None) -> None:
-    """One row an agent: its observation and its action over the planned seconds, one colour an entry."""
+    """One row an agent: its observation and its action over the planned seconds."""
     grid = figure.subplots(len(names), 2, sharex=True, squeeze=False)
-    seconds, best = np.arange(plan.horizon) * plan.spec.dt, plan.best()
+    best = plan.best()
     for row, name in zip(grid, names, strict=True):
         index, role = plan.spec.names.index(name), plan.spec.role_of(name)
-        for axes, what, size in zip(
-            row, ("observations", "actions"), (role.observation_size, role.action_size), strict=True
-        ):
-            for entry, color in zip(range(size), _entry_colors(size), strict=True):
-                candidates = getattr(plan, what)[:, index, :, entry]
-                draw_candidates(axes, np.stack([np.broadcast_to(seconds, candidates.shape), candidates], -1), color)
-                axes.plot(seconds, getattr(best, what)[0, index, :, entry], color=color, linewidth=1.8)
-                if executed is not None:
-                    happened = getattr(executed, what)[: plan.horizon, index, entry]
-                    axes.plot(seconds[: len(happened)], happened, "--", color=INK, linewidth=0.9)
+        sizes = {"observations": role.observation_size, "actions": role.action_size}
+        for axes, (what, size) in zip(row, sizes.items(), strict=True):
             style_chart(axes)
-            axes.set_xlim(0, seconds[-1])
+            candidates, strong = (getattr(one, what)[:, index, :, :size] for one in (plan, best))
+            happened = None if executed is None else getattr(executed, what)[: plan.horizon, index, :size]
+            _draw_entries(axes, plan.spec.dt, candidates, strong[0], happened)
         row[0].set_ylabel(name)
     for axes, title in zip(grid[0], ("observations", "actions"), strict=True):
         axes.set_title(title)
     figure.supxlabel("time (s)", fontsize=9)
 
 
+def _draw_entries(
+    axes: Axes,
+    dt: float,
+    candidates: Float[np.ndarray, "S H entries"],
+    best: Float[np.ndarray, "H entries"],
+    executed: Float[np.ndarray, "steps entries"] | None,
+) -> None:
+    """One colour an entry: faint candidates, the best one strong, what happened dashed."""
+    seconds = np.broadcast_to(np.arange(len(best)) * dt, candidates.shape[:2])
+    for entry, color in enumerate(_entry_colors(best.shape[1])):
+        draw_candidates(axes, np.stack([seconds, candidates[..., entry]], -1), color, weight=2)
+        axes.plot(seconds[0], best[:, entry], color=color, linewidth=1.8)
+        if executed is not None:
+            axes.plot(seconds[0, : len(executed)], executed[:, entry], "--", color=INK, linewidth=0.9)
+    axes.set_xlim(0, seconds[0, -1])
+
+
 def _entry_colors(number: int) -> list[Color]:
     """The agents' palette where it suffices, else a scale from dark to light."""
-    if number <= 8:
+    if number <= len(AGENT_COLORS):
         return list(AGENT_COLORS[:number])
     return [color[:3] for color in matplotlib.colormaps["cividis"](np.linspace(0, 0.95, number)).tolist()]
 
@@ -188,8 +220,9 @@ def animate_denoising(plan: Plan) -> UInt8[np.ndarray, "K height width 3"]:
         for name, candidates in by_agent.items():
             for line, path in zip(lines[name], candidates, strict=True):
                 line.set_data(*path.T)
-        canvas.draw()
-        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        frames.append(pixels[..., :3].copy())
     return np.stack(frames)
 
 
@@ -197,11 +230,7 @@ def _denoising_paths(plan: Plan) -> list[dict[str, np.ndarray]]:
     """For every denoising step, {agent: S paths of H points} of the agents that are there and have a position."""
     if plan.chain is None:
         raise ValueError("the plan has no denoising chain; make it with planner(..., return_chain=True).")
-    names = [
-        name
-        for name, there in zip(plan.spec.names, plan.agent_mask, strict=True)
-        if there and has_position(plan.spec, name)
-    ]
+    names = [name for name in _present(plan) if has_position(plan.spec, name)]
     if not names:
         raise ValueError(f"no agent of {plan.spec} has a position to draw; set Role.position, or use plot_plan.")
     place = {name: (plan.spec.names.index(name), plan.spec.role_of(name).position[:2]) for name in names}
@@ -217,7 +246,7 @@ def _denoising_lines(axes: Axes, plan: Plan, paths: list[dict[str, np.ndarray]],
     for candidates in lines.values():
         candidates[best].set(alpha=1, linewidth=2, zorder=4)
     for name, one in paths[-1].items():
-        axes.scatter(*one[0, 0], s=60, color=[agent_color(plan.spec, name)], edgecolor="white", zorder=5)
+        draw_dots(axes, one[0, :1], agent_color(plan.spec, name), size=60)
     points = np.concatenate([one.reshape(-1, 2) for one in paths[-1].values()])
     low, high = points.min(0), points.max(0)
     center, half = (low + high) / 2, 0.58 * float((high - low).max())

@@ -29,10 +29,12 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
         runs: a ``TrainingReport``, a ``metrics.jsonl`` or the folder of a run that holds one; or {name: any of these}.
 
     Raises:
-        ValueError: a file has no metrics, or a line that is not a step and a loss; the message names it.
+        ValueError: no runs, no metrics, or a line that is not a step and a loss; the message names the file.
         FileNotFoundError: there is no such file.
     """
     named = runs if isinstance(runs, Mapping) else {"": runs}
+    if not named:
+        raise ValueError("no runs to draw; give a metrics.jsonl, a TrainingReport, or several with names.")
     figure = Figure((6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for (name, run), color in zip(named.items(), itertools.cycle(AGENT_COLORS)):
@@ -43,41 +45,35 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
     axes.set(xlabel="optimiser step", ylabel="loss", yscale="log")
     style_chart(axes)
     if any(named):
-        figure.legend(loc="outside right center")
+        axes.legend(loc="upper right")
     return figure
 
 
 def _losses(run: "Run") -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(run, str | Path):
-        rows = list(zip(run.steps, run.losses, strict=True))
-        source = "the training report"
-    else:
+    if isinstance(run, str | Path):
         path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
-        source, rows = (
-            str(path),
-            [_metrics_row(path, i, line) for i, line in enumerate(path.read_text().splitlines(), 1)],
-        )
+        lines = path.read_bytes().splitlines()
+        source, rows = str(path), [_metrics_row(path, number, line) for number, line in enumerate(lines, 1)]
+    else:
+        source, rows = "the report", [(float(step), loss) for step, loss in zip(run.steps, run.losses, strict=True)]
     if not rows:
         raise ValueError(f"{source} holds no metrics yet; train for at least log_every steps.")
-    steps, losses = np.array(rows, float).T
+    steps, losses = np.array(rows).T
     return steps, losses
 
 
-def _metrics_row(path: Path, number: int, line: str) -> tuple[float, float]:
+def _metrics_row(path: Path, number: int, line: bytes) -> tuple[float, float]:
     try:
         row = json.loads(line)
         return float(row["step"]), float(row["loss"])
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f'{path}, line {number}: expected {{"step": ..., "loss": ...}}, got {line[:60]!r}.') from error
 
 
 def _running_mean(values: Float[np.ndarray, "n"], reach: int) -> Float[np.ndarray, "n"]:
     """Mean over up to ``reach`` values on either side, fewer at the ends."""
-    total = np.concatenate([[0], np.cumsum(values)])
-    first, last = (
-        np.maximum(np.arange(len(values)) - reach, 0),
-        np.minimum(np.arange(len(values)) + reach + 1, len(values)),
-    )
+    index, total = np.arange(len(values)), np.concatenate([[0], np.cumsum(values)])
+    first, last = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
     return np.asarray((total[last] - total[first]) / (last - first))
 
 

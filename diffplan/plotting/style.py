@@ -1,5 +1,7 @@
 """The look that all pictures share: colours, lines, type sizes."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -10,7 +12,7 @@ from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
 INK, MUTED, HAIRLINE = "#262626", "#6b6b6b", "#e3e3e3"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "figure.titlesize": 11,
     "font.size": 9,
@@ -44,11 +46,18 @@ def executed_path(trajectory: Trajectory, agent: str) -> Float[np.ndarray, "step
     return np.asarray(trajectory.observations[trajectory.agent_mask[:, index], index][:, position])
 
 
-def draw_candidates(axes: Axes, paths: Float[np.ndarray, "S H 2"], color: Color) -> list[Line2D]:
-    """Draws S faint lines; the more there are, the fainter."""
-    alpha = float(np.clip(5 / len(paths), 0.12, 0.5))
+def draw_candidates(axes: Axes, paths: Float[np.ndarray, "S H 2"], color: Color, weight: float = 5) -> list[Line2D]:
+    """Draws S faint lines; the more there are, the fainter: together they weigh as much as ``weight`` full ones."""
+    alpha = float(np.clip(weight / len(paths), 0.12, 0.5))
     return axes.plot(
         *paths.transpose(2, 1, 0), color=color, alpha=alpha, linewidth=1.0, solid_capstyle="round", zorder=2
+    )
+
+
+def draw_dots(axes: Axes, points: Float[np.ndarray, "n 2"], color: Color, size: float) -> None:
+    """Draws dots of an area of ``size`` points^2, with a white edge."""
+    axes.scatter(
+        points[:, 0], points[:, 1], s=size, color=[color], edgecolor="white", linewidth=0.1 * size**0.5, zorder=5
     )
 
 
@@ -57,7 +66,7 @@ def style_map(axes: Axes) -> None:
     axes.set_aspect("equal")
     axes.grid(color=HAIRLINE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=MUTED)
     axes.spines[:].set_visible(False)
 
 
@@ -65,7 +74,7 @@ def style_chart(axes: Axes) -> None:
     """Hairline grid behind the data, quiet ticks."""
     axes.grid(color=HAIRLINE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=MUTED)
 
 
 def draw_interval(axes: Axes, row: int, value: float, low: float, high: float) -> None:
