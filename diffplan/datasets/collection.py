@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pettingzoo import ParallelEnv
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diffplan.datasets.manifest import MANIFEST
@@ -69,21 +69,22 @@ def collect_episodes(
         raise ValueError(f"episodes={episodes}; record at least one.")
     recorder = _Recorder(recipe)
     store = _open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
-    first = len(store)
     shard = max(_LEAST_SHARD, -(-episodes // _MOST_SHARDS))
-    with _bar(progress) as bar:
-        task = bar.add_task("episodes", total=episodes, completed=first)
-        recorded: list[Trajectory] = []
-        try:
-            with closing(_record(recipe, recorder, workers, [(seed, i) for i in range(first, episodes)])) as stream:
-                for trajectory in stream:
-                    recorded.append(trajectory)
-                    bar.advance(task)
-                    if len(recorded) == shard:
-                        full, recorded = recorded, []
-                        store.append(full)
-        finally:  # also after Ctrl-C or an error: what is complete is kept
-            store.append(recorded)
+    keys = [(seed, index) for index in range(len(store), episodes)]
+    recorded: list[Trajectory] = []
+    first = len(store)  # the index of the first one in ``recorded``
+    try:
+        with _bar(progress) as bar, closing(_record(recipe, recorder, workers, keys)) as stream:
+            task = bar.add_task("episodes", total=episodes, completed=first)
+            for trajectory in stream:
+                recorded.append(trajectory)
+                bar.advance(task)
+                if len(recorded) == shard:
+                    store.append(recorded)
+                    first, recorded = len(store), []
+    finally:  # also after Ctrl-C or an error, be it amid an append: what is complete is kept
+        store = TrajectoryStore.open(out)
+        store.append(recorded[len(store) - first :])
     return store
 
 
@@ -130,7 +131,7 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What a worker needs to build its environment and policy; hashable and, for workers, picklable."""
+    """What a process needs to build its environment and policy."""
 
     env: Any
     policy: Any
@@ -148,11 +149,14 @@ class _Recipe:
     def check(self, workers: int) -> None:
         if workers < 0:
             raise ValueError(f"workers={workers}; choose 0 (this process) or more.")
-        if workers and isinstance(self.env, ParallelEnv):
-            raise ValueError(
-                f"workers={workers}, but {self.env} is an object of this process; "
-                "pass a function that makes it, or workers=0."
-            )
+        for thing in (self.env, self.policy) if workers else ():
+            if thing is not None and not isinstance(thing, str) and (not callable(thing) or _is_made(thing)):
+                raise ValueError(
+                    f"workers={workers}, but {thing} is an object of this process; "
+                    "pass a function that makes it, or workers=0."
+                )
+            if callable(thing) and "<" in _name(thing):
+                raise ValueError(f"workers cannot import {_name(thing)}; define it in a module, or use workers=0.")
         if not isinstance(self.env, str) and self.policy is None:
             raise ValueError(f"{_name(self.env)} has no script of its own; pass policy=.")
         if not isinstance(self.env, str) and self.options != "{}":
@@ -165,6 +169,11 @@ def _name(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
+def _is_made(thing: Any) -> bool:
+    """Whether it is an environment or policy, rather than a function or class that makes one."""
+    return hasattr(thing, "reset") and not isinstance(thing, type)
+
+
 class _Recorder:
     """One process's environment and policy."""
 
@@ -173,8 +182,8 @@ class _Recorder:
         if isinstance(env, str):
             policy = policy or functools.partial(behavior_policy, env, recipe.skill, recipe.style)
             env = functools.partial(make, env, **options)
-        self.env = env if isinstance(env, ParallelEnv) else env()
-        self.policy: BehaviorPolicy = policy if hasattr(policy, "reset") else policy()
+        self.env = env if _is_made(env) else env()
+        self.policy: BehaviorPolicy = policy if _is_made(policy) else policy()
         self.spec = spec_from_env(self.env)
 
     def record(self, seed: int, index: int) -> Trajectory:
@@ -182,15 +191,21 @@ class _Recorder:
         return run_episode(self.env, self.policy, self.spec, episode_seed)
 
 
-_recorder = functools.lru_cache(maxsize=1)(_Recorder)
+_worker_recipe: list[_Recipe] = []  # of a worker process: what it was started with
 
 
-def _record_in_worker(recipe: _Recipe, seed: int, index: int) -> Trajectory:
-    return _recorder(recipe).record(seed, index)
+def _start_worker(recipe: _Recipe) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    _worker_recipe.append(recipe)
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@functools.cache
+def _worker_recorder() -> _Recorder:
+    return _Recorder(_worker_recipe[0])
+
+
+def _record_in_worker(seed: int, index: int) -> Trajectory:
+    return _worker_recorder().record(seed, index)
 
 
 def _record(recipe: _Recipe, recorder: _Recorder, workers: int, keys: list[tuple[int, int]]) -> Generator[Trajectory]:
@@ -198,18 +213,18 @@ def _record(recipe: _Recipe, recorder: _Recorder, workers: int, keys: list[tuple
     if not workers:
         yield from (recorder.record(*key) for key in keys)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (recipe,))
     waiting: deque[Future[Trajectory]] = deque()
     try:
         for key in keys:
-            waiting.append(pool.submit(_record_in_worker, recipe, *key))
+            waiting.append(pool.submit(_record_in_worker, *key))
             if len(waiting) >= _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        reason = "a worker process died; a script must start the collection under `if __name__ == '__main__':`"
-        raise RuntimeError(f"{reason}, and functions given must be importable. workers=0 shows the cause.") from error
+        remedy = "a script must start the collection under `if __name__ == '__main__':`; workers=0 shows other causes"
+        raise RuntimeError(f"a worker process died; {remedy}.") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -232,5 +247,6 @@ def _bar(shown: bool) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
         disable=not shown,
     )
