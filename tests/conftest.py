@@ -10,9 +10,11 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import pytest
 
 os.environ.update(HF_HUB_OFFLINE="1", MPLBACKEND="Agg", OMP_NUM_THREADS="1")
 if sys.platform == "linux":
@@ -61,3 +63,13 @@ def jaxtyped(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
 
 jaxtyping.jaxtyped = jaxtyped
 jaxtyping.install_import_hook("diffplan", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def crossing_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of a dozen expert episodes of two robots that swap places."""
+    from diffplan.datasets import collect_episodes
+
+    folder = tmp_path_factory.mktemp("stores") / "crossing"
+    collect_episodes("crossing-v0", out=folder, episodes=12, workers=0, env_options={"num_robots": 2}, progress=False)
+    return folder

@@ -3,9 +3,11 @@
 Every cell has its own noise level, 0 where it is known (diffusion forcing, arXiv 2407.01392; masks of known cells as in
 MADiff, arXiv 2305.17330). One token is one agent's patch of cells; attention runs over the tokens of all agents, with a learned
 bias for "same agent or another, how much earlier or later"; weights are shared by all agents, so relabelling agents relabels
-the plan. The noise levels modulate each token by adaptive layer norm (DiT, arXiv 2212.09748); attention and
-feed-forward run in parallel on one projection (arXiv 2302.05442, section 2), which halves the number of kernels of a call.
+the plan. The noise levels modulate each token by adaptive layer norm (DiT, arXiv 2212.09748); the
+feed-forward layers use squared ReLU (arXiv 2109.08668), which costs a twentieth of a GELU on a CPU.
 """
+
+from collections.abc import Sequence
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -67,7 +69,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         self.level_embedding = LevelEmbedding(patch_size, width)
         self.relation_bias = nn.Parameter(torch.zeros(depth, num_heads, 2, 2 * self.num_tokens - 1))
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
-        self.modulation = nn.Linear(width, (3 * depth + 2) * width)
+        self.modulation = nn.Linear(width, (6 * depth + 2) * width)
         self.project = nn.Linear(width, patch_size * size)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -77,12 +79,14 @@ class JointDenoiser(ModelMixin, ConfigMixin):
     def forward(
         self,
         sample: Float[Tensor, "B N W D"],
-        noise_level: Float[Tensor, "B|1 N W"],
-        known: Bool[Tensor, "B|1 N W D"],
+        noise_level: Float[Tensor, "_ N W"],
+        known: Bool[Tensor, "_ N W D"],
         roles: Int[Tensor, "N"],
-        mask: Bool[Tensor, "B|1 N W"] | None = None,
+        mask: Bool[Tensor, "_ N W"] | None = None,
     ) -> Float[Tensor, "B N W D"]:
         """Estimates the clean sample.
+
+        What is the same for the whole batch (first axis of length 1) is computed once.
 
         Args:
             sample: (1 - level) * clean + level * noise where unknown, clean where known, 0 where nothing exists.
@@ -97,16 +101,16 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         context = self.embed_known(known.reshape(-1, N, T, p * D).to(sample.dtype)) + self.embed_time
         context = context + self.embed_role(roles)[:, None]
         tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + context.reshape(-1, N * T, self.config.width)
-        *modulations, shift, scale = self.modulation(condition).chunk(3 * len(self.blocks) + 2, dim=-1)
+        *modulations, shift, scale = self.modulation(condition).chunk(6 * len(self.blocks) + 2, dim=-1)
         bias = self._attention_bias(N, mask)
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens, bias[index], *modulations[3 * index : 3 * index + 3])
+            tokens = block(tokens, bias[index], modulations[6 * index : 6 * index + 6])
         output = self.project(modulated(tokens, shift, scale)).reshape(B, N, W, D)
         if self.config.prediction == "velocity":
             return sample - noise_level[..., None] * output
         return output
 
-    def _attention_bias(self, N: int, mask: Bool[Tensor, "B|1 N W"] | None) -> Tensor:
+    def _attention_bias(self, N: int, mask: Bool[Tensor, "_ N W"] | None) -> Tensor:
         """What every query adds to its score of every key, per block and head: learned by relation, -inf where cut."""
         T, p = self.num_tokens, self.config.patch_size
         device = self.relation_bias.device
@@ -125,29 +129,30 @@ class JointDenoiser(ModelMixin, ConfigMixin):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward side by side: one projection in, one out, modulated by the noise level."""
+    """Joint attention over all agents and steps, then a feed-forward layer, each modulated by the noise level."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.enter = nn.Linear(width, 7 * width)
-        self.leave = nn.Linear(5 * width, width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
 
     def forward(
         self,
         tokens: Float[Tensor, "B M C"],
-        bias: Float[Tensor, "B|1 heads M M"],
-        shift: Float[Tensor, "B|1 M C"],
-        scale: Float[Tensor, "B|1 M C"],
-        gate: Float[Tensor, "B|1 M C"],
+        bias: Float[Tensor, "_ heads M M"],
+        modulations: Sequence[Float[Tensor, "b M C"]],
     ) -> Float[Tensor, "B M C"]:
         B, M, C = tokens.shape
-        entered = self.enter(modulated(tokens, shift, scale))
-        query, key, value = entered[..., : 3 * C].reshape(B, M, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        shift, scale, gate, shift_feed, scale_feed, gate_feed = modulations
+        joined = self.query_key_value(modulated(tokens, shift, scale)).reshape(B, M, 3, self.num_heads, -1)
+        query, key, value = joined.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        mixed = mixed.transpose(1, 2).reshape(B, M, C)
-        activated = F.relu(entered[..., 3 * C :]).square()
-        return tokens + gate * self.leave(torch.cat((mixed, activated), dim=-1))
+        tokens = torch.addcmul(tokens, gate, self.mix(mixed.transpose(1, 2).reshape(B, M, C)))
+        hidden = F.relu(self.expand(modulated(tokens, shift_feed, scale_feed))).square()
+        return torch.addcmul(tokens, gate_feed, self.contract(hidden))
 
 
 class LevelEmbedding(nn.Module):
@@ -159,7 +164,7 @@ class LevelEmbedding(nn.Module):
         self.enter = nn.Linear(patch_size * (2 * frequencies + 1), width)
         self.leave = nn.Linear(width, width)
 
-    def forward(self, levels: Float[Tensor, "B|1 M p"]) -> Float[Tensor, "B|1 M C"]:
+    def forward(self, levels: Float[Tensor, "b M p"]) -> Float[Tensor, "b M C"]:
         octaves = torch.pi / 2 * 2.0 ** torch.arange(self.frequencies, device=levels.device, dtype=levels.dtype)
         phase = levels[..., None] * octaves
         features = torch.cat((phase.sin(), phase.cos(), (levels == 0).to(levels.dtype)[..., None]), dim=-1)

@@ -8,6 +8,7 @@ the network's call on small plans; tests hold it against the diffusers scheduler
 """
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -41,7 +42,9 @@ def noise_levels(scheduler: Scheduler, num_inference_steps: int) -> list[float]:
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist())
         return scheduler.sigmas.tolist()
-    scheduler.set_timesteps(num_inference_steps)
+    with warnings.catch_warnings():  # diffusers 0.42 hands tensors to numpy in a way that numpy 2 deprecates
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scheduler.set_timesteps(num_inference_steps)
     if isinstance(scheduler, DPMSolverMultistepScheduler):
         return [sigma / (1 + sigma) for sigma in scheduler.sigmas.tolist()]
     alphas = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].sqrt()
@@ -52,7 +55,7 @@ def noise_levels(scheduler: Scheduler, num_inference_steps: int) -> list[float]:
 def denoise_grid(
     denoise: Callable[[Tensor, float], Tensor],
     sample: Float[Tensor, "B N W D"],
-    known: Bool[Tensor, "B|1 N W D"],
+    known: Bool[Tensor, "_ N W D"],
     levels: list[float],
     second_order: bool = False,
 ) -> tuple[Float[Tensor, "B N W D"], list[Tensor]]:

@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from diffplan.models import JointDenoiser
+
+
+def make_denoiser(seed: int = 0, **options: object) -> JointDenoiser:
+    torch.manual_seed(seed)
+    denoiser = JointDenoiser(**{"size": 5, "window": 8, "width": 32, "depth": 2, **options}).eval()
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return denoiser
+
+
+def make_inputs(agents: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    known = torch.rand(2, agents, 8, 5, generator=generator) < 0.3
+    return {
+        "sample": torch.randn(2, agents, 8, 5, generator=generator),
+        "noise_level": torch.rand(2, agents, 8, generator=generator),
+        "known": known,
+        "roles": torch.zeros(agents, dtype=torch.long),
+    }
+
+
+def test_relabelling_agents_relabels_the_plan() -> None:
+    denoiser, inputs = make_denoiser(), make_inputs()
+    order = torch.tensor([2, 0, 1])
+    relabelled = {name: value[order] if name == "roles" else value[:, order] for name, value in inputs.items()}
+    torch.testing.assert_close(denoiser(**relabelled), denoiser(**inputs)[:, order])
+
+
+def test_an_agent_plans_with_its_partners_only_when_it_attends_to_them() -> None:
+    inputs = make_inputs()
+    moved = {**inputs, "sample": inputs["sample"].clone()}
+    moved["sample"][:, 1] += 1
+    for attends in (True, False):
+        denoiser = make_denoiser(agent_attention=attends)
+        change = (denoiser(**moved) - denoiser(**inputs))[:, 0].abs().max()
+        assert (change > 1e-4) == attends
+
+
+def test_absent_agents_and_cells_outside_the_episode_change_nothing() -> None:
+    denoiser, inputs = make_denoiser(), make_inputs()
+    mask = torch.ones(2, 3, 8, dtype=torch.bool)
+    mask[:, 2] = False
+    mask[:, :, 4:] = False
+    filled = {**inputs, "sample": torch.where(mask[..., None], inputs["sample"], 100.0)}
+    seen, same = denoiser(**inputs, mask=mask), denoiser(**filled, mask=mask)
+    torch.testing.assert_close(seen[:, :2, :4], same[:, :2, :4])
+    assert torch.isfinite(same).all()
+
+
+def test_conditions_of_a_batch_of_one_serve_the_whole_batch() -> None:
+    denoiser, inputs = make_denoiser(), make_inputs()
+    shared = {**inputs, "noise_level": inputs["noise_level"][:1], "known": inputs["known"][:1]}
+    repeated = {**shared, "noise_level": shared["noise_level"].expand(2, -1, -1), "known": shared["known"].expand(2, -1, -1, -1)}
+    torch.testing.assert_close(denoiser(**shared), denoiser(**repeated))
+
+
+def test_velocity_prediction_returns_the_sample_itself_where_there_is_no_noise() -> None:
+    denoiser, inputs = make_denoiser(prediction="velocity"), make_inputs()
+    clean = {**inputs, "noise_level": torch.zeros_like(inputs["noise_level"])}
+    torch.testing.assert_close(denoiser(**clean), inputs["sample"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 30}, "history \\+ horizon = 30 is not a multiple of patch_size=4; use 28 or 32"),
+        ({"width": 30}, "width=30 is not a multiple of num_heads=4; use 28"),
+        ({"prediction": "noise"}, "choose 'sample' or 'velocity'"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_a_remedy(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_denoiser(**options)

@@ -1,0 +1,207 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import diffplan as dp
+from diffplan.planners import make_scheduler
+from diffplan.trajectory import Cells, Plan
+
+HORIZON, HISTORY = 8, 4
+
+
+@pytest.fixture(scope="module")
+def dataset(crossing_store: Path) -> dp.TrajectoryDataset:
+    return dp.load_dataset(crossing_store, horizon=HORIZON, history=HISTORY)
+
+
+@pytest.fixture(scope="module")
+def planner(dataset: dp.TrajectoryDataset) -> dp.DiffusionPlanner:
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=2)
+    torch.manual_seed(0)
+    for parameter in planner.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return planner
+
+
+@pytest.fixture
+def observations(dataset: dp.TrajectoryDataset) -> dict[str, np.ndarray]:
+    first = dataset.store[0].observations[0]
+    return {name: first[index].copy() for index, name in enumerate(dataset.spec.names)}
+
+
+def test_a_plan_starts_at_the_present_and_keeps_what_never_changes(planner, observations) -> None:
+    plan = planner(observations, num_samples=3, seed=1)
+    assert plan.observations.shape == (3, 2, HORIZON, 6)
+    for index, name in enumerate(observations):
+        np.testing.assert_allclose(plan.observations[:, index, 0], observations[name][None].repeat(3, 0), atol=1e-5)
+        goal = observations[name][None, None, 4:].repeat(3, 0).repeat(HORIZON, 1)
+        np.testing.assert_allclose(plan.observations[:, index, :, 4:], goal, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_plan_and_another_seed_another(planner, observations) -> None:
+    first, same, other = (planner(observations, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.actions, same.actions)
+    assert not np.array_equal(first.actions, other.actions)
+
+
+@pytest.mark.parametrize("name", ["flow", "ddim", "dpm"])
+def test_a_saved_planner_plans_the_same_to_the_bit(planner, observations, name: str, tmp_path: Path) -> None:
+    planner.scheduler = make_scheduler(name)
+    planner.save_pretrained(tmp_path / "planner")
+    reloaded = dp.DiffusionPlanner.from_pretrained(tmp_path)
+    assert np.array_equal(planner(observations, seed=0).actions, reloaded(observations, seed=0).actions)
+    assert type(reloaded.scheduler) is type(planner.scheduler)
+    planner.scheduler = make_scheduler("flow")
+
+
+def test_given_cells_are_in_the_plan(planner, observations) -> None:
+    announced = planner(observations, seed=1)
+    given = announced.cells("robot_1")
+    plan = planner(observations, given=given, seed=2)
+    np.testing.assert_allclose(plan.actions[0, 1], announced.actions[0, 1], atol=1e-5)
+    np.testing.assert_allclose(plan.observations[0, 1, 1:], announced.observations[0, 1, 1:], atol=1e-5)
+    assert np.abs(plan.actions[0, 0] - announced.actions[0, 0]).max() > 1e-3
+
+
+def test_an_absent_agent_has_no_actions_and_an_unknown_one_has(planner, observations) -> None:
+    alone = {"robot_0": observations["robot_0"]}
+    assert list(planner(alone).actions_at(0)) == ["robot_0"]
+    unseen = {**observations, "robot_1": np.full(6, np.nan)}
+    plan = planner(unseen)
+    assert np.isfinite(plan.observations).all()
+    assert list(plan.actions_at(0)) == ["robot_0", "robot_1"]
+
+
+def test_what_happened_before_changes_the_plan(planner, dataset, observations) -> None:
+    episode = dataset.store[0]
+    steps = [
+        ({n: episode.observations[t, i] for i, n in enumerate(observations)}, {n: episode.actions[t, i] for i, n in enumerate(observations)})
+        for t in range(3)
+    ]
+    with_past, without = planner(observations, past=steps, seed=0), planner(observations, seed=0)
+    assert np.abs(with_past.actions - without.actions).max() > 1e-3
+
+
+def test_a_warm_start_at_a_low_level_stays_near_the_last_plan(planner, observations) -> None:
+    plan = planner(observations, seed=0)
+    near, far = (planner(observations, warm_start=plan, warm_start_level=level, seed=1) for level in (0.02, 1.0))
+    assert np.abs(near.actions - plan.actions).mean() < np.abs(far.actions - plan.actions).mean()
+
+
+def test_a_planner_for_two_robots_plans_for_three_of_the_same_role(planner, observations) -> None:
+    spec = dp.make("crossing-v0", num_robots=3).joint_spec
+    team = {name: observations["robot_0"] for name in spec.names}
+    assert planner.for_agents(spec)(team).actions.shape == (1, 3, HORIZON, 2)
+    obstacles = dp.make("crossing-v0", num_robots=3, layout="obstacles").joint_spec
+    with pytest.raises(ValueError, match="role 'robot': the planner has"):
+        planner.for_agents(obstacles)
+
+
+def test_the_chain_has_every_denoising_step_and_a_plan_survives_saving(planner, observations, tmp_path: Path) -> None:
+    plan = planner(observations, num_samples=2, num_inference_steps=3, return_chain=True)
+    assert plan.chain is not None
+    assert plan.chain.shape == (3, 2, 2, HORIZON, 8)
+    np.testing.assert_allclose(plan.chain[-1, ..., :6], plan.observations, atol=1e-4)
+    plan.save(tmp_path / "plan.safetensors")
+    loaded = Plan.load(tmp_path / "plan.safetensors")
+    assert np.array_equal(loaded.actions, plan.actions)
+    assert loaded.spec == plan.spec
+    assert repr(plan) == "Plan(S=2 samples, N=2 agents (2 present), H=8 steps of 0.1 s, chain of 3 steps)"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observations": {"arm": np.zeros(6)}}, r"agents \['arm'\], but the spec has"),
+        ({"observations": {"robot_0": np.zeros(5)}}, r"'robot_0' has shape \(5,\), expected \(6,\)"),
+        ({"observations": {}}, "no agent is present"),
+        ({"num_samples": 0}, "num_samples=0"),
+        ({"num_inference_steps": 0}, "at least one step"),
+        ({"warm_start_level": 0.0}, "warm_start_level=0.0"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(planner, observations, change, message: str) -> None:
+    arguments = {"observations": observations, "warm_start": planner(observations), **change}
+    with pytest.raises(ValueError, match=message):
+        planner(**arguments)
+
+
+def test_given_cells_of_another_horizon_are_refused(planner, observations) -> None:
+    with pytest.raises(ValueError, match=r"given cells have shape \(2, 5, 8\), expected \(2, 8, 8\)"):
+        planner(observations, given=Cells.unknown(planner.spec, 5))
+
+
+@pytest.mark.parametrize("file", ["denoiser/diffusion_pytorch_model.safetensors", "normalizer/normalizer_config.json"])
+def test_a_flipped_bit_in_a_saved_planner_is_found_and_named(planner, tmp_path: Path, file: str) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    damaged = tmp_path / "planner" / file
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{damaged.name} is missing or damaged"):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
+
+
+def rewrite(folder: Path, file: str, content: bytes) -> None:
+    """Changes a file and its entry in the manifest, as an attacker would."""
+    import hashlib
+
+    (folder / file).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest[file] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_saved_planner_cannot_name_a_class_to_import(planner, tmp_path: Path) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    index = json.loads((tmp_path / "planner" / "model_index.json").read_text())
+    index["denoiser"] = ["subprocess", "Popen"]
+    rewrite(tmp_path / "planner", "model_index.json", json.dumps(index).encode())
+    with pytest.raises(ValueError, match=r"denoiser is of class 'Popen', expected one of \['JointDenoiser'\]"):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
+
+
+def test_a_manifest_cannot_name_a_file_outside_its_folder(planner, tmp_path: Path) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    manifest = tmp_path / "planner" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "../../etc/passwd": "0" * 64}))
+    with pytest.raises(ValueError, match="leaves its folder"):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
+
+
+def test_a_missing_weight_is_refused(planner, tmp_path: Path) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    file = "denoiser/diffusion_pytorch_model.safetensors"
+    weights = load_file(tmp_path / "planner" / file)
+    weights.pop("project.bias")
+    save_file(weights, tmp_path / "fewer")
+    rewrite(tmp_path / "planner", file, (tmp_path / "fewer").read_bytes())
+    with pytest.raises(ValueError, match="project.bias"):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_old_planner_whole(planner, observations, tmp_path: Path, monkeypatch) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    monkeypatch.setattr(planner.normalizer, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        planner.save_pretrained(tmp_path / "planner")
+    monkeypatch.undo()
+    reloaded = dp.DiffusionPlanner.from_pretrained(tmp_path)
+    assert np.array_equal(planner(observations).actions, reloaded(observations).actions)
+    assert [path.name for path in tmp_path.iterdir()] == ["planner"]
+
+
+def test_a_folder_without_a_planner_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a saved planner .* diffplan train"):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
+
+
+def test_a_crash_between_the_two_renames_of_a_save_loses_nothing(planner, tmp_path: Path) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    shutil.move(tmp_path / "planner", tmp_path / ".planner.old")
+    assert dp.DiffusionPlanner.from_pretrained(tmp_path).horizon == HORIZON

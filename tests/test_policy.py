@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffplan as dp
+from diffplan.planners.policy import shifted
+
+
+@pytest.fixture(scope="module")
+def planner(crossing_store: Path) -> dp.DiffusionPlanner:
+    planner = dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=8), width=16, depth=1)
+    torch.manual_seed(0)
+    for parameter in planner.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return planner
+
+
+def start(seeds: tuple[int, ...]) -> tuple[list, list[dict[str, np.ndarray]]]:
+    envs = [dp.make("crossing-v0", num_robots=2) for _ in seeds]
+    return envs, [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+
+
+def test_a_policy_plans_anew_after_the_steps_it_executes(planner) -> None:
+    policy = dp.RecedingHorizonPolicy(planner, execute_steps=3)
+    (env,), observations = start((0,))
+    policy.reset([0])
+    for _ in range(7):
+        (actions,) = policy(observations)
+        observations = [env.step(actions)[0]]
+    assert policy.stats.plans == [1, 1, 1]
+    assert policy.stats.fallbacks == 0
+
+
+def test_later_actions_are_those_of_the_plan_that_is_followed(planner) -> None:
+    policy = dp.RecedingHorizonPolicy(planner)
+    _, observations = start((0,))
+    policy.reset([0])
+    (actions,) = policy(observations)
+    (now_one_step_later,) = policy.plans
+    (again,) = policy(observations)
+    for name, action in again.items():
+        np.testing.assert_array_equal(action, now_one_step_later.actions_at(0)[name])
+    assert any((again[name] != actions[name]).any() for name in actions)
+
+
+def test_a_batch_of_environments_acts_as_each_would_alone(planner) -> None:
+    together, alone = dp.RecedingHorizonPolicy(planner), dp.RecedingHorizonPolicy(planner)
+    _, observations = start((0, 1))
+    together.reset([5, 6])
+    alone.reset([6])
+    both, (one,) = together(observations), alone(observations[1:])
+    for name, action in one.items():
+        np.testing.assert_allclose(both[1][name], action, atol=1e-4)
+
+
+def test_environments_that_ended_get_no_actions(planner) -> None:
+    policy = dp.RecedingHorizonPolicy(planner)
+    _, observations = start((0, 1))
+    policy.reset([0, 1])
+    assert policy([None, observations[1]])[0] is None
+
+
+def test_a_late_plan_never_reaches_the_robots_and_is_counted(planner) -> None:
+    policy = dp.RecedingHorizonPolicy(planner, deadline_ms=1e-6)
+    _, observations = start((0,))
+    policy.reset([0])
+    (actions,) = policy(observations)
+    assert policy.stats.late == 1
+    assert all((action == 0).all() for action in actions.values())
+
+
+def test_a_plan_that_is_not_finite_never_reaches_the_robots(planner) -> None:
+    policy = dp.RecedingHorizonPolicy(planner)
+    weight = planner.denoiser.project.bias
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+    _, observations = start((0,))
+    policy.reset([0])
+    (actions,) = policy(observations)
+    with torch.no_grad():
+        weight.copy_(kept)
+    assert policy.stats.not_finite == 1
+    assert all(np.isfinite(action).all() for action in actions.values())
+
+
+def test_a_shifted_plan_begins_later_and_holds_its_end(planner) -> None:
+    _, (observations,) = start((0,))
+    plan = planner(observations)
+    later = shifted(plan, 3)
+    assert np.array_equal(later.actions[:, :, :5], plan.actions[:, :, 3:])
+    assert np.array_equal(later.actions[:, :, -1], plan.actions[:, :, -1])
+
+
+def test_executing_more_than_is_planned_is_refused(planner) -> None:
+    with pytest.raises(ValueError, match="execute_steps=9; the planner plans 8 steps"):
+        dp.RecedingHorizonPolicy(planner, execute_steps=9)

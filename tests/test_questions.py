@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from diffplan.questions import KINDS, QuestionMix, draw_known, draw_levels
+
+B, N, W, O, D, HISTORY = 64, 3, 8, 4, 6, 2
+
+
+def only(kind: str) -> QuestionMix:
+    return QuestionMix(**{name: float(name == kind) for name in KINDS})
+
+
+def draw(kind: str, static: tuple[int, ...] = ()) -> torch.Tensor:
+    entries = torch.zeros(N, D, dtype=torch.bool)
+    entries[:, list(static)] = True
+    exists = torch.ones(B, N, W, D, dtype=torch.bool)
+    return draw_known(only(kind), exists, entries, HISTORY, O, torch.Generator().manual_seed(0))
+
+
+def test_a_plan_starts_from_the_history_and_the_present_observation() -> None:
+    known = draw("plan")
+    assert known[:, :, :HISTORY].all()
+    assert known[:, :, HISTORY, :O].all()
+    assert not known[:, :, HISTORY, O:].any()
+    assert not known[:, :, HISTORY + 1 :].any()
+
+
+def test_static_entries_are_known_in_every_cell() -> None:
+    known = draw("plan", static=(1,))
+    assert known[..., 1].all()
+    assert not known[:, :, HISTORY + 1 :, 0].any()
+
+
+def test_an_announcement_covers_the_whole_future_of_some_agents() -> None:
+    future = draw("announced")[:, :, HISTORY + 1 :, :O]
+    told = future.all(dim=(2, 3))
+    assert (told | ~future.any(dim=2).any(-1)).all()
+    assert 0.2 < told.float().mean() < 0.8
+
+
+def test_forecasts_know_all_actions_and_inverse_dynamics_all_observations() -> None:
+    assert draw("forecast")[..., O:].all()
+    assert not draw("forecast")[:, :, HISTORY + 1 :, :O].any()
+    assert draw("inverse")[..., :O].all()
+    assert not draw("inverse")[:, :, HISTORY:, O:].any()
+
+
+def test_under_partial_observability_an_agent_is_known_or_not_known_at_all() -> None:
+    seen = draw("partial", static=(1,))[:, :, :HISTORY]
+    whole = seen.all(dim=(2, 3))
+    assert (whole | ~seen.any(dim=2).any(-1)).all()
+    assert not whole.all()
+
+
+def test_nothing_is_known_to_the_unconditional_model() -> None:
+    assert not draw("nothing", static=(1,)).any()
+
+
+def test_cells_that_do_not_exist_are_never_known() -> None:
+    exists = torch.rand(B, N, W, D, generator=torch.Generator().manual_seed(1)) < 0.5
+    static = torch.ones(N, D, dtype=torch.bool)
+    known = draw_known(QuestionMix(), exists, static, HISTORY, O, torch.Generator().manual_seed(0))
+    assert not (known & ~exists).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_levels_are_shared_by_a_window_or_apart_for_every_patch(share: float) -> None:
+    mix = QuestionMix(independent_levels=share)
+    unknown = torch.ones(B, N, W, dtype=torch.bool)
+    unknown[:, :, 0] = False
+    levels = draw_levels(mix, unknown, 4, torch.Generator().manual_seed(0))
+    assert (levels[:, :, 0] == 0).all()
+    assert ((levels[:, :, 1:] > 0) & (levels[:, :, 1:] <= 1)).all()
+    assert torch.equal(levels[:, :, 1], levels[:, :, 3])
+    assert torch.equal(levels[:, 0, 4], levels[:, 1, 7]) == (share == 0)
