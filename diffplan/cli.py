@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # --help, or terminated
         return int(end.code or 0)
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; what was written is whole, the same command goes on from there.", file=sys.stderr)
+        print(f"{name}: interrupted; everything that was written is whole.", file=sys.stderr)
         return 130
     except EXPECTED as error:
         if debug:
@@ -69,7 +69,7 @@ def parse(arguments: list[str]) -> Command:
         with contextlib.redirect_stderr(errors):
             return _parse(arguments)
     except SystemExit as end:
-        if not end.code:
+        if end.code != 2:
             raise
         raise UsageError(_without_box(errors.getvalue())) from end
 
@@ -82,15 +82,14 @@ def _parse(arguments: list[str]) -> Any:
     short = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
     kinds = [Annotated[COMMANDS[name], tyro.conf.subcommand(name, description=text)] for name, text in short.items()]
     either: Any = Union[tuple(kinds)]  # noqa: UP007
-    return tyro.cli(either, prog="diffplan", description=DESCRIPTION, args=arguments, config=config)
+    return tyro.cli(either, prog="diffplan", description=DESCRIPTION, args=arguments[:1], config=config)
 
 
 def _without_box(text: str) -> str:
-    """The sentences of tyro's error box, without its frame, its help texts and its pointer to --help."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    rows = [row.strip("│ ") for row in text.splitlines() if row.startswith("│")]
-    parts = [" ".join(part.split()) for part in re.split(r"─{3,}", "\n".join(rows))]
-    return "; ".join(part for part in parts if not part.startswith(("For full helptext", "Argument helptext")))
+    """The sentences of tyro's error box, without its frame, its title, its help texts and its pointer to --help."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯]", "", text)
+    _, *parts = (" ".join(part.split()) for part in re.split(r"[─-]{3,}", text))
+    return "; ".join(part for part in parts if part and not part.startswith(("For full helptext", "Argument helptext")))
 
 
 def one_line(error: BaseException) -> str:

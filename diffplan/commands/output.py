@@ -16,8 +16,19 @@ def show(facts: dict[str, Any], as_json: bool = False) -> None:
         print(json.dumps(facts, indent=2, allow_nan=False))
         return
     for name, value in facts.items():
-        shown = ", ".join(f"{key}: {one}" for key, one in value.items()) if isinstance(value, dict) else value
-        print(f"{name:<12} {shown}")
+        print(f"{name:<12} {in_words(value)}")
+
+
+def in_words(value: Any) -> str:
+    """A fact on one line: numbers short, dictionaries as ``a 1, b 2``, those inside them in brackets."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_words, value))}]"
+    if isinstance(value, dict):
+        shown = {key: f"({in_words(one)})" if isinstance(one, dict) else in_words(one) for key, one in value.items()}
+        return ", ".join(f"{key} {one}" for key, one in shown.items())
+    return str(value)
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

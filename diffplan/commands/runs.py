@@ -212,7 +212,9 @@ class Evaluate:
         policy = RecedingHorizonPolicy(
             planner, self.execute_steps, self.num_samples, self.num_inference_steps, deadline_ms=self.deadline_ms
         )
-        report = evaluate(policy, env, episodes=self.episodes, seed=self.seed, batch_size=self.batch_size)
+        report = evaluate(
+            policy, env, episodes=self.episodes, seed=self.seed, batch_size=self.batch_size, progress=not self.json
+        )
         if self.json:
             return show(report.to_dict(), as_json=True)
         show({**report.summary(), "plan_ms": f"{report.plan_ms:.1f}", "fallbacks": report.fallbacks})

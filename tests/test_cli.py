@@ -1,0 +1,290 @@
+"""The command line, end to end through ``main``, on a store of a few short episodes and a tiny network."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import imageio.v3 as iio
+import pytest
+
+from diffplan.cli import main, parse
+from diffplan.commands import COMMANDS
+from diffplan.datasets import TrajectoryStore
+from diffplan.planners import DiffusionPlanner
+from diffplan.trajectory import Plan
+
+SHORT = ("--option", "max_steps=12")
+SIZES = (
+    "--horizon",
+    "8",
+    "--width",
+    "8",
+    "--depth",
+    "1",
+    "--batch-size",
+    "4",
+    "--steps",
+    "6",
+    "--checkpoint-every",
+    "3",
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "crossing"
+    collect = ["collect", "crossing-v0", "--out", str(path), "--episodes", "4", "--workers", "0", "--json"]
+    assert main([*collect, *SHORT, "--option", "num_robots=3"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "crossing"
+    assert main(["train", str(store), "--out", str(path), "--json", *SIZES]) == 0
+    return path
+
+
+def answer(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, object]:
+    """What a command answers with --json."""
+    assert main([*map(str, args), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *args: object, code: int = 1) -> str:
+    """The one line in which a command says why it failed."""
+    assert main([*map(str, args)]) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("diffplan"), said
+    return said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_shows_examples_that_it_understands(name: str, capsys: pytest.CaptureFixture[str]):
+    assert main([name, "--help"]) == 0
+    lines = map(str.strip, capsys.readouterr().out.splitlines())
+    examples = [line for line in lines if line.startswith(f"diffplan {name} ") or line == f"diffplan {name}"]
+    assert examples
+    for example in examples:
+        assert isinstance(parse(shlex.split(example)[1:]), COMMANDS[name])
+
+
+def test_the_main_help_names_every_command_and_shows_the_way(capsys: pytest.CaptureFixture[str]):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"• {name} " in said for name in COMMANDS)
+    for line in said.splitlines():
+        if line.startswith("  diffplan "):
+            parse(shlex.split(line)[1:])
+
+
+def test_a_collected_store_is_described_as_json(store: Path, capsys: pytest.CaptureFixture[str]):
+    info = answer(capsys, "data", "info", store)
+    assert info["episodes"] == 4
+    assert list(info["agents"]) == ["robot_0", "robot_1", "robot_2"]
+    assert main(["data", "info", str(store)]) == 0
+    assert "episodes     4" in capsys.readouterr().out
+
+
+def test_collecting_again_goes_on_where_it_ended(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(store, tmp_path / "more")
+    options = (*SHORT, "--option", "num_robots=3", "--workers", 0)
+    info = answer(capsys, "collect", "crossing-v0", "--out", tmp_path / "more", "--episodes", 5, *options)
+    assert info["episodes"] == 5
+    first, longer = TrajectoryStore.open(store)[3], TrajectoryStore.open(tmp_path / "more")[3]
+    assert (first.observations == longer.observations).all()
+
+
+def test_verify_names_the_file_in_which_a_bit_flipped(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert answer(capsys, "data", "verify", store)["verified"] is True
+    shutil.copytree(store, tmp_path / "damaged")
+    file = next((tmp_path / "damaged").glob("*/actions.npy"))
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    assert str(file) in complaint(capsys, "data", "verify", tmp_path / "damaged")
+
+
+def test_a_truncated_store_is_refused_before_training(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(store, tmp_path / "damaged")
+    file = next((tmp_path / "damaged").glob("*/observations.npy"))
+    file.write_bytes(file.read_bytes()[:-8])
+    assert "observations.npy" in complaint(capsys, "train", tmp_path / "damaged", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_resumed_from_a_checkpoint_ends_in_the_same_planner(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/planner")
+    shutil.rmtree(tmp_path / "run/checkpoints/step_00000006")
+    assert answer(capsys, "train", store, "--out", tmp_path / "run", "--resume", *SIZES)["steps"] == 6
+    weights, resumed = (p.read_bytes() for p in (weights_of(run), weights_of(tmp_path / "run")))
+    assert weights == resumed
+
+
+def weights_of(run: Path) -> Path:
+    return next((run / "planner/denoiser").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ((), "--resume"),
+        (("--resume", "--width", "16"), "width"),
+        (("--resume", "--normalizer", "gaussian"), "gaussian"),
+    ],
+)
+def test_a_run_is_neither_overwritten_nor_resumed_otherwise(
+    flags: tuple[str, ...], named: str, store: Path, run: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = weights_of(run).read_bytes()
+    assert named in complaint(capsys, "train", store, "--out", run, *SIZES, *flags)
+    assert weights_of(run).read_bytes() == before
+
+
+def test_a_plan_is_drawn_saved_and_the_same_for_the_same_seed(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    picture, file = tmp_path / "plan.png", tmp_path / "plan.safetensors"
+    first = answer(capsys, "plan", run, "--seed", 3, "--num-samples", 2, "--plot", picture, "--out", file)
+    again = answer(capsys, "plan", run, "--seed", 3, "--num-samples", 2)
+    other = answer(capsys, "plan", run, "--seed", 4, "--num-samples", 2)
+    assert first["actions_at_0"] == again["actions_at_0"] != other["actions_at_0"]
+    assert Plan.load(file).num_samples == 2
+    assert iio.imread(picture).std() > 0
+
+
+def test_the_scheduler_is_chosen_at_plan_time(run: Path, capsys: pytest.CaptureFixture[str]):
+    few = ("plan", run, "--num-samples", 1)
+    plans = {name: answer(capsys, *few, "--scheduler", name)["actions_at_0"] for name in ("flow", "ddim", "dpm")}
+    assert plans["flow"] == answer(capsys, *few)["actions_at_0"]
+    assert plans["flow"] != plans["ddim"] != plans["dpm"]
+
+
+def test_an_evaluation_reports_every_episode(run: Path, capsys: pytest.CaptureFixture[str]):
+    report = answer(capsys, "evaluate", run, "--episodes", 3, "--batch-size", 2)
+    assert len(report["returns"]) == 3
+    assert max(report["steps"]) <= 12
+    assert main(["evaluate", str(run), "--episodes", "2"]) == 0
+    assert "success      0 [0, 0]" in capsys.readouterr().out
+
+
+def test_options_lead_to_another_environment_than_that_of_the_data(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert len(DiffusionPlanner.from_pretrained(run).spec.agents) == 3
+    assert len(answer(capsys, "plan", run)["actions_at_0"]) == 3
+    assert len(answer(capsys, "plan", run, "--option", "num_robots=5")["actions_at_0"]) == 5
+    assert len(answer(capsys, "plan", run, "--env", "crossing-v0")["actions_at_0"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("plan", "plan.png"),
+        ("denoising", "denoising.gif"),
+        ("denoising", "denoising.png"),
+        ("rollout", "rollout.mp4"),
+        ("filmstrip", "filmstrip.png"),
+        ("learning-curve", "loss.png"),
+    ],
+)
+def test_a_run_is_drawn(kind: str, name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    written = answer(capsys, "plot", run, "--kind", kind, "--out", tmp_path / name, "--num-samples", 2)["out"]
+    assert Path(written).read_bytes()[4:8] == b"ftyp" if name.endswith(".mp4") else iio.imread(written).std() > 0
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_store_is_drawn(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    written = answer(capsys, "plot", store, "--kind", "dataset", "--out", tmp_path / "data.svg")["out"]
+    assert Path(written).read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("collect warehouse-v0 --out OUT", "crossing-v0"),
+        ("collect crossing-v0 --out OUT --option robots=3", "robots"),
+        ("collect crossing-v0 --out OUT --option robots", "NAME=VALUE"),
+        ("collect crossing-v0 --out OUT --option num_robots=[3]", "one plain value"),
+        ("collect crossing-v0 --out OUT --option num_robots=99", "2 to 16"),
+        ("collect crossing-v0 --out OUT --style sideways", "clockwise"),
+        ("collect crossing-v0 --out FILE/store --workers 0", "FILE"),
+        ("data info OUT", "diffplan collect"),
+        ("train OUT --out OUT", "diffplan collect"),
+        ("train STORE --out OUT --horizon 30", "patch_size=4"),
+        ("train STORE --out FILE/run", "FILE"),
+        ("plan OUT", "diffplan train"),
+        ("plan STORE", "not a saved planner"),
+        ("plan RUN --env transport-v0", "role"),
+        ("plan RUN --num-samples 0", "num_samples=0"),
+        ("plan RUN --out FILE/plan.safetensors", "FILE"),
+        ("plan RUN --plot plan.xyz", "xyz"),
+        ("evaluate RUN --episodes 0", "episodes=0"),
+        ("evaluate RUN --execute-steps 9", "execute_steps=9"),
+        ("plot RUN --kind rollout --out OUT.png", ".mp4"),
+        ("plot STORE --kind learning-curve --out OUT.png", "metrics.jsonl"),
+    ],
+)
+def test_an_error_is_one_line_that_names_it(
+    line: str, named: str, store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "FILE").touch()
+    places = {"OUT": tmp_path / "OUT", "FILE": tmp_path / "FILE", "STORE": store, "RUN": run}
+    for word, place in places.items():
+        line = " ".join(part.replace(word, str(place)) if part.startswith(word) else part for part in line.split())
+    assert named in complaint(capsys, *line.split())
+    assert sorted(os.listdir(tmp_path)) == ["FILE"]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("", "collect, data, train"),
+        ("tarin data --out run", "train"),
+        ("train data --out run --step 3", "--steps"),
+        ("train data --out run --steps three", "--steps"),
+        ("train --out run", "PATH"),
+        ("data inspect data", "info"),
+        ("plan run --scheduler euler", "flow"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(line: str, named: str, capsys: pytest.CaptureFixture[str]):
+    assert named in complaint(capsys, *line.split(), code=2)
+
+
+def test_debug_shows_the_error_itself(tmp_path: Path):
+    with pytest.raises(ValueError, match="not a trajectory store"):
+        main(["data", "info", str(tmp_path), "--debug"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_collection_keeps_a_whole_store(number: int, code: int, tmp_path: Path):
+    path, ended = tmp_path / "store", threading.Event()
+    stopper = threading.Thread(target=stop_when_there, args=(path / "manifest.json", number, ended))
+    stopper.start()
+    try:
+        assert main(["collect", "crossing-v0", "--out", str(path), "--workers", "0", "--json", *SHORT]) == code
+    finally:
+        ended.set()
+        stopper.join()
+    store = TrajectoryStore.open(path)
+    store.verify()
+    assert 0 < len(store) < 1_000
+
+
+def stop_when_there(path: Path, number: int, ended: threading.Event) -> None:
+    """Sends this process a signal, a moment after ``path`` exists."""
+    while not path.exists() and not ended.is_set():
+        time.sleep(0.01)
+    if not ended.wait(0.3):
+        os.kill(os.getpid(), number)
+
+
+def test_the_doctor_answers_as_json(capsys: pytest.CaptureFixture[str]):
+    code = main(["doctor", "--json"])
+    checks = json.loads(capsys.readouterr().out)
+    assert code == any(check["required"] and not check["ok"] for check in checks)
