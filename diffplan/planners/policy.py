@@ -103,10 +103,11 @@ class RecedingHorizonPolicy:
         return [next(actions) if seen else None for seen in observations]
 
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
-        for warm in (False, True):
-            group = [(e, seen) for e, seen in due if warm == (e.plan is not None and self.warm_start_level is not None)]
+        warm = [(e, seen) for e, seen in due if e.plan is not None and self.warm_start_level is not None]
+        cold = [(e, seen) for e, seen in due if e.plan is None or self.warm_start_level is None]
+        for group in (cold, warm):
             if group:
-                self._plan(group, warm)
+                self._plan(group, group is warm)
 
     def _plan(self, group: list[tuple[_Episode, Observations]], warm: bool) -> None:
         questions = [
