@@ -25,7 +25,7 @@ class Rollout:
     Args:
         trajectory: what happened.
         frames: a picture before every step and one after the last.
-        plans: the plan that was followed at every step; None where the policy has none.
+        plans: at every step the plan that is followed, from the next step on; None where the policy has none.
         success: whether the team succeeded; None where the environment does not say.
     """
 
@@ -123,12 +123,13 @@ def save_video(
         OSError: the file cannot be written; what was there before is unchanged.
     """
     path, film = Path(path), np.asarray(frames)
-    if film.ndim != 4 or not film.size:
-        raise ValueError(f"frames have shape {film.shape}, expected (K, height, width, 3) with at least one frame.")
+    if film.ndim != 4 or film.shape[-1] != 3 or not film.size or film.dtype != np.uint8:
+        got = f"shape {film.shape} and dtype {film.dtype}"
+        raise ValueError(f"frames have {got}, expected one or more pictures (K, height, width, 3) of uint8.")
     if path.suffix.lower() not in (".mp4", ".gif"):
         raise ValueError(f"{path}: videos end in .mp4 or .gif, not {path.suffix!r}.")
-    if not fps > 0:
-        raise ValueError(f"fps={fps}; give a positive number of frames a second.")
+    if not (fps > 0 and hold >= 0):
+        raise ValueError(f"fps={fps}, hold={hold}; give a positive number of frames a second, and 0 or more seconds.")
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".gif":
             durations = [1000 / fps] * (len(film) - 1) + [1000 / fps + 1000 * hold]

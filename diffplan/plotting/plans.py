@@ -100,7 +100,7 @@ def _draw_map(
             x, y = goals[name]
             axes.scatter(x, y, s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=3)
     style_map(axes)
-    axes.set(xlabel="x (m)", ylabel="y (m)")
+    axes.set(xlabel="x (m)", ylabel="y (m)", adjustable="datalim")
     handles = _agent_handles(plan, names) + _stroke_handles(plan, every, executed is not None, bool(goals))
     figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
 
@@ -244,7 +244,7 @@ def _denoising_lines(axes: Axes, plan: Plan, paths: list[dict[str, np.ndarray]],
     lines = {name: draw_candidates(axes, one, agent_color(plan.spec, name)) for name, one in paths[step].items()}
     best = 0 if plan.values is None else int(np.argmax(plan.values))
     for candidates in lines.values():
-        candidates[best].set(alpha=1, linewidth=2, zorder=4)
+        candidates[best].set(alpha=1, linewidth=1.6, zorder=4)
     for name, one in paths[-1].items():
         draw_dots(axes, one[0, :1], agent_color(plan.spec, name), size=60)
     points = np.concatenate([one.reshape(-1, 2) for one in paths[-1].values()])

@@ -55,9 +55,10 @@ def draw_candidates(axes: Axes, paths: Float[np.ndarray, "S H 2"], color: Color,
 
 
 def draw_dots(axes: Axes, points: Float[np.ndarray, "n 2"], color: Color, size: float) -> None:
-    """Draws dots of an area of ``size`` points^2, with a white edge."""
+    """Draws dots of an area of ``size`` points^2 with a white edge, large ones over small ones."""
+    zorder, linewidth = 5 + size / 1_000, 0.1 * size**0.5
     axes.scatter(
-        points[:, 0], points[:, 1], s=size, color=[color], edgecolor="white", linewidth=0.1 * size**0.5, zorder=5
+        points[:, 0], points[:, 1], s=size, color=[color], edgecolor="white", linewidth=linewidth, zorder=zorder
     )
 
 

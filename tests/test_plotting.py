@@ -1,0 +1,308 @@
+"""Pictures show what is in the data: as many lines as there are paths, as many frames as there are steps."""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+
+import diffplan as dp
+from diffplan.datasets.collection import collect_episodes, run_episode
+from diffplan.envs import behavior_policy, make
+from diffplan.envs.scene import AGENT_COLORS
+from diffplan.evaluation import Interval
+from diffplan.plotting import (
+    animate_denoising,
+    plot_comparison,
+    plot_dataset,
+    plot_denoising,
+    plot_learning_curve,
+    plot_plan,
+)
+
+H = 32
+
+
+def recorded(spec, observations, actions, **other):
+    """Episodes as candidates: [S, H, N, .] from recordings becomes a plan."""
+    there = np.ones(spec.num_agents, bool)
+    return dp.Plan(spec, observations.swapaxes(1, 2), actions.swapaxes(1, 2), **{"agent_mask": there} | other)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Twenty episodes of the two ways round, by experts and others."""
+    options = {"num_robots": 4}
+    folder = tmp_path_factory.mktemp("data") / "crossing"
+    return collect_episodes(
+        "crossing-v0", out=folder, episodes=20, skill="replay", workers=0, env_options=options, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    """Five experts from the same start: what a good planner's candidates look like."""
+    env = make("crossing-v0", num_robots=4)
+    styles = ("clockwise", "counterclockwise", "clockwise", "counterclockwise", "clockwise")
+    return [run_episode(env, behavior_policy("crossing-v0", style=style), env.joint_spec, seed=3) for style in styles]
+
+
+@pytest.fixture(scope="module")
+def plan(episodes):
+    observations, actions = (
+        np.stack([getattr(one, name)[:H] for one in episodes]) for name in ("observations", "actions")
+    )
+    cells = np.concatenate([observations, actions], -1).swapaxes(1, 2)
+    noise = np.random.default_rng(0).normal(size=cells.shape)
+    chain = np.stack([cells + level * noise for level in (1.0, 0.6, 0.2, 0.0)]).astype(np.float32)
+    return recorded(episodes[0].spec, observations, actions, values=np.array([1.0, 3, 2, 0, 0]), chain=chain)
+
+
+@pytest.fixture(scope="module")
+def arms():
+    """A plan of two agents of different widths that have no position."""
+    roles = {"left": dp.Role(3, (-1.0, -1.0), (1.0, 1.0)), "right": dp.Role(20, (-1.0,), (1.0,))}
+    spec = dp.JointSpec({"a": "left", "b": "right"}, roles, dt=0.05)
+    walk = np.random.default_rng(0).normal(size=(6, H, 2, 22)).cumsum(1).astype(np.float32)
+    return recorded(spec, walk[..., :20], walk[..., 20:])
+
+
+def png(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+# Plans
+
+
+def test_a_plan_shows_every_candidate_of_every_agent(plan):
+    axes = plot_plan(plan).axes[0]
+    assert len(axes.lines) == plan.num_samples * plan.spec.num_agents
+    drawn = {tuple(map(tuple, line.get_xydata())) for line in axes.lines}
+    assert drawn == {tuple(map(tuple, path)) for name in plan.spec.names for path in plan.positions(name)}
+    assert axes.get_aspect() == 1 and axes.get_xlabel() == "x (m)"
+
+
+def test_the_strong_line_is_the_candidate_of_highest_value(plan):
+    strong = [one for one in plot_plan(plan).axes[0].collections if isinstance(one, LineCollection)]
+    for line, name, color in zip(strong, plan.spec.names, AGENT_COLORS, strict=False):
+        segments = np.array(line.get_segments())
+        assert np.array_equal(segments[:, 0], plan.positions(name)[1, :-1])
+        assert np.allclose(line.get_colors()[:, :3], color) and (np.diff(line.get_colors()[:, 3]) < 0).all()
+    assert len(strong) == plan.spec.num_agents
+
+
+def test_what_was_executed_is_dashed_and_goals_are_rings(plan, episodes):
+    goals = {name: episodes[0].observations[0, i, 4:6] for i, name in enumerate(plan.spec.names)}
+    figure = plot_plan(plan, episodes[2], goals)
+    dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert np.array_equal(dashed[0].get_xydata(), episodes[2].observations[:, 0, :2])
+    dots = [one for one in figure.axes[0].collections if isinstance(one, PathCollection)]
+    rings = [one.get_offsets()[0] for one in dots if not len(one.get_facecolor())]
+    assert np.allclose(rings, list(goals.values()))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [*plan.spec.names, "", "now", "best plan", "every 0.5 s", "5 candidates", "executed", "goal"] == legend
+
+
+def test_absent_agents_are_not_drawn(plan):
+    without = dataclasses.replace(plan, agent_mask=np.array([True, False, True, True]))
+    figure = plot_plan(without.sample(0))
+    assert len(figure.axes[0].lines) == 3
+    assert "robot_1" not in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert figure.get_suptitle() == "1 joint plan of 3 agents, 3.1 s ahead"
+
+
+def test_agents_without_a_position_are_drawn_over_time(arms):
+    grid = plot_plan(arms).axes
+    assert len(grid) == 4
+    widths = [3, 2, 20, 1]  # observations and actions of a, then of b: what exists, not what is padded
+    assert [len(axes.lines) for axes in grid] == [width * (arms.num_samples + 1) for width in widths]
+    assert np.isclose(grid[0].get_xlim()[1], (H - 1) * 0.05)
+
+
+def test_a_team_with_and_without_positions_gets_both_pictures(plan):
+    roles = {"robot": plan.spec.roles["robot"], "arm": dataclasses.replace(plan.spec.roles["robot"], position=())}
+    agents = dict(zip(plan.spec.names, ("robot", "arm", "robot", "robot"), strict=True))
+    mixed = dataclasses.replace(plan, spec=dp.JointSpec(agents, roles, dt=0.1))
+    above, observations, actions = plot_plan(mixed).axes
+    assert len(above.lines) == 3 * plan.num_samples
+    assert (observations.get_ylabel(), observations.get_title(), actions.get_title()) == (
+        "robot_1",
+        "observations",
+        "actions",
+    )
+
+
+def test_plans_and_episodes_of_other_teams_are_refused(plan, arms, episodes):
+    with pytest.raises(ValueError, match=r"executed is an episode of agents \['robot_0'.* the plan of \['a', 'b'\]"):
+        plot_plan(arms, episodes[0])
+    with pytest.raises(ValueError, match=r"goals of agents \['robot_9'\], but the plan is of \['robot_0'"):
+        plot_plan(plan, goals={"robot_9": (0, 0)})
+
+
+# Denoising
+
+
+def test_denoising_shows_the_first_and_the_last_step(plan):
+    figure = plot_denoising(plan, columns=3)
+    assert [axes.get_title() for axes in figure.axes] == ["step 1 of 4", "step 3 of 4", "step 4 of 4"]
+    for axes, step in zip(figure.axes, (0, 2, 3), strict=True):
+        drawn = np.array([line.get_xydata() for line in axes.lines])
+        expected = plan.chain[step].swapaxes(0, 1).reshape(-1, H, 8)[..., :2]
+        assert np.array_equal(drawn, expected)
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+
+
+def test_the_animation_has_a_frame_for_every_step_and_sharpens(plan):
+    frames = animate_denoising(plan)
+    assert len(frames) == 4 and frames.dtype == np.uint8
+    colored = [(frame.max(-1).astype(int) - frame.min(-1) > 20).mean() for frame in frames]
+    assert colored == sorted(colored, reverse=True) and colored[0] > 2 * colored[-1]
+
+
+def test_denoising_needs_a_chain_and_positions(plan, arms):
+    with pytest.raises(ValueError, match="return_chain=True"):
+        plot_denoising(dataclasses.replace(plan, chain=None))
+    chain = np.zeros((2, *arms.observations.shape[:-1], arms.spec.size), np.float32)
+    with pytest.raises(ValueError, match=r"no agent of JointSpec.2 agents: a, b.* has a position"):
+        animate_denoising(dataclasses.replace(arms, chain=chain))
+
+
+# Data
+
+
+def titled(figure):
+    return {axes.get_title(): axes for axes in figure.axes}
+
+
+def test_a_store_is_told_apart_by_its_first_label_of_words(store):
+    panels = titled(plot_dataset(store, episodes=2))
+    assert list(panels) == ["expert", "medium", "random", "length", "return", "success"]
+    assert all(len(panels[skill].lines) == 2 * 4 for skill in ("expert", "medium", "random"))
+    assert sum(bar.get_height() for bar in panels["length"].patches) == len(store)
+    assert [label.get_text() for label in panels["return"].get_yticklabels()] == ["expert", "medium", "random"]
+
+
+def test_success_rates_are_those_of_the_labels(store):
+    panels = titled(plot_dataset(store, by="skill"))
+    shown = [line.get_xdata()[0] for line in panels["success"].lines if line.get_marker() == "o"]
+    labels = [[one["success"] for one in store.labels if one["skill"] == s] for s in ("expert", "medium", "random")]
+    assert np.allclose(shown, [np.mean(values) for values in labels])
+
+
+def test_agents_that_come_and_go_are_counted(tmp_path):
+    role = dp.Role(2, (-1.0,), (1.0,))
+    spec = dp.JointSpec({"a": "robot", "b": "robot"}, {"robot": role}, dt=0.5)
+    mask = np.array([[True, True], [True, False], [True, False]])
+    blank = {"rewards": np.zeros((2, 2), np.float32), "truncations": np.zeros((2, 2), bool)}
+    episode = dp.Trajectory(
+        spec,
+        np.zeros((3, 2, 2), np.float32),
+        np.zeros((2, 2, 1), np.float32),
+        terminations=~mask[1:],
+        agent_mask=mask,
+        **blank,
+    )
+    folder = dp.TrajectoryStore.create(tmp_path / "store", spec)
+    folder.append([episode])
+    panels = titled(plot_dataset(folder))
+    assert list(panels) == ["length", "return", "agents there"]
+    assert panels["agents there"].lines[0].get_xydata().tolist() == [[0, 2], [0.5, 1], [1, 1]]
+
+
+def test_labels_that_do_not_tell_apart_are_refused(store, tmp_path):
+    with pytest.raises(ValueError, match=r"has a label 'skil'; choose one of \['skill', 'style'"):
+        plot_dataset(store, by="skil")
+    with pytest.raises(ValueError, match="label 'seed' has 20 values; choose one of at most 8"):
+        plot_dataset(store, by="seed")
+    with pytest.raises(ValueError, match="holds no episodes yet; collect some"):
+        plot_dataset(dp.TrajectoryStore.create(tmp_path / "empty", store.spec))
+
+
+# Results
+
+
+def metrics(path, losses):
+    path.write_text("".join(json.dumps({"step": 50 * (i + 1), "loss": x}) + "\n" for i, x in enumerate(losses)))
+    return path
+
+
+def test_a_learning_curve_shows_every_logged_loss_and_their_running_mean(tmp_path):
+    losses = np.geomspace(1, 0.01, 40)
+    folder = metrics(tmp_path / "metrics.jsonl", losses).parent
+    raw, smooth = plot_learning_curve(folder).axes[0].lines
+    assert np.allclose(raw.get_xydata(), np.stack([50 * np.arange(1, 41), losses], 1))
+    assert np.isclose(smooth.get_ydata()[20], losses[18:23].mean()) and np.isclose(
+        smooth.get_ydata()[0], losses[:3].mean()
+    )
+
+
+def test_several_runs_are_named_and_told_apart(tmp_path):
+    from diffplan.training import TrainingReport
+
+    report = TrainingReport(steps=[50, 100], losses=[1.0, 0.5], seconds=1.0, metrics=None)
+    runs = {"joint": report, "independent": metrics(tmp_path / "other.jsonl", [1.0, 0.7])}
+    axes = plot_learning_curve(runs).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["joint", "independent"]
+    assert len({line.get_color() for line in axes.lines}) == 2 and len(axes.lines) == 4
+
+
+@pytest.mark.parametrize("line", ["nonsense", '{"loss": 1}', '{"step": 1, "loss": "x"}', "[1, 2]", "\x89PNG"])
+def test_a_line_that_is_no_metric_is_named(line, tmp_path):
+    path = metrics(tmp_path / "metrics.jsonl", [1.0, 0.5])
+    path.write_bytes(path.read_bytes() + line.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 3: expected \{\"step\": ..., \"loss\": ...\}, got"):
+        plot_learning_curve(path)
+
+
+def test_empty_metrics_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds no metrics yet"):
+        plot_learning_curve(tmp_path)
+    with pytest.raises(ValueError, match="no runs to draw"):
+        plot_learning_curve({})
+
+
+def test_a_comparison_keeps_the_order_and_shows_the_intervals():
+    results = {
+        "ours": {"success": Interval(0.98, 0.96, 0.99), "return": Interval(5, 4, 6)},
+        "theirs": {"success": Interval(0.15, 0.12, 0.2)},
+    }
+    success, returns = plot_comparison(results).axes
+    assert [label.get_text() for label in success.get_yticklabels()] == ["ours", "theirs"]
+    assert success.get_ylim()[0] > success.get_ylim()[1]  # the first on top
+    bar, dot, *other = success.lines
+    assert bar.get_xydata().tolist() == [[0.96, 0], [0.99, 0]] and dot.get_xydata().tolist() == [[0.98, 0]]
+    assert other[1].get_xydata().tolist() == [[0.15, 1]] and len(returns.lines) == 2
+    (only,) = plot_comparison({"ours": Interval(1, 0, 2)}).axes
+    assert [text.get_text() for text in only.texts] == ["1"]
+    with pytest.raises(ValueError, match="nothing to compare"):
+        plot_comparison({})
+
+
+# All of them
+
+
+def test_the_same_picture_is_saved_twice_identically(plan, tmp_path):
+    assert png(plot_plan(plan)) == png(plot_plan(plan))
+    plot_plan(plan).savefig(tmp_path / "plan.svg")
+    assert (tmp_path / "plan.svg").read_text().count("</svg>") == 1
+
+
+def test_matplotlibs_settings_are_left_as_they_were(plan):
+    before = dict(matplotlib.rcParams)
+    png(plot_denoising(plan, columns=1))
+    with pytest.raises(ValueError, match="nothing to compare"):
+        plot_comparison({})
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_pictures_need_neither_pyplot_nor_torch():
+    code = "import sys, diffplan.plotting, diffplan.rollout; print({'torch', 'matplotlib.pyplot'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
