@@ -91,7 +91,7 @@ def evaluate(
     """Runs a policy in closed loop, ``batch_size`` episodes side by side.
 
     Args:
-        policy: e.g. a ``RecedingHorizonPolicy`` for the environment's agents.
+        policy: e.g. a ``RecedingHorizonPolicy`` for the environment's agents; its ``stats`` count anew.
         env: a registered id, an environment made by ``make``, or a function that makes one; any other ParallelEnv
             object works too, one episode at a time.
         episodes: how many; episode i starts from a seed that depends only on ``seed`` and i.
@@ -105,6 +105,9 @@ def evaluate(
         raise ValueError(f"episodes={episodes}, batch_size={batch_size}; both must be at least 1.")
     envs = copies(env, min(episodes, batch_size))
     seeds = [episode_seed(seed, i) for i in range(episodes)]
+    stats = getattr(policy, "stats", None)
+    if stats is not None:
+        stats.clear()
     rows = []
     try:
         with Progress(disable=not progress) as bar:
@@ -114,9 +117,9 @@ def evaluate(
                 rows += run_batch(policy, envs[: len(chunk)], chunk, lambda: bar.advance(task))
     finally:
         for one in envs:
-            one.close()
+            if one is not env:
+                one.close()
     columns = list(zip(*rows, strict=True))
-    stats = getattr(policy, "stats", None)
     plan_ms = stats.milliseconds_a_plan if stats is not None else float("nan")
     return EvaluationReport(*map(list, columns), plan_ms=plan_ms, fallbacks=stats.fallbacks if stats is not None else 0)
 
@@ -145,8 +148,8 @@ def run_batch(
 
     ``on_end`` is called whenever an episode ends.
     """
-    policy.reset(seeds)
     observations: list[Observations | None] = [env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)]
+    policy.reset(seeds)
     rows = [(np.nan, 0.0, np.nan, 0)] * len(envs)
     while any(observations):
         for index, actions in enumerate(policy(observations)):

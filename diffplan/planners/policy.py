@@ -21,6 +21,10 @@ class PlanningStats:
     late: int = 0
     not_finite: int = 0
 
+    def clear(self) -> None:
+        """Counts anew."""
+        self.seconds, self.plans, self.late, self.not_finite = [], [], 0, 0
+
     @property
     def fallbacks(self) -> int:
         return self.late + self.not_finite

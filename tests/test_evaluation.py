@@ -1,0 +1,81 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import diffplan as dp
+from diffplan.baselines import train_behavior_cloning
+from diffplan.envs import behavior_policy
+from diffplan.evaluation import mean_interval
+
+
+class Still:
+    """Commands every robot to stand still."""
+
+    def reset(self, seeds: Sequence[int]) -> None: ...
+
+    def __call__(self, observations: Sequence[dict | None]) -> list[dict | None]:
+        return [seen and {name: np.zeros(2, np.float32) for name in seen} for seen in observations]
+
+
+def test_robots_that_stand_still_never_succeed_and_never_touch() -> None:
+    report = dp.evaluate(Still(), "crossing-v0", episodes=3)
+    assert report.success == [0, 0, 0]
+    assert report.contacts == [0, 0, 0]
+    assert report.steps == [100, 100, 100]
+    assert json.loads(json.dumps(report.to_dict()))["summary"]["success"]["value"] == 0
+
+
+def test_episodes_depend_on_the_seed_alone_not_on_the_batch() -> None:
+    env = dp.make("crossing-v0", num_robots=2)
+    one, many = (dp.evaluate(Still(), env, episodes=4, batch_size=size) for size in (1, 4))
+    assert one.returns == many.returns
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        interval = mean_interval([rng.normal(size=50)], seed=trial, resamples=500)
+        hits += interval.low <= 0 <= interval.high
+    assert 0.89 <= hits / 200 <= 0.99
+
+
+def test_spread_between_seeds_widens_the_interval() -> None:
+    same, apart = mean_interval([[0, 1] * 50] * 5), mean_interval([[0] * 100, [1] * 100] * 2 + [[0, 1] * 50])
+    assert apart.high - apart.low > 2 * (same.high - same.low)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_behaviour_cloning_learns_the_experts_actions(crossing_store: Path, joint: bool) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=8)
+    policy = train_behavior_cloning(dataset, joint=joint, steps=300, batch_size=128)
+    episode = dataset.store[0]
+    seen = [{n: episode.observations[t, i] for i, n in enumerate(dataset.spec.names)} for t in range(10, 20)]
+    acted = np.stack([dataset.spec.stack_actions(actions)[0] for actions in policy(seen)])
+    error = np.square(acted - episode.actions[10:20]).mean()
+    assert error < 0.3 * np.square(episode.actions[10:20]).mean()
+
+
+def test_an_expert_succeeds_where_evaluation_counts_success(crossing_store: Path) -> None:
+    class Expert:
+        def __init__(self) -> None:
+            self.env = dp.make("crossing-v0", num_robots=2)
+            self.script = behavior_policy("crossing-v0")
+
+        def reset(self, seeds: Sequence[int]) -> None:
+            self.script.reset(self.env, seeds[0])
+
+        def __call__(self, observations: Sequence[dict | None]) -> list[dict | None]:
+            return [seen and self.script(seen) for seen in observations]
+
+    expert = Expert()
+    report = dp.evaluate(expert, lambda: expert.env, episodes=3, batch_size=1)
+    assert report.success == [1, 1, 1]
+
+
+def test_nothing_to_evaluate_is_refused() -> None:
+    with pytest.raises(ValueError, match="episodes=0"):
+        dp.evaluate(Still(), "crossing-v0", episodes=0)

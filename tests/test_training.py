@@ -1,0 +1,160 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffplan as dp
+from diffplan.checkpoints import checkpoints
+from diffplan.training import check_world_size
+
+SIZES = {"width": 16, "depth": 1}
+RUN = {"steps": 6, "batch_size": 4, "checkpoint_every": 2, "log_every": 1, "progress": False}
+
+
+def fresh(store: Path) -> tuple[dp.DiffusionPlanner, dp.TrajectoryDataset]:
+    dataset = dp.load_dataset(store, horizon=8)
+    return dp.DiffusionPlanner.for_dataset(dataset, **SIZES), dataset
+
+
+def weights(planner: dp.DiffusionPlanner) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in planner.denoiser.state_dict().items()}
+
+
+def test_training_lowers_the_loss(crossing_store: Path) -> None:
+    planner, dataset = fresh(crossing_store)
+    report = dp.train(planner, dataset, steps=120, batch_size=32, log_every=1, progress=False, learning_rate=3e-3)
+    assert np.mean(report.losses[-20:]) < 0.5 * np.mean(report.losses[:5])
+
+
+def test_the_same_seed_trains_the_same_weights_and_another_seed_others(crossing_store: Path) -> None:
+    trained = []
+    for seed in (0, 0, 1):
+        planner, dataset = fresh(crossing_store)
+        dp.train(planner, dataset, **RUN, seed=seed)
+        trained.append(weights(planner)["project.weight"])
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+
+
+def test_a_run_writes_a_planner_metrics_and_the_newest_checkpoints(crossing_store: Path, tmp_path: Path) -> None:
+    planner, dataset = fresh(crossing_store)
+    dp.train(planner, dataset, **RUN, out=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step_00000004", "step_00000006"]
+    reloaded = dp.DiffusionPlanner.from_pretrained(tmp_path)
+    assert all(torch.equal(value, weights(reloaded)[name]) for name, value in weights(planner).items())
+
+
+KILLED = """
+import sys, diffplan as dp
+if __name__ == "__main__":
+    dataset = dp.load_dataset(sys.argv[1], horizon=8)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1)
+    dp.train(planner, dataset, steps=100_000, batch_size=4, checkpoint_every=2, log_every=1, progress=False, out=sys.argv[2])
+"""
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_bit(crossing_store: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", KILLED, str(crossing_store), str(tmp_path / "killed")]
+    with subprocess.Popen(command, env=environment) as process:
+        while len(checkpoints(tmp_path / "killed" / "checkpoints")) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    reached = int(checkpoints(tmp_path / "killed" / "checkpoints")[-1].name.removeprefix("step_"))
+    long = {**RUN, "steps": 100_000}
+    resumed, straight = (until(crossing_store, tmp_path / name, reached + 3, long) for name in ("killed", "straight"))
+    assert resumed == straight
+
+
+def until(store: Path, out: Path, step: int, run: dict) -> list[tuple[int, float]]:
+    """Trains (or resumes) until a step and returns all losses up to it."""
+    planner, dataset = fresh(store)
+    draw = dataset.sample
+
+    def sample(batch_size: int, rng: np.random.Generator, *args: object) -> object:
+        rows = (out / "metrics.jsonl").read_text().splitlines() if (out / "metrics.jsonl").exists() else []
+        if rows and json.loads(rows[-1])["step"] >= step:
+            raise KeyboardInterrupt
+        return draw(batch_size, rng, *args)
+
+    dataset.sample = sample  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        dp.train(planner, dataset, **run, out=out, resume=True)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows]
+
+
+def test_a_damaged_checkpoint_is_refused_and_named(crossing_store: Path, tmp_path: Path) -> None:
+    planner, dataset = fresh(crossing_store)
+    dp.train(planner, dataset, **RUN, out=tmp_path)
+    file = checkpoints(tmp_path / "checkpoints")[-1] / "state.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="step_00000006/state.safetensors is damaged"):
+        dp.train(planner, dataset, **RUN, out=tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path, tmp_path: Path) -> None:
+    planner, dataset = fresh(crossing_store)
+    dp.train(planner, dataset, **RUN, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="is of another run: {'seed': 0} there, {'seed': 3} here"):
+        dp.train(planner, dataset, **RUN, out=tmp_path / "run", resume=True, seed=3)
+    other = dp.collect_episodes(
+        "crossing-v0", out=tmp_path / "other", episodes=2, workers=0, env_options={"num_robots": 2}, progress=False
+    )
+    foreign = dp.TrajectoryDataset(other, horizon=8, normalizer=dataset.normalizer)
+    with pytest.raises(ValueError, match="is of another run: {'data'"):
+        dp.train(planner, foreign, **RUN, out=tmp_path / "run", resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: Path) -> None:
+    planner, dataset = fresh(crossing_store)
+    draw = dataset.sample
+
+    def sample(*args: object) -> object:
+        windows = draw(*args)
+        windows.cells[1, 0, 3, 2] = np.nan
+        return windows
+
+    dataset.sample = sample  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match=r"training step 0: the data are not finite at episode \d+, step \d+ \+ 3, agent 0"):
+        dp.train(planner, dataset, **RUN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps=0, batch_size=4; both must be at least 1"),
+        ({"precision": "half"}, "choose 'auto', 'float32' or 'bfloat16'"),
+        ({"resume": True}, "resume=True needs out="),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(crossing_store: Path, arguments: dict, message: str) -> None:
+    planner, dataset = fresh(crossing_store)
+    with pytest.raises(ValueError, match=message):
+        dp.train(planner, dataset, **{**RUN, **arguments})
+
+
+def test_planner_and_dataset_must_fit(crossing_store: Path) -> None:
+    planner, _ = fresh(crossing_store)
+    with pytest.raises(ValueError, match="the planner has horizon=8, history=0, the dataset horizon=4"):
+        dp.train(planner, dp.load_dataset(crossing_store, horizon=4), **RUN)
+    with pytest.raises(ValueError, match="normalised otherwise"):
+        dp.train(planner, dp.load_dataset(crossing_store, horizon=8, normalizer="gaussian"), **RUN)
+
+
+def test_a_launcher_whose_processes_did_not_join_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="WORLD_SIZE=2, but 1 process.*torchrun --nproc_per_node 2"):
+        check_world_size(1)
