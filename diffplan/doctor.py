@@ -74,7 +74,7 @@ def print_checks(checks: list[Check], console: Console | None = None) -> int:
 
 def check_python() -> Check:
     ok = sys.version_info >= (3, 11)
-    detail = f"{platform.python_version()} on {platform.platform(terse=True)}"
+    detail = f"{platform.python_version()}, {platform.system()}, {platform.machine()}"
     return Check("Python", ok, detail, "" if ok else "use Python 3.11, 3.12 or 3.13")
 
 

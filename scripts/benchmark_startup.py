@@ -1,7 +1,7 @@
 """Measures what starting costs: processor time of ``import diffplan`` and ``diffplan --help`` in a fresh interpreter.
 
 Writes ``import_cpu_s`` (to reach: < 0.2) and ``help_cpu_s`` (< 0.5) to docs/results/startup.json. The interpreter's own
-start is included; beside each stands that start alone, and importing torch.
+start is included; beside each stands that start alone, and importing torch. "Episodes" are interpreters.
 """
 
 import resource
@@ -30,7 +30,7 @@ def measure(figure: str, code: str, repeats: int, baselines: dict[str, Figure]) 
     cpu_seconds(code)
     times = [cpu_seconds(code) for _ in range(repeats)]
     low, high = bootstrap((times,), np.median, method="percentile", rng=0).confidence_interval
-    return Figure(figure, float(np.median(times)), float(low), float(high), "s", 1, repeats, COMMAND, baselines)
+    return Figure(figure, float(np.median(times)), float(low), float(high), "s", 0, repeats, COMMAND, baselines)
 
 
 def main() -> None:

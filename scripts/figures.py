@@ -36,6 +36,7 @@ def record(path: str | Path, figures: Sequence[Figure]) -> None:
     merged = {one.figure: one for one in (*read(path), *figures)}
     write_json(path, [dataclasses.asdict(one) for one in merged.values()])
     print(json.dumps([dataclasses.asdict(one) for one in figures], indent=2))
+    print("To show these in docs/results.md: python scripts/make_results.py")
 
 
 def read(path: str | Path) -> list[Figure]:

@@ -9,7 +9,7 @@ PAGE = RESULTS.with_suffix(".md")
 HEAD = """# Results
 
 Made by `python scripts/make_results.py` of `docs/results/*.json`; do not edit. Intervals hold 95 %. Rows that
-begin with "against" show what the figure above them is compared with, measured the same way.
+begin with "beside" show what the figure above them is compared with.
 """
 COLUMNS = "| figure | value | interval | unit | seeds | episodes |\n|---|---|---|---|---|---|"
 
@@ -22,7 +22,7 @@ def row(name: str, figure: Figure) -> str:
 def rows(figures: list[Figure]) -> Iterator[str]:
     for figure in figures:
         yield row(f"`{figure.figure}`", figure)
-        yield from (row(f"against {name}", baseline) for name, baseline in figure.baselines.items())
+        yield from (row(f"beside: {name}", baseline) for name, baseline in figure.baselines.items())
 
 
 def section(topic: str, figures: list[Figure]) -> str:
