@@ -1,0 +1,71 @@
+"""The demo in its quick sizes, end to end: what it writes, that it goes on where it ended, and what it refuses."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diffplan.cli import main
+from diffplan.datasets import TrajectoryStore
+from diffplan.demo import ALONE, CLONING, JOINT, QUICK, demo
+from diffplan.planners import DiffusionPlanner
+
+pytestmark = pytest.mark.slow
+PICTURES = {"plan.png", "denoising.gif", "learning_curve.png", "comparison.png"}
+FILMS = {"rollout.mp4", "filmstrip.png"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    assert main(["demo", "--quick", "--json", "--out", str(out)]) == 0
+    return out
+
+
+def test_the_demo_writes_everything_that_it_promises(finished: Path):
+    report = json.loads((finished / "report.json").read_text())
+    assert set(report["results"]) == {JOINT, ALONE, CLONING}
+    assert set(report["pictures"]) == PICTURES | FILMS
+    assert all((finished / name).stat().st_size > 1_000 for name in report["pictures"])
+    assert not [path for path in finished.rglob("*") if "tmp" in path.name]
+
+
+def test_the_demo_leaves_data_and_planners_to_go_on_with(finished: Path):
+    assert len(TrajectoryStore.open(finished / "data")) == QUICK.episodes
+    assert DiffusionPlanner.from_pretrained(finished / "joint").denoiser.config.agent_attention
+    assert not DiffusionPlanner.from_pretrained(finished / "alone").denoiser.config.agent_attention
+
+
+def test_an_interrupted_demo_goes_on_to_the_same_results_and_needs_no_screen(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "demo"
+    shutil.copytree(
+        finished, out, ignore=shutil.ignore_patterns("planner", f"step_{QUICK.training_steps:08d}", "*.mp4")
+    )
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    report = demo(out, quick=True)
+    before = json.loads((finished / "report.json").read_text())["results"]
+    for name, results in report["results"].items():
+        assert {key: results[key] for key in ("success", "return")} == {
+            key: before[name][key] for key in ("success", "return")
+        }
+    assert set(report["pictures"]) == PICTURES
+    said = capsys.readouterr().out
+    assert "no rollout.mp4" in said and "MUJOCO_GL=egl" in said
+
+
+def test_a_folder_of_other_sizes_is_refused_and_left_alone(finished: Path):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(ValueError, match="demo of other sizes"):
+        demo(finished, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_demo_that_cannot_write_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").touch()
+    assert main(["demo", "--quick", "--out", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert os.listdir(tmp_path) == ["file"]
