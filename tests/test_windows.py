@@ -171,6 +171,7 @@ def test_load_dataset_fits_only_the_chosen_episodes(store):
     assert np.abs(dataset.batch(np.arange(len(dataset))).cells).max() == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_reading_a_store_larger_than_the_limit_keeps_memory_small():
     """0.6 GB are read end to end and at random; resident memory grows by less than 0.1 GB."""
