@@ -43,12 +43,12 @@ class Rollout:
 
 
 def record_rollout(policy: Policy, env: ParallelEnv[str, Any, Any], seed: int = 0, overlay: bool = True) -> Rollout:
-    """Films one episode in closed loop: the one that ``evaluate`` runs for the same policy, environment and seed.
+    """Films one episode in closed loop, the same that ``evaluate`` would run from this seed.
 
     Args:
         policy: e.g. a ``RecedingHorizonPolicy``; what is in its ``plans``, if it has any, is recorded.
         env: made with ``render_mode="rgb_array"``.
-        seed: of the episode.
+        seed: of the episode; ``evaluation.episode_seed(seed, i)`` is that of the i-th one of ``evaluate``.
         overlay: draw the plans into the scene, where the environment can (it has a method ``overlay``).
 
     Raises:

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from diffplan.datasets.store import TrajectoryStore
@@ -77,7 +78,8 @@ def plot_dataset(store: TrajectoryStore, by: str | None = None, episodes: int = 
     drawn = {value: [store[int(i)] for i in _spread(index, episodes)] for value, index in groups.items()}
     mapped = any(has_position(store.spec, name) for name in store.spec.names)
     columns = min(len(groups), PANELS_A_ROW)
-    heights = [min(3.2, 8.5 / columns) * -(-len(groups) // columns), 2.3][not mapped :]
+    panel = 0.6 + min(2.7, 7.9 / columns * _height_to_width(drawn)) if mapped else 0
+    heights = [panel * -(-len(groups) // columns), 2.3][not mapped :]
     figure = Figure((9.0, 0.3 + sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     if mapped:
@@ -114,6 +116,14 @@ def _spread(index: Int[np.ndarray, "episodes"], number: int) -> Int[np.ndarray, 
     return index[np.unique(np.linspace(0, len(index) - 1, max(1, number)).astype(int))]
 
 
+def _height_to_width(drawn: dict[str, list[Trajectory]]) -> float:
+    """Of the area that all paths cover."""
+    episodes = [episode for some in drawn.values() for episode in some]
+    names = [name for name in episodes[0].spec.names if has_position(episodes[0].spec, name)]
+    width, height = np.ptp(np.concatenate([executed_path(one, name) for one in episodes for name in names]), axis=0)
+    return float(np.clip(height / max(width, 1e-6), 0.25, 1.0))
+
+
 def _draw_paths(figure: FigureBase, drawn: dict[str, list[Trajectory]], columns: int) -> None:
     """One panel a group, seen from above: paths with a dot at each start."""
     grid = figure.subplots(-(-len(drawn) // columns), columns, sharex=True, sharey=True, squeeze=False)
@@ -146,11 +156,12 @@ def _charts(store: TrajectoryStore, groups: Groups, read: list[Trajectory]) -> l
 
 
 def _draw_lengths(axes: Axes, store: TrajectoryStore) -> None:
-    steps = store.lengths
-    width, pad = 1 + int(np.ptp(steps)) // 30, 2 + int(np.ptp(steps)) // 10
+    steps, spread = store.lengths, int(np.ptp(store.lengths))
+    width, pad = 1 + spread // min(30, 4 + int(len(steps) ** 0.5)), 2 + spread // 10
     edges = np.arange(steps.min() - 0.5, steps.max() + width, width)
     axes.hist(steps * store.spec.dt, bins=(edges * store.spec.dt).tolist(), color=AGENT_COLORS[0])
     axes.set_xlim((edges[0] - pad) * store.spec.dt, (edges[-1] + pad) * store.spec.dt)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title="length", xlabel="seconds", ylabel="episodes")
     axes.grid(axis="x", visible=False)
 
