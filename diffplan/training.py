@@ -30,7 +30,7 @@ from diffplan.questions import QuestionMix, draw_known, draw_levels
 WARMUP_STEPS = 100
 GRADIENT_CLIP = 1.0
 WEIGHT_DECAY = 0.01
-LOSS_POWER = float(os.environ.get('LP', 0))
+LOSS_POWER = float(os.environ.get("LP", 0))
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,7 @@ def train(
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
     _check(planner, dataset, steps, batch_size, out, resume)
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if _half(precision) else "no", dynamo_backend=None
-    )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_world_size(accelerator.num_processes)
     if batch_size % accelerator.num_processes:
         raise ValueError(f"batch_size={batch_size} does not divide among {accelerator.num_processes} processes.")
@@ -115,7 +113,7 @@ def train(
     started = time.perf_counter()
     with _bar(progress and accelerator.is_main_process, steps, first) as advance:
         for step in range(first, steps):
-            with accelerator.autocast():
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=_half(precision)):
                 loss = loss_of(step)
             run.update(loss, accelerator, learning_rate * _schedule(step, steps), step)
             if (step + 1) % log_every == 0 or step + 1 == steps:

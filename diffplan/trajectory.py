@@ -146,7 +146,8 @@ class Cells:
 class Plan:
     """S candidate joint plans for N agents over H steps, in physical units; step 0 is the present.
 
-    ``values`` ranks the candidates (higher is better); ``chain`` holds the denoised estimate after every denoising step.
+    ``values`` ranks the candidates (higher is better); ``chain`` holds the noise and the sample after every
+    denoising step, the plan last.
     """
 
     spec: JointSpec
@@ -160,7 +161,7 @@ class Plan:
         S, N, H, _ = self.observations.shape
         present = int(self.agent_mask.sum())
         values = "" if self.values is None else f", values {self.values.min():.2f}..{self.values.max():.2f}"
-        chain = "" if self.chain is None else f", chain of {len(self.chain)} steps"
+        chain = "" if self.chain is None else f", chain of {len(self.chain) - 1} steps"
         return (
             f"Plan(S={S} samples, N={N} agents ({present} present), H={H} steps of {self.spec.dt:g} s{values}{chain})"
         )

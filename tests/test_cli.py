@@ -264,6 +264,7 @@ def test_debug_shows_the_error_itself(tmp_path: Path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_collection_keeps_a_whole_store(number: int, code: int, tmp_path: Path):
     path, ended = tmp_path / "store", threading.Event()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore Ctrl-C
     stopper = threading.Thread(target=stop_when_there, args=(path / "manifest.json", number, ended))
     stopper.start()
     try:
@@ -271,6 +272,7 @@ def test_a_stopped_collection_keeps_a_whole_store(number: int, code: int, tmp_pa
     finally:
         ended.set()
         stopper.join()
+        signal.signal(signal.SIGINT, before)
     store = TrajectoryStore.open(path)
     store.verify()
     assert 0 < len(store) < 1_000

@@ -54,7 +54,11 @@ def test_absent_agents_and_cells_outside_the_episode_change_nothing() -> None:
 def test_conditions_of_a_batch_of_one_serve_the_whole_batch() -> None:
     denoiser, inputs = make_denoiser(), make_inputs()
     shared = {**inputs, "noise_level": inputs["noise_level"][:1], "known": inputs["known"][:1]}
-    repeated = {**shared, "noise_level": shared["noise_level"].expand(2, -1, -1), "known": shared["known"].expand(2, -1, -1, -1)}
+    repeated = {
+        **shared,
+        "noise_level": shared["noise_level"].expand(2, -1, -1),
+        "known": shared["known"].expand(2, -1, -1, -1),
+    }
     torch.testing.assert_close(denoiser(**shared), denoiser(**repeated))
 
 

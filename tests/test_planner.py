@@ -80,7 +80,10 @@ def test_an_absent_agent_has_no_actions_and_an_unknown_one_has(planner, observat
 def test_what_happened_before_changes_the_plan(planner, dataset, observations) -> None:
     episode = dataset.store[0]
     steps = [
-        ({n: episode.observations[t, i] for i, n in enumerate(observations)}, {n: episode.actions[t, i] for i, n in enumerate(observations)})
+        (
+            {n: episode.observations[t, i] for i, n in enumerate(observations)},
+            {n: episode.actions[t, i] for i, n in enumerate(observations)},
+        )
         for t in range(3)
     ]
     with_past, without = planner(observations, past=steps, seed=0), planner(observations, seed=0)
@@ -105,7 +108,7 @@ def test_a_planner_for_two_robots_plans_for_three_of_the_same_role(planner, obse
 def test_the_chain_has_every_denoising_step_and_a_plan_survives_saving(planner, observations, tmp_path: Path) -> None:
     plan = planner(observations, num_samples=2, num_inference_steps=3, return_chain=True)
     assert plan.chain is not None
-    assert plan.chain.shape == (3, 2, 2, HORIZON, 8)
+    assert plan.chain.shape == (4, 2, 2, HORIZON, 8)
     np.testing.assert_allclose(plan.chain[-1, ..., :6], plan.observations, atol=1e-4)
     plan.save(tmp_path / "plan.safetensors")
     loaded = Plan.load(tmp_path / "plan.safetensors")
@@ -187,7 +190,9 @@ def test_a_missing_weight_is_refused(planner, tmp_path: Path) -> None:
 
 def test_a_save_that_fails_leaves_the_old_planner_whole(planner, observations, tmp_path: Path, monkeypatch) -> None:
     planner.save_pretrained(tmp_path / "planner")
-    monkeypatch.setattr(planner.normalizer, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(
+        planner.normalizer, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     with pytest.raises(OSError, match="No space left"):
         planner.save_pretrained(tmp_path / "planner")
     monkeypatch.undo()

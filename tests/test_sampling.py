@@ -22,7 +22,7 @@ def test_samples_follow_the_distribution_whose_denoiser_is_exact(name: str) -> N
     levels = noise_levels(make_scheduler(name), 50)
     shape = (1, 1, 20_000, 1)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    sample, _ = denoise_grid(exact_denoiser, levels[0] * noise, nothing_known(shape), levels, name == "dpm")
+    *_, sample = denoise_grid(exact_denoiser, levels[0] * noise, nothing_known(shape), levels, name == "dpm")
     assert sample.mean() == pytest.approx(MEAN, abs=0.03)
     assert sample.std() == pytest.approx(STD, rel=0.04)
 
@@ -34,7 +34,7 @@ def test_the_walk_is_the_one_of_the_diffusers_scheduler(name: str) -> None:
     shape = (1, 2, 4, 3)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     theirs = noise if name == "flow" else noise * levels[0] * scale(scheduler, 0)
-    ours, _ = denoise_grid(exact_denoiser, theirs / scale(scheduler, 0), nothing_known(shape), levels, name == "dpm")
+    *_, ours = denoise_grid(exact_denoiser, theirs / scale(scheduler, 0), nothing_known(shape), levels, name == "dpm")
     for index, timestep in enumerate(scheduler.timesteps):
         flow = theirs / scale(scheduler, index)
         clean = exact_denoiser(flow, levels[index])
@@ -61,10 +61,11 @@ def test_known_cells_keep_their_values_to_the_bit(name: str) -> None:
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 3.0
     known = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
     levels = noise_levels(make_scheduler(name), 5)
-    result, chain = denoise_grid(exact_denoiser, sample, known, levels, name == "dpm")
-    assert torch.equal(result[known], sample[known])
-    assert len(chain) == 5
-    assert not torch.equal(result[~known], sample[~known])
+    chain = denoise_grid(exact_denoiser, sample, known, levels, name == "dpm")
+    assert len(chain) == 6
+    assert torch.equal(chain[0], sample)
+    assert torch.equal(chain[-1][known], sample[known])
+    assert not torch.equal(chain[-1][~known], sample[~known])
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -128,7 +128,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: 
         return windows
 
     dataset.sample = sample  # type: ignore[method-assign]
-    with pytest.raises(FloatingPointError, match=r"training step 0: the data are not finite at episode \d+, step \d+ \+ 3, agent 0"):
+    with pytest.raises(
+        FloatingPointError, match=r"training step 0: the data are not finite at episode \d+, step \d+ \+ 3, agent 0"
+    ):
         dp.train(planner, dataset, **RUN)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from diffplan.commands.output import show
+from diffplan.commands.output import show, waiting
 from diffplan.commands.worlds import Options, make_env, parse_options
 
 
@@ -89,5 +89,6 @@ class Data:
         if self.action == "info":
             show(store.info(), self.json)
         else:
-            store.verify()
+            with waiting("reading every file", shown=not self.json):
+                store.verify()
             show({"path": str(self.path), "episodes": len(store), "verified": True}, self.json)

@@ -40,11 +40,10 @@ def save_figure(figure: "Figure", path: Path) -> None:
 
 
 @contextlib.contextmanager
-def waiting(what: str, shown: bool = True) -> Iterator[None]:
-    """Shows that something without countable steps goes on, and for how long it has."""
+def waiting(what: str, shown: bool) -> Iterator[None]:
+    """Shows that something without countable steps goes on, and for how long it has; then disappears."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Progress(TextColumn(what), BarColumn(), TimeElapsedColumn(), disable=not shown) as bar:
-        task = bar.add_task(what, total=None)
+    with Progress(TextColumn(what), BarColumn(), TimeElapsedColumn(), transient=True, disable=not shown) as bar:
+        bar.add_task(what, total=None)
         yield
-        bar.update(task, total=1, completed=1)

@@ -1,12 +1,13 @@
 """Training planners, planning with them and putting them to the test."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
-from diffplan.commands.output import save_figure, show
+from diffplan.commands.output import save_figure, show, waiting
 from diffplan.commands.worlds import Options, Run, Scheduler, load
 
 
@@ -79,7 +80,8 @@ class Train:
         from diffplan.planners import DiffusionPlanner
         from diffplan.training import train
 
-        dataset = load_dataset(self.path, self.horizon, self.history, self.normalizer, self.stride)
+        with waiting("reading the data", shown=not self.json):
+            dataset = load_dataset(self.path, self.horizon, self.history, self.normalizer, self.stride)
         if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         planner = DiffusionPlanner.for_dataset(
@@ -109,8 +111,9 @@ class Train:
             progress=not self.json,
         )
         loss = report.losses[-1] if report.losses else None
-        planner_path = str(self.out / "planner")
-        show({"planner": planner_path, "steps": self.steps, "loss": loss, "seconds": report.seconds}, self.json)
+        result = {"planner": str(self.out / "planner"), "steps": self.steps, "loss": loss, "seconds": report.seconds}
+        if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
+            show(result, self.json)
 
 
 @dataclass

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from diffplan.commands.output import show
+from diffplan.commands.output import show, waiting
 
 
 @dataclass
@@ -52,7 +52,8 @@ class Doctor:
     def run(self) -> int:
         from diffplan.doctor import doctor, print_checks
 
-        checks = doctor()
+        with waiting("looking", shown=not self.json):
+            checks = doctor()
         if not self.json:
             return print_checks(checks)
         print(json.dumps([asdict(check) for check in checks], indent=2))

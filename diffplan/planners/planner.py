@@ -163,7 +163,7 @@ class DiffusionPlanner(DiffusionPipeline):
             num_inference_steps: denoising steps.
             seed: the same seed gives the same plan.
             warm_start: start from this plan, noised up to ``warm_start_level``, instead of from pure noise.
-            return_chain: keep the denoised estimate after every step in ``Plan.chain``.
+            return_chain: keep the noise and the sample after every step in ``Plan.chain``.
 
         Raises:
             ValueError: agents, widths or grids that do not fit the spec; nothing is sampled then.
@@ -194,9 +194,9 @@ class DiffusionPlanner(DiffusionPipeline):
             noise = noise + (1 - levels[0]) * torch.stack([self._warm(q, num_samples) for q in questions])
         known = ~values.isnan()
         sample = torch.where(known[:, None], values[:, None], noise) * exists[:, None]
-        sample, chain = self._sample(sample.flatten(0, 1), known, exists, levels, num_samples)
-        shape = (len(questions), num_samples, *sample.shape[1:])
-        clean = self._physical(sample.reshape(shape))
+        chain = self._sample(sample.flatten(0, 1), known, exists, levels, num_samples)
+        shape = (len(questions), num_samples, *chain[-1].shape[1:])
+        clean = self._physical(chain[-1].reshape(shape))
         steps = [self._physical(step.reshape(shape)) for step in chain] if return_chain else []
         return [
             self._plan(clean[i], exists[i].cpu().numpy(), np.stack([step[i] for step in steps]) if steps else None)
@@ -254,7 +254,7 @@ class DiffusionPlanner(DiffusionPipeline):
         exists: Bool[Tensor, "B N W D"],
         levels: list[float],
         num_samples: int,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> list[Tensor]:
         """Runs the network down the levels; what is the same for the whole batch is computed once."""
         if (known == known[:1]).all() and (exists == exists[:1]).all():
             known, exists = known[:1], exists[:1]

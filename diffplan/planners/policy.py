@@ -70,7 +70,9 @@ class RecedingHorizonPolicy:
         deadline_ms: float | None = None,
     ):
         if not 1 <= execute_steps <= planner.horizon:
-            raise ValueError(f"execute_steps={execute_steps}; the planner plans {planner.horizon} steps, execute 1 to that many.")
+            raise ValueError(
+                f"execute_steps={execute_steps}; the planner plans {planner.horizon} steps, execute 1 to that many."
+            )
         self.planner, self.execute_steps, self.num_samples = planner, execute_steps, num_samples
         self.num_inference_steps, self.warm_start_level = num_inference_steps, warm_start_level
         self.deadline_ms = deadline_ms
@@ -100,7 +102,9 @@ class RecedingHorizonPolicy:
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         """Actions for every environment; None in, None out for those that have ended."""
         if len(observations) != len(self._episodes):
-            raise ValueError(f"{len(observations)} observations for {len(self._episodes)} episodes; call reset with a seed each.")
+            raise ValueError(
+                f"{len(observations)} observations for {len(self._episodes)} episodes; call reset with a seed each."
+            )
         live = [(episode, seen) for episode, seen in zip(self._episodes, observations, strict=True) if seen]
         self._replan([(e, seen) for e, seen in live if e.plan is None or e.age >= self.execute_steps])
         actions = iter([self._act(episode, seen) for episode, seen in live])
@@ -134,7 +138,7 @@ class RecedingHorizonPolicy:
             self.stats.late += late
             self.stats.not_finite += not late and not finite
             if finite and not late:
-                episode.plan, episode.age = plan.best(), 0
+                episode.plan, episode.age = plan, 0
 
     def _act(self, episode: _Episode, seen: Observations) -> Actions:
         spec, plan = self.planner.spec, episode.plan

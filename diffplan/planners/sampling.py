@@ -58,7 +58,7 @@ def denoise_grid(
     known: Bool[Tensor, "_ N W D"],
     levels: list[float],
     second_order: bool = False,
-) -> tuple[Float[Tensor, "B N W D"], list[Tensor]]:
+) -> list[Tensor]:
     """Walks the noise levels down to a clean sample.
 
     Args:
@@ -69,18 +69,19 @@ def denoise_grid(
         second_order: the multistep correction of DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2) instead of Euler / DDIM.
 
     Returns:
-        The clean sample and the denoised estimate after every step.
+        The chain of samples: the noise, then the sample after every step, the last one clean.
     """
-    chain: list[Tensor] = []
+    chain, before = [sample], sample
     for index, (level, lower) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         clean = torch.where(known, sample, denoise(sample, level))
         target = clean
         if second_order and index and 0 < lower:
             ratio = _half_step_ratio(levels[index - 1], level, lower)
-            target = (1 + ratio) * clean - ratio * chain[-1]
+            target = (1 + ratio) * clean - ratio * before
         sample = torch.where(known, sample, torch.lerp(target, sample, lower / level))
-        chain.append(clean)
-    return sample, chain
+        chain.append(sample)
+        before = clean
+    return chain
 
 
 def _half_step_ratio(before: float, level: float, lower: float) -> float:
