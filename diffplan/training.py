@@ -30,7 +30,6 @@ from diffplan.questions import QuestionMix, draw_known, draw_levels
 WARMUP_STEPS = 100
 GRADIENT_CLIP = 1.0
 WEIGHT_DECAY = 0.01
-LOSS_POWER = float(os.environ.get("LP", 0))
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ def train(
     ema_decay: float = 0.999,
     precision: str = "auto",
     mix: QuestionMix | None = None,
+    start_share: float = 0.25,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -73,6 +73,8 @@ def train(
         ema_decay: of the averaged weights, warmed up over the first steps.
         precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 where the processor computes it.
         mix: how often each question is asked.
+        start_share: share of the windows that begin where an episode does. There the team has not chosen its joint way
+            yet, and choosing together is learned only there; drawn uniformly such windows are a few in a hundred.
         seed: of everything random.
         out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
@@ -99,6 +101,7 @@ def train(
         "ema_decay": ema_decay,
         "seed": seed,
         "mix": asdict(mix),
+        "start_share": start_share,
         "data": dataset.store.fingerprint,
         "windows": [len(dataset), dataset.history, dataset.horizon, dataset.stride],
         "normalizer": planner.normalizer.config.kind,
@@ -108,7 +111,9 @@ def train(
     model: nn.Module = accelerator.prepare(torch.compile(denoiser) if compile else denoiser)
     run = _Run(denoiser, learning_rate, ema_decay)
     first = run.resume(Path(out), facts) if resume and out is not None else 0
-    loss_of = _Loss(model, planner, dataset, mix, batch_size // accelerator.num_processes, seed, accelerator)
+    loss_of = _Loss(
+        model, planner, dataset, mix, start_share, batch_size // accelerator.num_processes, seed, accelerator
+    )
     log = _Log(Path(out) if out is not None and accelerator.is_main_process else None, first, tensorboard)
     started = time.perf_counter()
     with _bar(progress and accelerator.is_main_process, steps, first) as advance:
@@ -138,11 +143,13 @@ class _Loss:
         planner: DiffusionPlanner,
         dataset: TrajectoryDataset,
         mix: QuestionMix,
+        start_share: float,
         batch_size: int,
         seed: int,
         accelerator: Accelerator,
     ):
         self.model, self.dataset, self.mix, self.batch_size = model, dataset, mix, batch_size
+        self.start_share = start_share
         self.seed, self.rank, self.device = seed, accelerator.process_index, accelerator.device
         self.patch_size = planner.denoiser.config.patch_size
         self.static = torch.from_numpy(dataset.spec.static_mask)
@@ -150,7 +157,7 @@ class _Loss:
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, step, self.rank])
-        windows = self.dataset.sample(self.batch_size, rng)
+        windows = self.dataset.sample(self.batch_size, rng, self.start_share)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         clean, exists = torch.from_numpy(windows.cells), torch.from_numpy(windows.mask)
         known = draw_known(
@@ -164,7 +171,7 @@ class _Loss:
             tensor.to(self.device) for tensor in (clean, exists, known, unknown, levels, sample)
         )
         estimate = self.model(sample, levels, known, self.roles, exists.any(-1))
-        weight = levels.clamp(min=0.05)[..., None] ** -LOSS_POWER
+        weight = 1 / levels.clamp(min=0.05)[..., None]
         loss = (weight * (estimate.float() - clean).square() * unknown).sum() / (weight * unknown).sum().clamp(min=1e-6)
         if not torch.isfinite(loss):
             raise FloatingPointError(_diagnosis(step, windows, estimate))

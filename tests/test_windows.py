@@ -180,3 +180,11 @@ def test_reading_a_store_larger_than_the_limit_keeps_memory_small():
     done = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["store_gb"] > 0.55 and 0 < found["read_growth_mb"] < 100
+
+
+def test_a_share_of_the_windows_can_be_drawn_from_the_starts_of_episodes(crossing_store: Path) -> None:
+    dataset = TrajectoryDataset(TrajectoryStore.open(crossing_store), horizon=4)
+    starts = [(dataset.sample(400, np.random.default_rng(0), share).step == 0).mean() for share in (0.0, 0.5, 1.0)]
+    assert starts[0] < 0.1
+    assert 0.4 < starts[1] < 0.65
+    assert starts[2] == 1

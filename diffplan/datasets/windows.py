@@ -86,9 +86,11 @@ class TrajectoryDataset:
             f"{len(self.episodes)} episodes, {self.normalizer}; {self.spec})"
         )
 
-    def sample(self, batch_size: int, rng: np.random.Generator) -> WindowBatch:
-        """``batch_size`` windows drawn uniformly, with replacement."""
-        return self.batch(rng.integers(len(self), size=batch_size))
+    def sample(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> WindowBatch:
+        """``batch_size`` windows drawn with replacement: uniformly, but ``start_share`` of them from episodes' first steps."""
+        anywhere = rng.integers(len(self), size=batch_size)
+        start = self._first_window[rng.integers(len(self.episodes), size=batch_size)]
+        return self.batch(np.where(rng.random(batch_size) < start_share, start, anywhere))
 
     def batch(self, indices: Int[np.ndarray, "B"]) -> WindowBatch:
         """The windows of these indices, in this order. Raises ``IndexError`` outside 0 .. len - 1."""
