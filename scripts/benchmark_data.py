@@ -1,6 +1,6 @@
 """Measures the store: speed of random windows, and resident memory of reading and training on far more than fits.
 
-Writes to docs/results/data.json: ``window_store_gb_s`` (to reach: >= 3), random windows read from a store such as
+Writes to docs/results/control.json: ``window_store_gb_s`` (to reach: >= 3), random windows read from a store such as
 ``collect_episodes`` writes (1,000 episodes in 10 shards), in processor time of one core, warm; beside it the same of a
 store too large to map, and whole training batches (normalised and masked). ``training_20gb_rss_gb`` (< 2) is the peak
 resident memory of a process that fits a normalizer to a sparse store of 20 GB, draws 10,000 batches and trains on it.
@@ -169,7 +169,7 @@ def main() -> None:
     found = json.loads(subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
     peak, episodes = found["peak_gb"], int(found["episodes"])
     figures.append(Figure("training_20gb_rss_gb", peak, peak, peak, "GB", 1, episodes, COMMAND))
-    record(RESULTS / "data.json", figures)
+    record(RESULTS / "control.json", figures)
 
 
 if __name__ == "__main__":

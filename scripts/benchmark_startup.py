@@ -1,6 +1,6 @@
 """Measures what starting costs: processor time of ``import diffplan`` and ``diffplan --help`` in a fresh interpreter.
 
-Writes ``import_cpu_s`` (to reach: < 0.2) and ``help_cpu_s`` (< 0.5) to docs/results/startup.json. The interpreter's own
+Writes ``import_cpu_s`` (to reach: < 0.2) and ``help_cpu_s`` (< 0.5) to docs/results/control.json. The interpreter's own
 start is included; beside each stands that start alone, and importing torch. "Episodes" are interpreters.
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
         measure("import_cpu_s", "import diffplan", REPEATS, beside),
         measure("help_cpu_s", HELP, REPEATS, beside),
     ]
-    record(RESULTS / "startup.json", figures)
+    record(RESULTS / "control.json", figures)
 
 
 if __name__ == "__main__":

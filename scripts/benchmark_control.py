@@ -1,0 +1,121 @@
+"""Trains and evaluates planners on every control task, beside their baselines, and writes docs/results/control.json.
+
+    python scripts/benchmark_control.py --rows crossing_open_4 crossing_doorway_4 --seeds 5
+
+Data, planners and evaluations are kept below runs/benchmark: an interrupted benchmark goes on. Two trainings run side
+by side, one thread each. ``two_arm_lift`` needs the ``robots`` extra.
+"""
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from figures import RESULTS, Figure, record
+
+import diffplan as dp
+from diffplan.baselines import train_behavior_cloning
+from diffplan.evaluation import Interval, mean_interval
+from diffplan.files import read_json, write_json
+
+FOLDER = Path("runs/benchmark")
+JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"
+COMMAND = "python scripts/benchmark_control.py --rows {row} --seeds {seeds}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task: where its data come from, how long to train, how to act."""
+
+    figure: str
+    env: str
+    options: dict[str, Any] = field(default_factory=dict)
+    data: tuple[tuple[int, dict[str, Any]], ...] = ()
+    variants: tuple[str, ...] = (JOINT, ALONE, CLONING, CLONING_ALONE)
+    episodes: int = 1_000
+    horizon: int = 32
+    steps: int = 3_000
+    width: int = 128
+    execute_steps: int = 4
+    score: tuple[float, float] | None = None  # returns that count as 0 and as 100; None: the success rate counts
+
+
+ROWS = {
+    "crossing_open_4": Row("crossing_open_4_success", "crossing-v0"),
+    "crossing_open_8": Row(
+        "crossing_open_8_success", "crossing-v0", {"num_robots": 8}, steps=5_000, variants=(JOINT, CLONING)
+    ),
+    "crossing_doorway_4": Row(
+        "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, variants=(JOINT, CLONING)
+    ),
+    "crossing_obstacles_4": Row(
+        "crossing_obstacles_4_success", "crossing-v0", {"layout": "obstacles"}, variants=(JOINT, CLONING)
+    ),
+    "transport_3": Row("transport_3_success", "transport-v0", variants=(JOINT, CLONING)),
+    "simple_spread": Row(
+        "simple_spread_expert_score", "mpe:simple_spread_v3", horizon=12, execute_steps=1, score=(-79.7, -18.5)
+    ),
+    "two_arm_lift": Row("two_arm_lift_success", "robosuite:TwoArmLift", episodes=200, variants=(JOINT, CLONING)),
+}
+
+
+def train_and_evaluate(name: str, variant: str, seed: int, episodes: int) -> dict[str, Any]:
+    """One training seed of one variant of a row; what is there already is read."""
+    row, path = ROWS[name], FOLDER / name / f"{variant}_{seed}.json".replace(" ", "_")
+    if path.exists():
+        return read_json(path)
+    dataset = dp.load_dataset(FOLDER / name / "data", horizon=row.horizon, normalizer="gaussian")
+    if variant in (CLONING, CLONING_ALONE):
+        policy = train_behavior_cloning(dataset, joint=variant == CLONING, seed=seed)
+    else:
+        planner = dp.DiffusionPlanner.for_dataset(dataset, width=row.width, agent_attention=variant == JOINT, seed=seed)
+        dp.train(planner, dataset, steps=row.steps, seed=seed, out=path.with_suffix(""), progress=False)
+        policy = dp.RecedingHorizonPolicy(planner, row.execute_steps)
+    env = dp.make(row.env, **row.options)
+    report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
+    write_json(path, report)
+    return report
+
+
+def interval(row: Row, reports: list[dict[str, Any]]) -> Interval:
+    if row.score is None:
+        return mean_interval([report["success"] for report in reports])
+    low, high = row.score
+    return mean_interval([[100 * (value - low) / (high - low) for value in report["returns"]] for report in reports])
+
+
+def run(name: str, seeds: int, episodes: int, workers: int) -> Figure:
+    row = ROWS[name]
+    dp.collect_episodes(row.env, out=FOLDER / name / "data", episodes=row.episodes, env_options=row.options)
+    jobs = [(name, variant, seed, episodes) for variant in row.variants for seed in range(seeds)]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        reports = dict(zip(jobs, pool.map(train_and_evaluate, *zip(*jobs, strict=True)), strict=True))
+    unit, command = "share" if row.score is None else "points", COMMAND.format(row=name, seeds=seeds)
+
+    def figure(label: str, variant: str, baselines: dict[str, Figure]) -> Figure:
+        mine = interval(row, [report for job, report in reports.items() if job[1] == variant])
+        return Figure(label, mine.value, mine.low, mine.high, unit, seeds, seeds * episodes, command, baselines)
+
+    beside = {variant: figure(variant, variant, {}) for variant in row.variants if variant != JOINT}
+    return figure(row.figure, JOINT, beside)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    for name in arguments.rows:
+        record(RESULTS / "control.json", [run(name, arguments.seeds, arguments.episodes, arguments.workers)])
+
+
+if __name__ == "__main__":
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    main()
