@@ -31,14 +31,14 @@ from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed
 from diffplan.files import atomic_path, read_json, write_json
 from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
 from diffplan.plotting import animate_denoising, plot_comparison, plot_filmstrip, plot_learning_curve, plot_plan
-from diffplan.rollout import Rollout, record_rollout, save_video
+from diffplan.rollout import record_rollout, save_video
 from diffplan.spec import Observations
 from diffplan.training import train
 
 ENV, OPTIONS = "crossing-v0", {"num_robots": 4, "layout": "open"}
 SEED, HORIZON, EXECUTE_STEPS = 0, 32, 4
 JOINT, ALONE, CLONING = "joint planner", "no agent attention", "behaviour cloning"
-CANDIDATES, DENOISING_STEPS, FRAMES_A_SECOND = 32, 24, 8  # of the pictures
+CANDIDATES, FILMED_CANDIDATES, DENOISING_STEPS, FRAMES_A_SECOND = 32, 6, 24, 8  # of the pictures
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def train_planner(
     return planner
 
 
-def follow(planner: DiffusionPlanner) -> RecedingHorizonPolicy:
-    return RecedingHorizonPolicy(planner, EXECUTE_STEPS)
+def follow(planner: DiffusionPlanner, num_samples: int = 1) -> RecedingHorizonPolicy:
+    return RecedingHorizonPolicy(planner, EXECUTE_STEPS, num_samples)
 
 
 def run(policy: Policy, budget: Budget, progress: bool) -> EvaluationReport:
@@ -200,13 +200,13 @@ def draw_runs(reports: Mapping[str, EvaluationReport], out: Path) -> list[str]:
 
 
 def film(planner: DiffusionPlanner, out: Path, console: Console) -> list[str]:
-    """``rollout.mp4`` and ``filmstrip.png``: the first evaluated episode in MuJoCo, where it can draw."""
+    """``rollout.mp4`` and ``filmstrip.png``: an episode from the first evaluated start in MuJoCo, where it can draw."""
     check = check_rendering(os.environ)
     if not check.ok:
         console.print(f"[yellow]no rollout.mp4 and filmstrip.png[/] ({escape(check.detail)}): {escape(check.remedy)}")
         return []
     env = make(ENV, **OPTIONS, render_mode="rgb_array")
-    rollout: Rollout = record_rollout(follow(planner), env, episode_seed(SEED, 0))
+    rollout = record_rollout(follow(planner, FILMED_CANDIDATES), env, episode_seed(SEED, 0))
     env.close()
     rollout.save(out / "rollout.mp4")
     save(plot_filmstrip(rollout), out / "filmstrip.png")

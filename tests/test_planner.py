@@ -210,3 +210,9 @@ def test_a_crash_between_the_two_renames_of_a_save_loses_nothing(planner, tmp_pa
     planner.save_pretrained(tmp_path / "planner")
     shutil.move(tmp_path / "planner", tmp_path / ".planner.old")
     assert dp.DiffusionPlanner.from_pretrained(tmp_path).horizon == HORIZON
+
+
+def test_decoding_keeps_the_planned_observations_and_reads_other_actions_off_them(planner, observations) -> None:
+    sampled, decoded = (planner(observations, num_samples=2, seed=3, decode_actions=flag) for flag in (False, True))
+    np.testing.assert_allclose(decoded.observations, sampled.observations, atol=1e-5)
+    assert np.abs(decoded.actions - sampled.actions).max() > 1e-3

@@ -56,7 +56,7 @@ class Train:
     horizon: int = 32
     history: int = 0
     stride: int = 1
-    normalizer: Literal["limits", "gaussian", "quantile"] = "limits"
+    normalizer: Literal["limits", "gaussian", "quantile"] = "gaussian"
     width: int = 128
     depth: int = 3
     patch_size: int = 4

@@ -53,7 +53,7 @@ class Normalizer(SchedulerMixin, ConfigMixin):
         return f"Normalizer({self.config.kind!r}, {roles} roles, {entries} entries)"
 
     @classmethod
-    def fit(cls, store: TrajectoryStore, kind: str = "limits", episodes: Sequence[int] | None = None) -> Self:
+    def fit(cls, store: TrajectoryStore, kind: str = "gaussian", episodes: Sequence[int] | None = None) -> Self:
         """Statistics of a store (or of some of its episodes), per role. Absent agents and entries do not count.
 
         Constant columns get scale 1 and map to exactly 0. Quantiles are of at most 200,000 rows, drawn at random.

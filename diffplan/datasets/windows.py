@@ -132,7 +132,7 @@ def load_dataset(
     path: str | Path,
     horizon: int,
     history: int = 0,
-    normalizer: str | Normalizer | None = "limits",
+    normalizer: str | Normalizer | None = "gaussian",
     stride: int = 1,
     episodes: Sequence[int] | None = None,
 ) -> TrajectoryDataset:
@@ -142,7 +142,7 @@ def load_dataset(
         path: folder of a ``TrajectoryStore``.
         horizon: steps from the present on.
         history: steps before the present.
-        normalizer: ``"limits"``, ``"gaussian"``, ``"quantile"``, one that is fitted already, or ``None``.
+        normalizer: ``"gaussian"``, ``"limits"``, ``"quantile"``, one that is fitted already, or ``None``.
         stride: steps between the presents of neighbouring windows.
         episodes: which episodes to use (all by default).
 

@@ -43,7 +43,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         num_roles: int = 1,
         patch_size: int = 4,
         width: int = 128,
-        depth: int = 4,
+        depth: int = 3,
         num_heads: int = 4,
         agent_attention: bool = True,
         prediction: str = "sample",
@@ -66,10 +66,10 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         self.embed_known = nn.Linear(patch_size * size, width, bias=False)
         self.embed_role = nn.Embedding(num_roles, width)
         self.embed_time = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
-        self.level_embedding = LevelEmbedding(patch_size, width)
+        self.level_embedding = LevelEmbedding(patch_size, width // 2)
         self.relation_bias = nn.Parameter(torch.zeros(depth, num_heads, 2, 2 * self.num_tokens - 1))
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
-        self.modulation = nn.Linear(width, (6 * depth + 2) * width)
+        self.modulation = nn.Linear(width // 2, (6 * depth + 2) * width)
         self.project = nn.Linear(width, patch_size * size)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)

@@ -151,6 +151,7 @@ class DiffusionPlanner(DiffusionPipeline):
         seed: int = 0,
         warm_start: Plan | None = None,
         warm_start_level: float = 0.6,
+        decode_actions: bool = False,
         return_chain: bool = False,
     ) -> Plan:
         """Samples plans from the present observations on.
@@ -163,13 +164,17 @@ class DiffusionPlanner(DiffusionPipeline):
             num_inference_steps: denoising steps.
             seed: the same seed gives the same plan.
             warm_start: start from this plan, noised up to ``warm_start_level``, instead of from pure noise.
+            decode_actions: read the actions off the planned observations (inverse dynamics: one more call of the network)
+                instead of keeping those that were sampled along.
             return_chain: keep the noise and the sample after every step in ``Plan.chain``.
 
         Raises:
             ValueError: agents, widths or grids that do not fit the spec; nothing is sampled then.
         """
         question = Question(observations, past, given, warm_start, seed)
-        return self.answer([question], num_samples, num_inference_steps, warm_start_level, return_chain)[0]
+        return self.answer(
+            [question], num_samples, num_inference_steps, warm_start_level, decode_actions, return_chain
+        )[0]
 
     @torch.inference_mode()
     def answer(
@@ -178,6 +183,7 @@ class DiffusionPlanner(DiffusionPipeline):
         num_samples: int = 1,
         num_inference_steps: int = 5,
         warm_start_level: float = 0.6,
+        decode_actions: bool = False,
         return_chain: bool = False,
     ) -> list[Plan]:
         """Samples plans for many questions in one batch; see ``__call__``."""
@@ -195,6 +201,10 @@ class DiffusionPlanner(DiffusionPipeline):
         known = ~values.isnan()
         sample = torch.where(known[:, None], values[:, None], noise) * exists[:, None]
         chain = self._sample(sample.flatten(0, 1), known, exists, levels, num_samples)
+        if decode_actions:
+            observed = torch.arange(self.spec.size, device=self.device) < self.spec.observation_size
+            sample = torch.where(known[:, None] | observed, chain[-1].reshape(noise.shape), noise) * exists[:, None]
+            chain[-1] = self._sample(sample.flatten(0, 1), known | observed, exists, [1.0, 0.0], num_samples)[-1]
         shape = (len(questions), num_samples, *chain[-1].shape[1:])
         clean = self._physical(chain[-1].reshape(shape))
         steps = [self._physical(step.reshape(shape)) for step in chain] if return_chain else []

@@ -54,6 +54,7 @@ class RecedingHorizonPolicy:
         num_samples: candidates a plan; the best one is executed.
         num_inference_steps: denoising steps of a first plan.
         warm_start_level: noise level from which later plans start, on the shifted last plan; None: always from noise.
+        decode_actions: read actions off the planned observations, see ``DiffusionPlanner.__call__``.
         deadline_ms: a plan that takes longer is not used: the robots follow the last one, or brake; counted in ``stats``.
 
     Example:
@@ -67,6 +68,7 @@ class RecedingHorizonPolicy:
         num_samples: int = 1,
         num_inference_steps: int = 5,
         warm_start_level: float | None = 0.6,
+        decode_actions: bool = False,
         deadline_ms: float | None = None,
     ):
         if not 1 <= execute_steps <= planner.horizon:
@@ -75,7 +77,7 @@ class RecedingHorizonPolicy:
             )
         self.planner, self.execute_steps, self.num_samples = planner, execute_steps, num_samples
         self.num_inference_steps, self.warm_start_level = num_inference_steps, warm_start_level
-        self.deadline_ms = deadline_ms
+        self.decode_actions, self.deadline_ms = decode_actions, deadline_ms
         self.stats = PlanningStats()
         self._episodes: list[_Episode] = []
 
@@ -87,6 +89,7 @@ class RecedingHorizonPolicy:
             self.num_samples,
             self.num_inference_steps,
             self.warm_start_level,
+            self.decode_actions,
             self.deadline_ms,
         )
 
@@ -128,7 +131,9 @@ class RecedingHorizonPolicy:
             for episode, seen in group
         ]
         started = time.perf_counter()
-        plans = self.planner.answer(questions, self.num_samples, self.num_inference_steps, self.warm_start_level or 1.0)
+        plans = self.planner.answer(
+            questions, self.num_samples, self.num_inference_steps, self.warm_start_level or 1.0, self.decode_actions
+        )
         elapsed = time.perf_counter() - started
         self.stats.seconds.append(elapsed)
         self.stats.plans.append(len(plans))
