@@ -132,7 +132,7 @@ class TransportEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             infos,
         )
 
-    def _commands(self, actions: Mapping[str, Any]) -> Float[np.ndarray, "N 2"]:
+    def _commands(self, actions: Mapping[str, Any]) -> np.ndarray:
         if not self.agents:
             raise ValueError("the episode is over; call reset.")
         for name in self.agents:
@@ -164,7 +164,7 @@ class TransportEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def _observe(self) -> tuple[Observations, dict[str, dict[str, Any]]]:
         names = self.possible_agents
         stacked = np.empty((self.num_robots, 15), np.float32)
-        stacked[:, :2], stacked[:, 2:4] = self.positions, self.data.qvel[4:].reshape(-1, 2)
+        stacked[:, :2], stacked[:, 2:4] = self.data.qpos[4:].reshape(-1, 2), self.data.qvel[4:].reshape(-1, 2)
         stacked[:, 4:] = [*_pose_entries(self.data.qpos), *_pose_entries(self.goal), *self.pillar, PILLAR_RADIUS]
         common = {"success": self._success, "contacts": self._contacts}
         observations = dict(zip(names, stacked, strict=True))

@@ -103,7 +103,7 @@ def push(
     return np.stack([along, turn * robots[:, 0]], 1) + np.clip(3.0 * error, -APPROACH, APPROACH)
 
 
-def _places(robots: Float[np.ndarray, "N 2"], curvature: float) -> Float[np.ndarray, "N 2"]:
+def _places(robots: np.ndarray, curvature: float) -> np.ndarray:
     """Each robot's place at the rear face, in the order in which the robots stand."""
     spread = BOX_HALF[1] - ROBOT_RADIUS - 0.08 / len(robots)
     room = BOX_HALF[1] - EDGE - spread
@@ -113,7 +113,7 @@ def _places(robots: Float[np.ndarray, "N 2"], curvature: float) -> Float[np.ndar
     return places
 
 
-def _forces(across: Float[np.ndarray, "N"], speed: float, turn: float) -> Float[np.ndarray, "N"]:
+def _forces(across: np.ndarray, speed: float, turn: float) -> np.ndarray:
     """The least forward forces (N) at these places that balance friction while the box moves; they fade near rest."""
     rolling = FRICTION_RADIUS * turn
     size = FRICTION / max(np.hypot(speed, rolling), 0.02)
@@ -123,7 +123,7 @@ def _forces(across: Float[np.ndarray, "N"], speed: float, turn: float) -> Float[
     return np.clip(shares, 0.0, MAX_FORCE)
 
 
-def _axes(direction: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2 2"]:
+def _axes(direction: np.ndarray) -> np.ndarray:
     """Axes, as columns, of the frame whose x points along ``direction`` (cosine, sine)."""
     cos, sin = direction
     return np.array([[cos, -sin], [sin, cos]])
