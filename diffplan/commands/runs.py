@@ -41,6 +41,7 @@ class Train:
         batch_size: windows a step, over all processes.
         learning_rate: peak of the schedule.
         ema_decay: of the averaged weights.
+        start_share: share of the windows that begin where an episode does.
         precision: auto computes in bfloat16 where the processor does.
         seed: of everything random.
         resume: continue the run in --out (from the start where it has no checkpoint yet).
@@ -66,6 +67,7 @@ class Train:
     batch_size: int = 128
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
+    start_share: float = 0.25
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     resume: bool = False
@@ -100,6 +102,7 @@ class Train:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             ema_decay=self.ema_decay,
+            start_share=self.start_share,
             precision=self.precision,
             seed=self.seed,
             out=self.out,
@@ -133,6 +136,7 @@ class MakePlan:
         num_samples: how many candidate plans.
         num_inference_steps: denoising steps.
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
+        decode_actions: read actions off the planned observations (inverse dynamics).
         plot: picture to write (.png, .svg or .pdf).
         out: file for the plan itself (.safetensors; read it with Plan.load).
         json: print the plan's first actions as JSON.
@@ -145,6 +149,7 @@ class MakePlan:
     num_samples: int = 16
     num_inference_steps: int = 5
     scheduler: Scheduler | None = None
+    decode_actions: bool = False
     plot: Path | None = None
     out: Path | None = None
     json: bool = False
@@ -157,6 +162,7 @@ class MakePlan:
             num_samples=self.num_samples,
             num_inference_steps=self.num_inference_steps,
             seed=self.seed,
+            decode_actions=self.decode_actions,
         )
         if self.out:
             plan.save(self.out)
@@ -190,6 +196,8 @@ class Evaluate:
         num_samples: candidates a plan.
         num_inference_steps: denoising steps of a plan.
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
+        warm_start_level: noise level at which later plans start from the last one; 1 is pure noise.
+        decode_actions: read actions off the planned observations (inverse dynamics).
         deadline_ms: a plan that takes longer is not used, and counted.
         json: print the report, with every episode, as JSON.
     """
@@ -204,6 +212,8 @@ class Evaluate:
     num_samples: int = 1
     num_inference_steps: int = 5
     scheduler: Scheduler | None = None
+    warm_start_level: float = 0.6
+    decode_actions: bool = False
     deadline_ms: float | None = None
     json: bool = False
 
@@ -213,7 +223,13 @@ class Evaluate:
 
         planner, env = load(self.path, self.scheduler, self.env, self.option)
         policy = RecedingHorizonPolicy(
-            planner, self.execute_steps, self.num_samples, self.num_inference_steps, deadline_ms=self.deadline_ms
+            planner,
+            self.execute_steps,
+            self.num_samples,
+            self.num_inference_steps,
+            self.warm_start_level,
+            self.decode_actions,
+            self.deadline_ms,
         )
         report = evaluate(
             policy, env, episodes=self.episodes, seed=self.seed, batch_size=self.batch_size, progress=not self.json
