@@ -36,7 +36,7 @@ from diffplan.spec import Observations
 from diffplan.training import train
 
 ENV, OPTIONS = "crossing-v0", {"num_robots": 4, "layout": "open"}
-SEED, HORIZON, EXECUTE_STEPS = 0, 32, 4
+SEED, HORIZON, EXECUTE_STEPS = 0, 32, 1
 JOINT, ALONE, CLONING = "joint planner", "no agent attention", "behaviour cloning"
 CANDIDATES, FILMED_CANDIDATES, DENOISING_STEPS, FRAMES_A_SECOND = 32, 6, 24, 8  # of the pictures
 

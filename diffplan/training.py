@@ -48,7 +48,7 @@ def train(
     *,
     steps: int = 3_000,
     batch_size: int = 128,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     ema_decay: float = 0.999,
     precision: str = "auto",
     mix: QuestionMix | None = None,
@@ -69,7 +69,8 @@ def train(
         dataset: windows to learn from.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes (start several with torchrun).
-        learning_rate: peak of a schedule with linear warm-up and cosine decay to 0; AdamW (arXiv 1711.05101).
+        learning_rate: peak of a schedule with linear warm-up and cosine decay to 0. The blocks' matrices learn by Muon (arXiv
+            2502.16982), all else by AdamW (arXiv 1711.05101).
         ema_decay: of the averaged weights, warmed up over the first steps.
         precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 where the processor computes it.
         mix: how often each question is asked.
@@ -193,23 +194,26 @@ def _diagnosis(step: int, windows: WindowBatch, estimate: Tensor) -> str:
 
 
 class _Run:
-    """Weights, averaged weights and optimiser of a run: all that a checkpoint holds besides the step."""
+    """Weights, averaged weights and optimisers of a run: all that a checkpoint holds besides the step."""
 
     def __init__(self, denoiser: nn.Module, learning_rate: float, ema_decay: float):
         self.denoiser, self.ema_decay = denoiser, ema_decay
         self.parameters = dict(denoiser.named_parameters())
         self.ema = {name: value.detach().clone() for name, value in denoiser.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
-        )
+        hidden = [value for name, value in self.parameters.items() if name.startswith("blocks.") and value.ndim == 2]
+        others = [value for value in self.parameters.values() if not any(value is one for one in hidden)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(hidden, lr=learning_rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True),
+        ]
 
     def update(self, loss: Tensor, accelerator: Accelerator, learning_rate: float, step: int) -> None:
-        self.optimizer.zero_grad()
+        self.denoiser.zero_grad()
         accelerator.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters.values(), GRADIENT_CLIP)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate
+            optimizer.step()
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         averaged = [self.ema[name] for name in self.parameters]
         torch._foreach_lerp_(averaged, [p.detach() for p in self.parameters.values()], 1 - decay)
@@ -218,8 +222,7 @@ class _Run:
         tensors = {f"model.{name}": value for name, value in self.denoiser.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.items()}
         for name, parameter in self.parameters.items():
-            moments = self.optimizer.state[parameter]
-            tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq", "step")}
+            tensors |= {f"{key}/{name}": value for key, value in self._moments(parameter).items()}
         save_checkpoint(out / "checkpoints", step, tensors, {"run": facts})
 
     def resume(self, out: Path, facts: dict[str, Any]) -> int:
@@ -238,9 +241,14 @@ class _Run:
         self.denoiser.load_state_dict({name: tensors[f"model.{name}"] for name in self.ema})
         self.ema = {name: tensors[f"ema.{name}"] for name in self.ema}
         for name, parameter in self.parameters.items():
-            keys = ("exp_avg", "exp_avg_sq", "step")
-            self.optimizer.state[parameter] = {key: tensors[f"{key}.{name}"] for key in keys}
+            keys = [key.removesuffix(f"/{name}") for key in tensors if key.endswith(f"/{name}")]
+            self._moments(parameter).update({key: tensors[f"{key}/{name}"] for key in keys})
         return int(manifest["step"])
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What the optimiser of a parameter remembers about it."""
+        mine = (one for one in self.optimizers if any(parameter is other for other in one.param_groups[0]["params"]))
+        return next(mine).state[parameter]
 
 
 class _Log:
@@ -305,7 +313,7 @@ def _check(
             f"horizon={dataset.horizon}, history={dataset.history}; load the dataset with the planner's."
         )
     planner.spec.check_same_roles(dataset.spec, "the planner", "the dataset")
-    if planner.normalizer.config.center != dataset.normalizer.config.center:
+    if dataset.normalizer is None or planner.normalizer.config.center != dataset.normalizer.config.center:
         raise ValueError(
             "the dataset is normalised otherwise than the planner; load it with normalizer=planner.normalizer."
         )

@@ -51,7 +51,7 @@ class Plot:
     seed: int = 0
     num_samples: int = 16
     num_inference_steps: int = 5
-    execute_steps: int = 4
+    execute_steps: int = 1
     scheduler: Scheduler | None = None
     json: bool = False
 

@@ -34,7 +34,7 @@ class Train:
         normalizer: what brings the data to a common size.
         width: channels of a token.
         depth: number of blocks.
-        patch_size: steps a token; history + horizon must be a multiple of it.
+        patch_size: steps a token, a divisor of history + horizon; the largest of 8, 4, 2, 1 by default.
         agent_attention: cut attention to other agents: every agent plans alone (the ablation).
         prediction: what the network's output is.
         steps: optimiser steps in all, also when resumed.
@@ -60,7 +60,7 @@ class Train:
     normalizer: Literal["limits", "gaussian", "quantile"] = "gaussian"
     width: int = 128
     depth: int = 3
-    patch_size: int = 4
+    patch_size: int | None = None
     agent_attention: bool = True
     prediction: Literal["sample", "velocity"] = "sample"
     steps: int = 3_000
@@ -208,7 +208,7 @@ class Evaluate:
     episodes: int = 100
     seed: int = 0
     batch_size: int = 50
-    execute_steps: int = 4
+    execute_steps: int = 1
     num_samples: int = 1
     num_inference_steps: int = 5
     scheduler: Scheduler | None = None

@@ -91,19 +91,26 @@ class DiffusionPlanner(DiffusionPipeline):
         *,
         width: int = 128,
         depth: int = 3,
-        patch_size: int = 4,
+        patch_size: int | None = None,
         agent_attention: bool = True,
         prediction: str = "sample",
         seed: int = 0,
     ) -> Self:
-        """An untrained planner of the right sizes for a dataset, with its normaliser. Raises as ``JointDenoiser``."""
+        """An untrained planner of the right sizes for a dataset, with its normaliser.
+
+        ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None. Raises as ``JointDenoiser``, and
+        ``ValueError`` when the dataset has no normaliser.
+        """
+        if dataset.normalizer is None:
+            raise ValueError("the dataset has no normalizer; load it with normalizer='gaussian'.")
+        window = dataset.history + dataset.horizon
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             denoiser = JointDenoiser(
                 size=dataset.spec.size,
-                window=dataset.history + dataset.horizon,
+                window=window,
                 num_roles=len(dataset.spec.roles),
-                patch_size=patch_size,
+                patch_size=patch_size or next(size for size in (8, 4, 2, 1) if window % size == 0),
                 width=width,
                 depth=depth,
                 agent_attention=agent_attention,

@@ -64,7 +64,7 @@ class RecedingHorizonPolicy:
     def __init__(
         self,
         planner: DiffusionPlanner,
-        execute_steps: int = 4,
+        execute_steps: int = 1,
         num_samples: int = 1,
         num_inference_steps: int = 5,
         warm_start_level: float | None = 0.6,
