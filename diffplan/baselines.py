@@ -26,7 +26,7 @@ class BehaviorCloning(nn.Module):
     def __init__(self, spec: JointSpec, joint: bool, width: int = 512, depth: int = 3):
         super().__init__()
         self.joint, self.num_agents = joint, spec.num_agents
-        self.register_buffer("roles", nn.functional.one_hot(torch.from_numpy(spec.role_index), len(spec.roles)).float())
+        self.roles = nn.functional.one_hot(torch.from_numpy(spec.role_index), len(spec.roles)).float()
         agents = spec.num_agents if joint else 1
         sizes = [agents * (spec.observation_size + len(spec.roles) + 1), *[width] * depth]
         layers = [layer for i, o in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(i, o), nn.SiLU())]
@@ -75,12 +75,16 @@ def train_behavior_cloning(
     progress: bool = False,
 ) -> BehaviorCloningPolicy:
     """Trains behaviour cloning on a dataset's steps and returns its policy; ``progress`` shows a bar."""
+    if dataset.normalizer is None:
+        raise ValueError("the dataset has no normalizer; load it with normalizer='gaussian'.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = BehaviorCloning(dataset.spec, joint)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    present_cells = TrajectoryDataset(dataset.store, 1, normalizer=dataset.normalizer, episodes=dataset.episodes)
+    present_cells = TrajectoryDataset(
+        dataset.store, 1, normalizer=dataset.normalizer, episodes=dataset.episodes.tolist()
+    )
     O = dataset.spec.observation_size
     rng = np.random.default_rng(seed)
     for _ in track(range(steps), "behaviour cloning", disable=not progress):

@@ -1,7 +1,7 @@
 """Closed-loop evaluation: many episodes at once, and every figure with its 95 % bootstrap interval."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -119,9 +119,10 @@ def evaluate(
         for one in envs:
             if one is not env:
                 one.close()
-    columns = list(zip(*rows, strict=True))
+    success, returns, contacts, steps = map(list, zip(*rows, strict=True))
     plan_ms = stats.milliseconds_a_plan if stats is not None else float("nan")
-    return EvaluationReport(*map(list, columns), plan_ms=plan_ms, fallbacks=stats.fallbacks if stats is not None else 0)
+    fallbacks = stats.fallbacks if stats is not None else 0
+    return EvaluationReport(success, returns, contacts, steps, plan_ms, fallbacks)
 
 
 def episode_seed(seed: int, episode: int) -> int:
@@ -157,7 +158,7 @@ def run_batch(
                 continue
             env, (_, total, _, steps) = envs[index], rows[index]
             seen, rewards, _, _, infos = env.step(actions)
-            info = next(iter(infos.values()), {})
+            info: Mapping[str, Any] = next(iter(infos.values()), {})
             success, contacts = float(info.get("success", np.nan)), float(info.get("contacts", np.nan))
             total += sum(map(float, rewards.values())) / len(env.possible_agents)
             rows[index] = (success, total, contacts, steps + 1)

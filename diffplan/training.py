@@ -286,7 +286,7 @@ def _tensorboard_writer(out: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError('TensorBoard is missing; install it with: pip install "diffplan[track]"') from error
-    return SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(out / "tensorboard"))
 
 
 def check_world_size(num_processes: int) -> None:

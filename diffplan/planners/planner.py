@@ -277,14 +277,15 @@ class DiffusionPlanner(DiffusionPipeline):
             known, exists = known[:1], exists[:1]
         else:
             known, exists = known.repeat_interleave(num_samples, 0), exists.repeat_interleave(num_samples, 0)
-        mask = exists.any(-1)
+        mask = None if exists.any(-1).all() else exists.any(-1)
+        given = known & exists
         unknown_cell = (~known & exists).any(-1).to(sample.dtype)
         roles = torch.from_numpy(self.spec.role_index).to(sample.device)
         half = sample.device.type == "cpu" and len(sample) >= 8 and has_bfloat16()
 
         def denoise(sample: Tensor, level: float) -> Tensor:
             with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
-                clean = self.denoiser(sample, level * unknown_cell, known & exists, roles, None if mask.all() else mask)
+                clean = self.denoiser(sample, level * unknown_cell, given, roles, mask)
             return clean.to(sample.dtype) * exists
 
         second_order = isinstance(self.scheduler, DPMSolverMultistepScheduler)
@@ -297,7 +298,9 @@ class DiffusionPlanner(DiffusionPipeline):
         future = cells[:, :, self.history :] * exists[:, self.history :]
         chain = None if chain is None else chain[..., self.history :, :] * exists[:, self.history :]
         O = self.spec.observation_size
-        return Plan(self.spec, future[..., :O], future[..., O:], exists[:, self.history].any(-1), chain=chain)
+        return Plan(
+            self.spec, future[..., :O], future[..., O:], np.asarray(exists[:, self.history].any(-1)), chain=chain
+        )
 
 
 def _from_level(levels: list[float], start: float) -> list[float]:
@@ -309,4 +312,4 @@ def _from_level(levels: list[float], start: float) -> list[float]:
 
 def has_bfloat16() -> bool:
     """Whether the device computes in bfloat16 (about 4 times as fast as float32 on such a processor)."""
-    return torch.cuda.is_available() or bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
+    return torch.cuda.is_available() or bool(torch.cpu._is_avx512_bf16_supported())

@@ -10,13 +10,14 @@ the network's call on small plans; tests hold it against the diffusers scheduler
 import math
 import warnings
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Scheduler = FlowMatchEulerDiscreteScheduler | DDIMScheduler | DPMSolverMultistepScheduler
+Scheduler: TypeAlias = FlowMatchEulerDiscreteScheduler | DDIMScheduler | DPMSolverMultistepScheduler
 SCHEDULERS = ("flow", "ddim", "dpm")
 
 

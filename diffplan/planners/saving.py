@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER_CLASSES = (FlowMatchEulerDiscreteScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
-COMPONENTS: dict[str, tuple[type, ...]] = {
+COMPONENTS: dict[str, tuple[Any, ...]] = {
     "denoiser": (JointDenoiser,),
     "scheduler": SCHEDULER_CLASSES,
     "normalizer": (Normalizer,),
