@@ -1,6 +1,7 @@
 """Behaviour cloning on the same data, the baseline that every table shows: one observation in, one action out."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ class BehaviorCloning(nn.Module):
 
     Args:
         spec: the agents.
-        joint: True: all observations in, all actions out; False: every agent from its own observation alone, shared weights
-            with the role as an input.
+        joint: True: all observations in, all actions out; False: every agent from its own observation alone, shared
+            weights with the role as an input.
         width: hidden units of each of the ``depth`` layers.
     """
 
@@ -29,7 +30,7 @@ class BehaviorCloning(nn.Module):
         self.roles = nn.functional.one_hot(torch.from_numpy(spec.role_index), len(spec.roles)).float()
         agents = spec.num_agents if joint else 1
         sizes = [agents * (spec.observation_size + len(spec.roles) + 1), *[width] * depth]
-        layers = [layer for i, o in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(i, o), nn.SiLU())]
+        layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.SiLU())]
         self.network = nn.Sequential(*layers, nn.Linear(width, agents * spec.action_size))
 
     def forward(self, observations: Float[Tensor, "B N O"], agent_mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B N A"]:

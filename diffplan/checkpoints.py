@@ -14,7 +14,7 @@ PREFIX = "step_"
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 2) -> None:
-    """Writes ``folder/step_000123`` (tensors, then the manifest, then the rename) and removes all but the newest ``keep``."""
+    """Writes ``folder/step_000123`` (tensors, manifest, then the rename); removes all but the newest ``keep``."""
     folder.mkdir(parents=True, exist_ok=True)
     target, temporary = folder / f"{PREFIX}{step:08d}", folder / f".{PREFIX}{step:08d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)

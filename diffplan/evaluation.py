@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 from pettingzoo import ParallelEnv
 from rich.progress import Progress
-from scipy import stats
 
 from diffplan.envs import make
 from diffplan.spec import Actions, JointSpec, Observations

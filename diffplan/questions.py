@@ -1,4 +1,4 @@
-"""The questions that a planner is trained to answer: random masks of known cells, and a noise level for every other cell."""
+"""The questions that a planner learns to answer: random masks of known cells, and noise levels for the others."""
 
 from dataclasses import dataclass
 

@@ -19,14 +19,16 @@ Actions = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Role:
-    """What one kind of agent observes and does. Agents of one role share statistics and weights: they are interchangeable.
+    """What one kind of agent observes and does. Agents of one role share statistics and weights: they are
+    interchangeable.
 
     Args:
         observation_size: entries of the observation.
         action_low: lowest action, one number an entry (units of the environment); its length is the action width.
         action_high: highest action.
         position: which observation entries are the agent's position (m): drawn, kept apart, used as neighbourhood.
-        static: which observation entries stay the same during an episode (a goal, an obstacle): known now is known always.
+        static: which observation entries stay the same during an episode (a goal, an obstacle): known now is known
+            always.
 
     Raises:
         ValueError: an index outside the observation, or bounds that do not fit each other.
@@ -43,7 +45,7 @@ class Role:
             raise ValueError(f"observation_size={self.observation_size}; an agent observes at least one number.")
         if len(self.action_low) != len(self.action_high):
             raise ValueError(
-                f"action_low has {len(self.action_low)} entries, action_high {len(self.action_high)}; give one each per action."
+                f"action_low has {len(self.action_low)} entries, action_high {len(self.action_high)}; give as many."
             )
         if any(not low < high for low, high in zip(self.action_low, self.action_high, strict=True)):
             raise ValueError(
@@ -63,7 +65,8 @@ class Role:
 
 @dataclass(frozen=True)
 class JointSpec:
-    """Who the agents are, in which order, how wide, in which units: all that is needed to stack their data and take it apart.
+    """Who the agents are, in which order, how wide, in which units: all that is needed to stack their data and take it
+    apart.
 
     Args:
         agents: agent name -> name of its role; the order is the order of every N axis.
@@ -205,20 +208,18 @@ class JointSpec:
         return dataclasses.replace(self, agents=agents)
 
     def check_same_roles(self, other: "JointSpec", mine: str, theirs: str) -> None:
-        """Raises ``ValueError`` unless ``other`` has the same kinds of agents and time step (number and names may differ)."""
+        """Raises ``ValueError`` unless ``other`` has the same roles and time step (number and names may differ)."""
         for name in dict.fromkeys(other.agents.values()):
             if name not in self.roles:
                 raise ValueError(
-                    f"{theirs} has agents of role {name!r}, but {mine} knows {list(self.roles)}; retrain on data with that role."
+                    f"{theirs} has agents of role {name!r}, but {mine} knows {list(self.roles)}; retrain with it."
                 )
             if other.roles[name] != self.roles[name]:
                 raise ValueError(
-                    f"role {name!r}: {mine} has {self.roles[name]}, {theirs} has {other.roles[name]}; use matching data."
+                    f"role {name!r}: {mine} has {self.roles[name]}, {theirs} has {other.roles[name]}; match them."
                 )
         if not np.isclose(self.dt, other.dt, rtol=1e-3):
-            raise ValueError(
-                f"{mine} has dt={self.dt:g} s, but {theirs} dt={other.dt:g} s; resample the data or match the environment."
-            )
+            raise ValueError(f"{mine} has dt={self.dt:g} s, but {theirs} dt={other.dt:g} s; resample the data.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; ``from_dict`` reads it back."""

@@ -1,8 +1,9 @@
 """Offline pretraining: the denoiser learns to estimate clean joint trajectories from noisy, partly known ones.
 
 One step: draw windows, draw a question for each (which cells are known), noise every other cell to a level of its own,
-``sample = (1 - level) * clean + level * noise``, and regress the clean cells (flow matching with a clean-sample prediction,
-arXiv 2210.02747 and 2206.00364). All randomness of a step comes from (seed, step, rank), so a resumed run is bit-identical.
+``sample = (1 - level) * clean + level * noise``, and regress the clean cells (flow matching with a clean-sample
+prediction, arXiv 2210.02747 and 2206.00364). All randomness of a step comes from (seed, step, rank), so a resumed run
+is bit-identical.
 """
 
 import json
@@ -25,7 +26,6 @@ from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.planners.planner import DiffusionPlanner, has_bfloat16
 from diffplan.questions import QuestionMix, draw_known, draw_levels
-
 
 WARMUP_STEPS = 100
 GRADIENT_CLIP = 1.0
@@ -69,8 +69,8 @@ def train(
         dataset: windows to learn from.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes (start several with torchrun).
-        learning_rate: peak of a schedule with linear warm-up and cosine decay to 0. The blocks' matrices learn by Muon (arXiv
-            2502.16982), all else by AdamW (arXiv 1711.05101).
+        learning_rate: peak of a schedule with linear warm-up and cosine decay to 0. The blocks' matrices learn by Muon
+            (arXiv 2502.16982), all else by AdamW (arXiv 1711.05101).
         ema_decay: of the averaged weights, warmed up over the first steps.
         precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 where the processor computes it.
         mix: how often each question is asked.
@@ -290,7 +290,7 @@ def _tensorboard_writer(out: Path) -> Any:
 
 
 def check_world_size(num_processes: int) -> None:
-    """Raises ``RuntimeError`` when a launcher asked for more processes than joined (``accelerate launch --cpu`` does)."""
+    """Raises ``RuntimeError`` when fewer processes joined than a launcher asked for (``accelerate launch --cpu``)."""
     for name in ("WORLD_SIZE", "ACCELERATE_NUM_PROCESSES"):
         asked = int(os.environ.get(name, num_processes))
         if asked != num_processes:

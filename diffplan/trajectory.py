@@ -36,7 +36,8 @@ from diffplan.spec import Actions, JointSpec
 class Trajectory:
     """One recorded episode of all agents: L actions and the L + 1 observations around them, in physical units.
 
-    ``labels`` says plain things about the episode (skill, style, seed, success); the model never sees them unless asked.
+    ``labels`` says plain things about the episode (skill, style, seed, success); the model never sees them unless
+    asked.
     """
 
     spec: JointSpec
@@ -75,7 +76,8 @@ class Trajectory:
         return len(self.actions)
 
     def __repr__(self) -> str:
-        return f"Trajectory({len(self)} steps, {self.spec.num_agents} agents, return {self.returns.sum():.2f}, {self.labels})"
+        size = f"{len(self)} steps, {self.spec.num_agents} agents"
+        return f"Trajectory({size}, return {self.returns.sum():.2f}, {self.labels})"
 
     @property
     def returns(self) -> Float[np.ndarray, "N"]:
@@ -96,7 +98,7 @@ class Trajectory:
         """Stacks the dictionaries of a PettingZoo roll-out: L + 1 observations, L of everything else."""
         if len(observations) != len(actions) + 1:
             raise ValueError(
-                f"{len(observations)} observations for {len(actions)} actions; expected one more observation than actions."
+                f"{len(observations)} observations for {len(actions)} actions; expected one more than actions."
             )
         stacked = [spec.stack_observations(one) for one in observations]
 
@@ -121,7 +123,8 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Cells:
-    """A partly filled grid in physical units, NaN where unknown: a question to the planner, or a message between robots.
+    """A partly filled grid in physical units, NaN where unknown: a question to the planner, or a message between
+    robots.
 
     Step 0 is the present. Observations and actions may be known independently, entry by entry.
     """
@@ -224,7 +227,7 @@ class Plan:
         try:
             with safe_open(path, "numpy") as file:
                 spec = JointSpec.from_dict(json.loads((file.metadata() or {}).get("spec", "{}")))
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return cls(spec, **arrays)
         except (SafetensorError, json.JSONDecodeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved plan ({error}); write one with Plan.save.") from error

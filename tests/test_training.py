@@ -58,7 +58,8 @@ import sys, diffplan as dp
 if __name__ == "__main__":
     dataset = dp.load_dataset(sys.argv[1], horizon=8)
     planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1)
-    dp.train(planner, dataset, steps=100_000, batch_size=4, checkpoint_every=2, log_every=1, progress=False, out=sys.argv[2])
+    dp.train(planner, dataset, steps=100_000, batch_size=4, checkpoint_every=2, log_every=1, progress=False,
+    out=sys.argv[2])
 """
 
 

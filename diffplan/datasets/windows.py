@@ -87,7 +87,7 @@ class TrajectoryDataset:
         )
 
     def sample(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> WindowBatch:
-        """``batch_size`` windows drawn with replacement: uniformly, but ``start_share`` of them from episodes' first steps."""
+        """``batch_size`` windows, with replacement: ``start_share`` of them from episodes' first steps."""
         anywhere = rng.integers(len(self), size=batch_size)
         start = self._first_window[rng.integers(len(self.episodes), size=batch_size)]
         return self.batch(np.where(rng.random(batch_size) < start_share, start, anywhere))

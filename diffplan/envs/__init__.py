@@ -1,6 +1,7 @@
 """Multi-robot tasks as PettingZoo ``ParallelEnv``: ours on MuJoCo, and adapters to other people's.
 
-``make("crossing-v0", num_robots=4)`` builds an environment by its registered id; every environment has a ``joint_spec``.
+``make("crossing-v0", num_robots=4)`` builds an environment by its registered id; every environment has a
+``joint_spec``.
 """
 
 import importlib
@@ -39,7 +40,8 @@ def behavior_policy(env_id: str, skill: str = "expert", style: str = "mixed") ->
 
     Args:
         env_id: as for ``make``.
-        skill: ``"expert"``, ``"medium"`` (noisy, about half as good), ``"random"``, or ``"replay"`` (one of them an episode).
+        skill: ``"expert"``, ``"medium"`` (noisy, about half as good), ``"random"``, or ``"replay"`` (one of them an
+            episode).
         style: a style of the environment's own (see its module), or ``"mixed"`` to draw one per episode.
 
     Raises:

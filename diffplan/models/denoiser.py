@@ -1,9 +1,9 @@
 """The joint denoiser: a transformer over the grid agent x time that estimates the clean grid from a noisy one.
 
 Every cell has its own noise level, 0 where it is known (diffusion forcing, arXiv 2407.01392; masks of known cells as in
-MADiff, arXiv 2305.17330). One token is one agent's patch of cells; attention runs over the tokens of all agents, with a learned
-bias for "same agent or another, how much earlier or later"; weights are shared by all agents, so relabelling agents relabels
-the plan. The noise levels modulate each token by adaptive layer norm (DiT, arXiv 2212.09748); the
+MADiff, arXiv 2305.17330). One token is one agent's patch of cells; attention runs over the tokens of all agents, with a
+learned bias for "same agent or another, how much earlier or later"; weights are shared by all agents, so relabelling
+agents relabels the plan. The noise levels modulate each token by adaptive layer norm (DiT, arXiv 2212.09748); the
 feed-forward layers use squared ReLU (arXiv 2109.08668), which costs a twentieth of a GELU on a CPU.
 """
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.denoiser import JointDenoiser
-from diffplan.planners.saving import find_planner, load_components, whole_folder
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels
+from diffplan.planners.saving import find_planner, load_components, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
 
@@ -46,7 +46,8 @@ class DiffusionPlanner(DiffusionPipeline):
 
     Args:
         denoiser: the trained network.
-        scheduler: which noise levels to visit and how; replace it at any time (``planner.scheduler = make_scheduler("dpm")``).
+        scheduler: which noise levels to visit and how; replace it at any time (``planner.scheduler =
+            make_scheduler("dpm")``).
         normalizer: physical units to the network's units and back.
         spec: who the agents are (a ``JointSpec`` or its ``to_dict()``).
         horizon: H, planned steps from the present on.
@@ -72,13 +73,11 @@ class DiffusionPlanner(DiffusionPipeline):
             raise ValueError("spec is missing; pass the JointSpec of the agents, e.g. dataset.spec.")
         self.spec = spec if isinstance(spec, JointSpec) else JointSpec.from_dict(spec)
         if denoiser.config.window != history + horizon:
-            raise ValueError(
-                f"the denoiser was made for {denoiser.config.window} cells, but history + horizon = {history + horizon}."
-            )
+            raise ValueError(f"the denoiser was made for {denoiser.config.window} cells, not {history + horizon}.")
         if denoiser.config.size != self.spec.size or denoiser.config.num_roles != len(self.spec.roles):
             raise ValueError(
                 f"the denoiser was made for D={denoiser.config.size} and {denoiser.config.num_roles} roles, "
-                f"but the spec has D={self.spec.size} and {len(self.spec.roles)}; use the spec that it was trained with."
+                f"but the spec has D={self.spec.size} and {len(self.spec.roles)}; use the spec of its training."
             )
         self.register_modules(denoiser=denoiser, scheduler=scheduler, normalizer=normalizer)
         self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history)
@@ -98,8 +97,8 @@ class DiffusionPlanner(DiffusionPipeline):
     ) -> Self:
         """An untrained planner of the right sizes for a dataset, with its normaliser.
 
-        ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None. Raises as ``JointDenoiser``, and
-        ``ValueError`` when the dataset has no normaliser.
+        ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None. Raises as ``JointDenoiser``,
+        and ``ValueError`` when the dataset has no normaliser.
         """
         if dataset.normalizer is None:
             raise ValueError("the dataset has no normalizer; load it with normalizer='gaussian'.")
@@ -119,7 +118,7 @@ class DiffusionPlanner(DiffusionPipeline):
         return cls(denoiser, make_scheduler("flow"), dataset.normalizer, dataset.spec, dataset.horizon, dataset.history)
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> None:
-        """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON and a manifest of SHA-256."""
+        """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON, a manifest of SHA-256."""
         if unused:
             raise TypeError(f"save_pretrained takes only a folder, got also {sorted(unused)}.")
         with whole_folder(Path(save_directory)) as folder:
@@ -171,8 +170,8 @@ class DiffusionPlanner(DiffusionPipeline):
             num_inference_steps: denoising steps.
             seed: the same seed gives the same plan.
             warm_start: start from this plan, noised up to ``warm_start_level``, instead of from pure noise.
-            decode_actions: read the actions off the planned observations (inverse dynamics: one more call of the network)
-                instead of keeping those that were sampled along.
+            decode_actions: read the actions off the planned observations (inverse dynamics: one more call of the
+                network) instead of keeping those that were sampled along.
             return_chain: keep the noise and the sample after every step in ``Plan.chain``.
 
         Raises:

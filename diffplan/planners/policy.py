@@ -1,4 +1,4 @@
-"""Receding-horizon control: plan, execute the first steps, replan from where the world is now, warm from the last plan."""
+"""Receding-horizon control: plan, execute the first steps, replan from where the world is now, warm-started."""
 
 import time
 from collections import deque
@@ -55,7 +55,8 @@ class RecedingHorizonPolicy:
         num_inference_steps: denoising steps of a first plan.
         warm_start_level: noise level from which later plans start, on the shifted last plan; None: always from noise.
         decode_actions: read actions off the planned observations, see ``DiffusionPlanner.__call__``.
-        deadline_ms: a plan that takes longer is not used: the robots follow the last one, or brake; counted in ``stats``.
+        deadline_ms: a plan that takes longer is not used: the robots follow the last one, or brake; counted in
+            ``stats``.
 
     Example:
         ``policy = RecedingHorizonPolicy(planner); policy.reset([0]); actions, = policy([observations])``
@@ -82,7 +83,7 @@ class RecedingHorizonPolicy:
         self._episodes: list[_Episode] = []
 
     def for_spec(self, spec: JointSpec) -> "RecedingHorizonPolicy":
-        """The same policy for an environment's agents. Raises ``ValueError`` when the planner does not know their roles."""
+        """The same policy for an environment's agents. Raises ``ValueError`` when the planner lacks their roles."""
         return RecedingHorizonPolicy(
             self.planner.for_agents(spec),
             self.execute_steps,

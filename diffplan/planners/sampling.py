@@ -1,15 +1,16 @@
 """Samplers: from noise to a clean grid, with what is known held fixed.
 
 All samplers walk in the coordinates of the flow path, ``sample = (1 - level) * clean + level * noise`` (flow matching,
-arXiv 2210.02747), in which the deterministic DDIM step (arXiv 2010.02502, eq. 12) and the Euler step of the flow are one formula.
-A variance-preserving scheduler (``alpha``, ``sigma``) is the same walk with ``level = sigma / (alpha + sigma)``; so any of them
-can be chosen at plan time for one trained network. The loop uses own arithmetic because a diffusers step costs more than
-the network's call on small plans; tests hold it against the diffusers schedulers.
+arXiv 2210.02747), in which the deterministic DDIM step (arXiv 2010.02502, eq. 12) and the Euler step of the flow are
+one formula. A variance-preserving scheduler (``alpha``, ``sigma``) is the same walk with ``level = sigma / (alpha +
+sigma)``; so any of them can be chosen at plan time for one trained network. The loop uses own arithmetic because a
+diffusers step costs more than the network's call on small plans; tests hold it against the diffusers schedulers.
 """
 
 import math
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -22,7 +23,7 @@ SCHEDULERS = ("flow", "ddim", "dpm")
 
 
 def make_scheduler(name: str) -> Scheduler:
-    """A diffusers scheduler with the settings that suit plans: ``"flow"`` (Euler), ``"ddim"`` or ``"dpm"`` (DPM-Solver++ 2M)."""
+    """A diffusers scheduler set up for plans: ``"flow"`` (Euler), ``"ddim"`` or ``"dpm"`` (DPM-Solver++ 2M)."""
     if name == "flow":
         return FlowMatchEulerDiscreteScheduler(shift=1.0)
     if name == "ddim":
@@ -67,16 +68,17 @@ def denoise_grid(
         sample: noise at ``levels[0]`` where unknown, the known values elsewhere.
         known: entries that keep their value.
         levels: descending noise levels, the last one 0.
-        second_order: the multistep correction of DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2) instead of Euler / DDIM.
+        second_order: the multistep correction of DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2) instead of Euler /
+            DDIM.
 
     Returns:
         The chain of samples: the noise, then the sample after every step, the last one clean.
     """
     chain, before = [sample], sample
-    for index, (level, lower) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for index, (level, lower) in enumerate(pairwise(levels)):
         clean = torch.where(known, sample, denoise(sample, level))
         target = clean
-        if second_order and index and 0 < lower:
+        if second_order and index and lower > 0:
             ratio = _half_step_ratio(levels[index - 1], level, lower)
             target = (1 + ratio) * clean - ratio * before
         sample = torch.where(known, sample, torch.lerp(target, sample, lower / level))

@@ -1,4 +1,4 @@
-"""A planner on disk: safetensors and JSON, with a manifest of SHA-256; whole or not there; nothing in it is ever executed."""
+"""A planner on disk: safetensors and JSON with a manifest of SHA-256; whole or not there; never executed."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ CONFIG_FILES = {"denoiser": "config.json", "scheduler": "scheduler_config.json",
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder; on success it gets a manifest and takes the place of ``path``, on failure it is removed."""
+    """Yields a temporary folder; on success it gets a manifest and replaces ``path``, on failure it is removed."""
     temporary, old = path.with_name(f".{path.name}.tmp"), _old(path)
     with explained_write_errors(path):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -50,7 +50,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def find_planner(path: str | Path) -> Path:
-    """The planner's folder: ``path`` itself, or ``path/planner`` of a training run. Raises ``ValueError`` where there is none."""
+    """The planner's folder: ``path``, or ``path/planner`` of a training run. Raises ``ValueError`` if there is none."""
     for folder in (Path(path), Path(path) / "planner"):
         for candidate in (folder, _old(folder)):
             if (candidate / INDEX).is_file():
