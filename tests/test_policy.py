@@ -94,6 +94,8 @@ def test_a_shifted_plan_begins_later_and_holds_its_end(planner) -> None:
     assert np.array_equal(later.actions[:, :, -1], plan.actions[:, :, -1])
 
 
-def test_executing_more_than_is_planned_is_refused(planner) -> None:
+def test_choices_that_make_no_sense_are_refused(planner) -> None:
+    with pytest.raises(ValueError, match="warm_start_level=0"):
+        dp.RecedingHorizonPolicy(planner, warm_start_level=0)
     with pytest.raises(ValueError, match="execute_steps=9; the planner plans 8 steps"):
         dp.RecedingHorizonPolicy(planner, execute_steps=9)

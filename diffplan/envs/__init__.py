@@ -5,6 +5,7 @@
 """
 
 import importlib
+import inspect
 from typing import Any
 
 from pettingzoo import ParallelEnv
@@ -28,10 +29,14 @@ def make(env_id: str, **options: Any) -> ParallelEnv:
         options: the environment's own keyword arguments, plain data only.
 
     Raises:
-        ValueError: the id is not registered, or the task does not exist in its family.
+        ValueError: the id is not registered, it has no such option, or the task does not exist in its family.
         ImportError: the family's optional dependency is missing; the message gives the pip command.
     """
     module, task = _find(env_id)
+    known = inspect.signature(module.parallel_env).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        raise ValueError(f"{env_id} has no options {unknown}; it has {[name for name in known if name != 'task']}.")
     return module.parallel_env(*task, **options)
 
 

@@ -76,6 +76,8 @@ class RecedingHorizonPolicy:
             raise ValueError(
                 f"execute_steps={execute_steps}; the planner plans {planner.horizon} steps, execute 1 to that many."
             )
+        if warm_start_level is not None and not 0 < warm_start_level <= 1:
+            raise ValueError(f"warm_start_level={warm_start_level}; choose a noise level in (0, 1], or None.")
         self.planner, self.execute_steps, self.num_samples = planner, execute_steps, num_samples
         self.num_inference_steps, self.warm_start_level = num_inference_steps, warm_start_level
         self.decode_actions, self.deadline_ms = decode_actions, deadline_ms
