@@ -1,0 +1,63 @@
+"""Given one robot's announced plan, do the others' sampled plans fit it? Writes announced_plan_agreement.
+
+Uses the planners of ``benchmark_control.py --rows crossing_open_4``. From new starts, robot_0's plan is announced, and the
+others are sampled with another seed, told (``given``) or not told. They fit when all go round the centre the same way as
+robot_0 and nobody touches anybody. Writes to docs/results/control.json.
+"""
+
+import argparse
+
+import numpy as np
+from benchmark_control import FOLDER
+from figures import RESULTS, Figure, record
+
+import diffplan as dp
+from diffplan.envs.crossing_layouts import RADIUS
+from diffplan.evaluation import episode_seed, mean_interval
+
+COMMAND = "python scripts/benchmark_announcements.py --seeds {seeds}"
+
+
+def fits(paths: np.ndarray) -> bool:
+    """Whether paths [N, H, 2] all go round the origin the same way and keep apart."""
+    x, y = paths[..., 0], paths[..., 1]
+    turn = np.sign((x[:, :-1] * y[:, 1:] - y[:, :-1] * x[:, 1:]).sum(1))
+    gaps = np.linalg.norm(paths[:, None] - paths[None], axis=-1)[np.triu_indices(len(paths), 1)]
+    return bool((turn == turn[0]).all() and gaps.min() > 2 * RADIUS)
+
+
+def agreement(planner: dp.DiffusionPlanner, starts: int, seed: int) -> dict[str, list[float]]:
+    env = dp.make("crossing-v0", num_robots=4)
+    rows: dict[str, list[float]] = {"told": [], "not told": []}
+    for start in range(starts):
+        observations, _ = env.reset(seed=episode_seed(seed, start))
+        announced = planner(observations, seed=2 * start)
+        first = announced.positions("robot_0")
+        for name, given in (("told", announced.cells("robot_0")), ("not told", None)):
+            plan = planner(observations, given=given, seed=2 * start + 1)
+            others = [plan.positions(robot)[0] for robot in planner.spec.names[1:]]
+            rows[name].append(float(fits(np.stack([first[0], *others]))))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=200)
+    arguments = parser.parse_args()
+    found = []
+    for seed in range(arguments.seeds):
+        planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "crossing_open_4" / f"joint_{seed}")
+        found.append(agreement(planner, arguments.episodes, 1_000 + seed))
+    count, command = arguments.seeds * arguments.episodes, COMMAND.format(seeds=arguments.seeds)
+
+    def figure(label: str, name: str, beside: dict[str, Figure]) -> Figure:
+        mine = mean_interval([rows[name] for rows in found])
+        return Figure(label, mine.value, mine.low, mine.high, "share", arguments.seeds, count, command, beside)
+
+    beside = {"not told": figure("not told", "not told", {})}
+    record(RESULTS / "control.json", [figure("announced_plan_agreement", "told", beside)])
+
+
+if __name__ == "__main__":
+    main()

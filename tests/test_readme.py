@@ -1,0 +1,31 @@
+import re
+from pathlib import Path
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+TINY = {"episodes=1_000": "episodes=3", "steps=3_000": "steps=2", "episodes=100": "episodes=1"}
+
+
+def test_the_quickstart_runs(tmp_path: Path, monkeypatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for large, tiny in TINY.items():
+        assert code.count(large) == 1
+        code = code.replace(large, tiny)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    exec(compile(code, "README.md", "exec"), namespace)
+    assert set(namespace["actions"]) == {"robot_0", "robot_1", "robot_2", "robot_3"}
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
+    assert len(namespace["report"].success) == 1
+
+
+def test_every_command_that_the_readme_shows_exists() -> None:
+    from diffplan.cli import parse
+
+    (shell,) = re.findall(r"```bash\n(diffplan .*?)```", README, re.DOTALL)
+    for line in shell.splitlines():
+        parse(line.split()[1:])
+
+
+def test_every_picture_and_page_that_the_readme_links_is_there() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (Path(__file__).parents[1] / target).is_file(), target
