@@ -1,8 +1,8 @@
 """Given one robot's announced plan, do the others' sampled plans fit it? Writes announced_plan_agreement.
 
-Uses the planners of ``benchmark_control.py --rows crossing_open_4``. From new starts, robot_0's plan is announced, and the
-others are sampled with another seed, told (``given``) or not told. They fit when all go round the centre the same way as
-robot_0 and nobody touches anybody. Writes to docs/results/control.json.
+Uses the planners of ``benchmark_control.py --rows crossing_open_4``. From new starts, robot_0's plan is announced, and
+the others are sampled with another seed, told (``given``) or not told. They fit when all go round the centre the same
+way as robot_0 and nobody touches anybody. Writes to docs/results/control.json.
 """
 
 import argparse
