@@ -161,3 +161,15 @@ def test_a_launcher_whose_processes_did_not_join_is_an_error(monkeypatch: pytest
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="WORLD_SIZE=2, but 1 process.*torchrun --nproc_per_node 2"):
         check_world_size(1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_planner_together(crossing_store: Path, tmp_path: Path) -> None:
+    arguments = ["--steps", "3", "--batch-size", "8", "--width", "16", "--depth", "1", "--horizon", "8"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "diffplan", "train"]
+    command = [*launcher, str(crossing_store), "--out", str(tmp_path / "two"), *arguments]
+    subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    trained = dp.DiffusionPlanner.from_pretrained(tmp_path / "two")
+    untrained, _ = fresh(crossing_store)
+    assert not torch.equal(weights(trained)["project.weight"], weights(untrained)["project.weight"])
+    assert all(torch.isfinite(value).all() for value in weights(trained).values())
