@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from diffplan.envs.crossing_layouts import ARENA, RADIUS, RING
 
 CLEARANCE = 0.10
+ROUNDABOUT_CLEARANCE = 0.14
 """What references keep between robots, and between robots and obstacles (m)."""
 ACCELERATION = 2.5
 """At either end of a path (m/s^2)."""
@@ -40,10 +41,10 @@ def roundabout(starts: np.ndarray, goals: np.ndarray, style: str, speed: float, 
 
 
 def _short_axis(angles: np.ndarray) -> float:
-    """How near to the centre the robots may pass: there, the two closest in angle still keep ``CLEARANCE``."""
+    """How near to the centre the robots may pass: there, the two closest in angle still keep their clearance."""
     ordered = np.sort(np.mod(angles, 2 * np.pi))
     separation = np.diff(ordered, append=ordered[0] + 2 * np.pi).min()
-    return float((2 * RADIUS + CLEARANCE) / (2 * np.sin(separation / 2)))
+    return float((2 * RADIUS + ROUNDABOUT_CLEARANCE) / (2 * np.sin(max(separation, 1e-3) / 2)))
 
 
 def one_at_a_time(starts: np.ndarray, goals: np.ndarray, style: str, speed: float, dt: float) -> Paths:
