@@ -19,7 +19,7 @@ FEEDBACK = 2.5
 LAG = 0.05
 """Time constant of the velocity actuators (s), made up for by looking ahead."""
 DISTURBANCE = {"open": 0.16, "doorway": 0.06, "obstacles": 0.12}
-"""Size of the random disturbance of the commands as a share of the speed: as much as the clearances of a layout bear."""
+"""Size of the random disturbance of the commands as a share of the speed: as much as a layout's clearances bear."""
 MEDIUM_NOISE = {"open": 0.25, "doorway": 0.15, "obstacles": 0.2}
 """With which about half of the episodes of 4 robots succeed."""
 
@@ -27,8 +27,8 @@ MEDIUM_NOISE = {"open": 0.25, "doorway": 0.15, "obstacles": 0.2}
 class CrossingExpert:
     """Drives all robots along one reference path at a speed drawn from 0.72-0.95 m/s.
 
-    A smooth random disturbance of the commands while moving (correlated over about ten steps) shows recovery in the data: a
-    planner that imitates an undisturbed expert drifts off its paths and never comes back.
+    A smooth random disturbance of the commands while moving (correlated over about ten steps) shows recovery in the data:
+    a planner that imitates an undisturbed expert drifts off its paths and never comes back.
 
     Args:
         env: a ``CrossingEnv`` that was just reset.
