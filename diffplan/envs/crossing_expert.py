@@ -27,8 +27,8 @@ MEDIUM_NOISE = {"open": 0.25, "doorway": 0.15, "obstacles": 0.2}
 class CrossingExpert:
     """Drives all robots along one reference path at a speed drawn from 0.72-0.95 m/s.
 
-    A smooth random disturbance of the commands while moving (correlated over about ten steps) shows recovery in the data:
-    a planner that imitates an undisturbed expert drifts off its paths and never comes back.
+    A smooth random disturbance of the commands while moving (correlated over about ten steps) shows recovery in the
+    data: a planner that imitates an undisturbed expert drifts off its paths and never comes back.
 
     Args:
         env: a ``CrossingEnv`` that was just reset.

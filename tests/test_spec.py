@@ -1,0 +1,79 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from diffplan.spec import JointSpec, Role
+
+ARM = Role(3, (-1.0, -2.0), (1.0, 2.0), position=(0, 1), static=(2,))
+BASE = Role(5, (0.0,), (4.0,))
+SPEC = JointSpec({"left": "arm", "base": "base", "right": "arm"}, {"arm": ARM, "base": BASE}, 0.05)
+
+
+def test_narrow_agents_are_padded_and_their_padding_does_not_exist() -> None:
+    assert (SPEC.observation_size, SPEC.action_size, SPEC.size) == (5, 2, 7)
+    exists = [[1, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 1, 1]]
+    assert SPEC.feature_mask.astype(int).tolist() == exists
+    assert np.argwhere(SPEC.static_mask).tolist() == [[0, 2], [2, 2]]
+    assert SPEC.role_index.tolist() == [0, 1, 0]
+
+
+def test_stacking_and_unstacking_give_the_actions_back() -> None:
+    actions = {"left": np.array([0.5, -1.5]), "base": np.array([3.0])}
+    stacked, present = SPEC.stack_actions(actions)
+    assert present.tolist() == [True, True, False]
+    back = SPEC.unstack_actions(stacked, present)
+    assert list(back) == ["left", "base"]
+    assert all(np.array_equal(back[name], actions[name]) for name in actions)
+
+
+def test_actions_never_leave_their_bounds() -> None:
+    wild = np.full((3, 2), 1e9, np.float32)
+    bounded = SPEC.unstack_actions(wild, np.ones(3, bool))
+    assert bounded["left"].tolist() == [1, 2]
+    assert bounded["base"].tolist() == [4]
+
+
+def test_a_spec_survives_json() -> None:
+    assert JointSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
+
+
+def test_renaming_keeps_order_and_roles() -> None:
+    renamed = SPEC.rename({"base": "cart"})
+    assert renamed.agents == {"left": "arm", "cart": "base", "right": "arm"}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: SPEC.stack_actions({"tail": [0.0]}), "actions of agents ['tail'], but the spec has"),
+        (lambda: SPEC.stack_observations({"base": np.zeros(3)}), "'base' has shape (3,), expected (5,)"),
+        (lambda: SPEC.rename({"tail": "x"}), "cannot rename ['tail']"),
+        (lambda: SPEC.rename({"left": "right"}), "gives two agents the same name"),
+        (lambda: JointSpec({}, {"arm": ARM}), "at least one agent"),
+        (lambda: JointSpec({"a": "leg"}, {"arm": ARM}), "roles ['leg'] that are not in roles ['arm']"),
+        (lambda: JointSpec({"a": "arm"}, {"arm": ARM}, dt=0.0), "dt=0.0"),
+        (lambda: JointSpec.from_dict({"agents": {}}), "not a JointSpec"),
+        (lambda: Role(0, (-1.0,), (1.0,)), "observation_size=0"),
+        (lambda: Role(2, (-1.0,), (1.0, 1.0)), "action_low has 1 entries, action_high 2"),
+        (lambda: Role(2, (1.0,), (1.0,)), "must lie below"),
+        (lambda: Role(2, (-1.0,), (1.0,), position=(2,)), "position entries [2] are outside"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(call, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_teams_of_the_same_roles_match_whatever_their_number_and_names() -> None:
+    JointSpec({"x": "arm"}, {"arm": ARM}, 0.05).check_same_roles(
+        JointSpec({"y": "arm", "z": "arm"}, {"arm": ARM}, 0.05), "a", "b"
+    )
+    for other, message in (
+        (JointSpec({"y": "base"}, {"base": BASE}, 0.05), "b has agents of role 'base', but a knows ['arm']"),
+        (JointSpec({"y": "arm"}, {"arm": BASE}, 0.05), "role 'arm': a has Role(observation_size=3"),
+        (JointSpec({"y": "arm"}, {"arm": ARM}, 0.1), "a has dt=0.05 s, but b dt=0.1 s"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            JointSpec({"x": "arm"}, {"arm": ARM}, 0.05).check_same_roles(other, "a", "b")

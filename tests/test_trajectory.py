@@ -1,0 +1,92 @@
+import re
+
+import numpy as np
+import pytest
+
+from diffplan.spec import JointSpec, Role
+from diffplan.trajectory import Cells, Plan, Trajectory
+
+ROLE = Role(3, (-1.0,), (1.0,), position=(0, 1))
+SPEC = JointSpec({"a": "robot", "b": "robot"}, {"robot": ROLE}, 0.1)
+
+
+def make_trajectory(**changes) -> Trajectory:
+    parts = {
+        "observations": [{"a": [0, 0, 1], "b": [1, 1, 1]}, {"a": [0, 1, 1], "b": [1, 0, 1]}, {"a": [0, 2, 1]}],
+        "actions": [{"a": [0.5], "b": [-0.5]}, {"a": [0.1], "b": [0.2]}],
+        "rewards": [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.0}],
+        "terminations": [{"a": False, "b": False}, {"a": True, "b": True}],
+        "truncations": [{"a": False, "b": False}] * 2,
+        **changes,
+    }
+    return Trajectory.from_steps(SPEC, **parts)
+
+
+def make_plan(values: list[float] | None = None) -> Plan:
+    rng = np.random.default_rng(0)
+    observations, actions = rng.normal(size=(3, 2, 4, 3)), rng.normal(size=(3, 2, 4, 1))
+    ranked = None if values is None else np.array(values, np.float32)
+    return Plan(SPEC, observations.astype(np.float32), actions.astype(np.float32), np.ones(2, bool), ranked)
+
+
+def test_a_rollout_stacks_into_one_more_observation_than_actions() -> None:
+    trajectory = make_trajectory()
+    assert trajectory.observations.shape == (3, 2, 3)
+    assert trajectory.actions.shape == (2, 2, 1)
+    assert trajectory.returns.tolist() == [4, 6]
+    assert trajectory.agent_mask.tolist() == [[True, True], [True, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"actions": [{"a": [0.5]}]}, "3 observations for 1 actions; expected one more"),
+        ({"rewards": [{"a": 1.0}]}, "rewards has shape (1, 2), expected (2, 2)"),
+        ({"actions": [{"a": [0.5]}, {"a": [np.nan]}]}, "actions is not finite at step 1, agent 'a' (1 such numbers)"),
+    ],
+)
+def test_rollouts_with_holes_are_refused(changes, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_trajectory(**changes)
+
+
+def test_the_best_candidate_is_the_one_of_highest_value() -> None:
+    plan = make_plan([0.0, 2.0, 1.0])
+    assert np.array_equal(plan.best().actions, plan.actions[1:2])
+    assert np.array_equal(make_plan().best().actions, plan.actions[:1])
+    assert np.array_equal(plan.sample(-1).actions, plan.actions[2:])
+    expected = np.clip(plan.actions[1, 0, 2], -1, 1)
+    assert np.array_equal(plan.actions_at(2)["a"], expected)
+
+
+def test_positions_are_the_entries_that_the_role_names() -> None:
+    plan = make_plan()
+    assert np.array_equal(plan.positions("b"), plan.observations[:, 1, :, :2])
+
+
+def test_an_announcement_holds_one_agents_cells_and_nothing_else() -> None:
+    plan = make_plan()
+    cells = plan.cells("b")
+    assert np.array_equal(cells.actions[1], plan.actions[0, 1])
+    assert np.isnan(cells.observations[0]).all()
+    merged = cells.merge(plan.sample(1).cells("a"))
+    assert np.array_equal(merged.actions[0], plan.actions[1, 0])
+    assert np.array_equal(merged.actions[1], plan.actions[0, 1])
+    assert np.isnan(Cells.unknown(SPEC, 4).observations).all()
+
+
+def test_a_step_outside_the_plan_is_refused() -> None:
+    with pytest.raises(ValueError, match=re.escape("step=4 is outside the plan of 4 steps (0..3)")):
+        make_plan().actions_at(4)
+
+
+def test_a_plan_survives_saving_and_a_damaged_file_is_named(tmp_path) -> None:
+    plan, path = make_plan([0.0, 2.0, 1.0]), tmp_path / "plan.safetensors"
+    plan.save(path)
+    loaded = Plan.load(path)
+    assert np.array_equal(loaded.observations, plan.observations)
+    assert np.array_equal(loaded.values, plan.values)
+    assert repr(loaded) == "Plan(S=3 samples, N=2 agents (2 present), H=4 steps of 0.1 s, values 0.00..2.00)"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="plan.safetensors is not a saved plan"):
+        Plan.load(path)
