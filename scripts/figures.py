@@ -1,15 +1,21 @@
-"""How benchmarks write figures down: a list in docs/results/<topic>.json, of which make_results.py makes a page."""
+"""How benchmarks write figures down: a list in docs/results/<topic>.json, and docs/results.md made of all these lists."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from diffplan.files import read_json, write_json
+from diffplan.files import atomic_path, read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+HEAD = """# Results
+
+Made by the benchmarks of `docs/results/*.json` (again by `python scripts/make_results.py`); do not edit. Intervals hold
+95 %. Rows that begin with "beside" show what the figure above them is compared with.
+"""
+COLUMNS = "| figure | value | interval | unit | seeds | episodes |\n|---|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,39 @@ class Figure:
 
 
 def record(path: str | Path, figures: Sequence[Figure]) -> None:
-    """Writes ``figures`` to ``path``; figures of other names that are there already stay."""
+    """Writes ``figures`` to ``path``, where figures of other names stay, and the page made of that folder."""
     merged = {one.figure: one for one in (*read(path), *figures)}
     write_json(path, [dataclasses.asdict(one) for one in merged.values()])
+    write_page(Path(path).parent)
     print(json.dumps([dataclasses.asdict(one) for one in figures], indent=2))
-    print("To show these in docs/results.md: python scripts/make_results.py")
 
 
 def read(path: str | Path) -> list[Figure]:
     """The figures in a file; none where there is no file."""
     return [Figure.from_dict(one) for one in read_json(path)] if Path(path).exists() else []
+
+
+def write_page(folder: Path) -> None:
+    """Makes ``folder``.md of the figures in ``folder``."""
+    with atomic_path(folder.with_suffix(".md")) as temporary:
+        temporary.write_text(page(folder))
+
+
+def page(folder: Path) -> str:
+    return "\n".join([HEAD, *(section(path.stem, read(path)) for path in sorted(folder.glob("*.json")))])
+
+
+def section(topic: str, figures: list[Figure]) -> str:
+    commands = "\n".join(dict.fromkeys(figure.command for figure in figures))
+    return "\n".join([f"## {topic}\n", COLUMNS, *rows(figures), f"\n```bash\n{commands}\n```\n"])
+
+
+def rows(figures: list[Figure]) -> Iterator[str]:
+    for figure in figures:
+        yield row(f"`{figure.figure}`", figure)
+        yield from (row(f"beside: {name}", baseline) for name, baseline in figure.baselines.items())
+
+
+def row(name: str, figure: Figure) -> str:
+    interval = f"{figure.low:.3g} to {figure.high:.3g}"
+    return f"| {name} | {figure.value:.3g} | {interval} | {figure.unit} | {figure.seeds} | {figure.episodes:,} |"
