@@ -1,4 +1,4 @@
-"""How benchmarks write figures down: a list in docs/results/<topic>.json, and docs/results.md made of all these lists."""
+"""How benchmarks write figures down: a list in docs/results/<topic>.json, and docs/results.md made of all of them."""
 
 import dataclasses
 import json
