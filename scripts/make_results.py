@@ -1,18 +1,34 @@
-"""Makes docs/results.md of docs/results/*.json. With ``--check`` it only says whether the page is up to date."""
+"""Makes docs/results.md and the README's table of docs/results/*.json; ``--check`` only says if they are up to date."""
 
 import argparse
 
-from figures import RESULTS, page, write_page
+from figures import RESULTS, page, read
+
+PAGE, README = RESULTS.with_suffix(".md"), RESULTS.parents[1] / "README.md"
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+
+
+def readme() -> str:
+    """The README with the figures of docs/results/control.json between its marks, each beside its baselines."""
+    lines = ["| figure | diffplan | beside it | seeds x episodes | command |", "|---|---|---|---|---|"]
+    for one in read(RESULTS / "control.json"):
+        beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
+        value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"
+        size = f"{one.seeds} x {one.episodes // one.seeds}"
+        lines.append(f"| `{one.figure}` | {value} | {beside} | {size} | `{one.command}` |")
+    before, _, rest = README.read_text().partition(BEGIN)
+    return "\n".join([f"{before}{BEGIN}\n", *lines, f"\n{END}{rest.partition(END)[2]}"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
-    written = RESULTS.with_suffix(".md")
-    if not parser.parse_args().check:
-        write_page(RESULTS)
-    elif not written.exists() or written.read_text() != page(RESULTS):
-        raise SystemExit(f"{written} is out of date; run python scripts/make_results.py.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    check = parser.parse_args().check
+    for path, text in ((PAGE, page(RESULTS)), (README, readme())):
+        if not check:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            raise SystemExit(f"{path} is out of date; run python scripts/make_results.py.")
 
 
 if __name__ == "__main__":
