@@ -10,11 +10,11 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 def readme() -> str:
     """The README with the figures of docs/results/control.json between its marks, each beside its baselines."""
-    lines = ["| figure | diffplan | beside it | seeds x episodes | command |", "|---|---|---|---|---|"]
+    lines = ["| figure | diffplan | beside it | seeds, episodes | command |", "|---|---|---|---|---|"]
     for one in read(RESULTS / "control.json"):
         beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
         value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"
-        size = f"{one.seeds} x {one.episodes // one.seeds}"
+        size = f"{one.seeds}, {one.episodes:,}"
         lines.append(f"| `{one.figure}` | {value} | {beside} | {size} | `{one.command}` |")
     before, _, rest = README.read_text().partition(BEGIN)
     return "\n".join([f"{before}{BEGIN}\n", *lines, f"\n{END}{rest.partition(END)[2]}"])
