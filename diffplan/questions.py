@@ -82,3 +82,24 @@ def draw_levels(
     apart = torch.rand(B, N, W // patch_size, generator=generator).repeat_interleave(patch_size, -1)
     independent = torch.rand(B, 1, 1, generator=generator) < mix.independent_levels
     return (1 - torch.where(independent, apart, shared)) * unknown_cell
+
+
+def held_beyond_the_end(
+    cells: Float[Tensor, "B N W D"],
+    exists: Bool[Tensor, "B N W D"],
+    features: Bool[Tensor, "N D"],
+    history: int,
+    observation_size: int,
+) -> tuple[Float[Tensor, "B N W D"], Bool[Tensor, "B N W D"]]:
+    """What the network is shown of a window that reaches beyond its episode's end, and which entries it is shown.
+
+    """What the network is shown of a window that reaches beyond its episode's end, and which entries that are.
+    those agents' cells beyond the end are shown, as if the last observation held. They are context, not data: no loss
+    is taken on them. (Cutting them from the grid instead makes plans near an episode's end break down.)
+    """
+    there = exists.any(-1)
+    step = torch.arange(cells.shape[2])
+    last = torch.where(there, step, 0).amax(-1, keepdim=True)
+    shown = there | (there[..., history, None] & (step > last))
+    held = cells.take_along_dim(last[..., None], dim=2) * (torch.arange(cells.shape[-1]) < observation_size)
+    return torch.where(there[..., None], cells, held * shown[..., None]), shown[..., None] & features[:, None]

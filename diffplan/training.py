@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.planners.planner import DiffusionPlanner, has_bfloat16
-from diffplan.questions import QuestionMix, draw_known, draw_levels
+from diffplan.questions import QuestionMix, draw_known, draw_levels, held_beyond_the_end
 
 WARMUP_STEPS = 100
 GRADIENT_CLIP = 1.0
@@ -153,27 +153,29 @@ class _Loss:
         self.start_share = start_share
         self.seed, self.rank, self.device = seed, accelerator.process_index, accelerator.device
         self.patch_size = planner.denoiser.config.patch_size
-        self.static = torch.from_numpy(dataset.spec.static_mask)
+        self.static, self.features = map(torch.from_numpy, (dataset.spec.static_mask, dataset.spec.feature_mask))
         self.roles = torch.from_numpy(dataset.spec.role_index).to(self.device)
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, step, self.rank])
         windows = self.dataset.sample(self.batch_size, rng, self.start_share)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        clean, exists = torch.from_numpy(windows.cells), torch.from_numpy(windows.mask)
-        known = draw_known(
-            self.mix, exists, self.static, self.dataset.history, self.dataset.spec.observation_size, generator
+        exists, size = torch.from_numpy(windows.mask), self.dataset.spec.observation_size
+        clean, shown = held_beyond_the_end(
+            torch.from_numpy(windows.cells), exists, self.features, self.dataset.history, size
         )
-        unknown = exists & ~known
+        known = draw_known(self.mix, shown, self.static, self.dataset.history, size, generator)
+        unknown = shown & ~known
         levels = draw_levels(self.mix, unknown.any(-1), self.patch_size, generator)
         noise = torch.randn(clean.shape, generator=generator)
         sample = torch.where(unknown, torch.lerp(clean, noise, levels[..., None]), clean)
-        clean, exists, known, unknown, levels, sample = (
-            tensor.to(self.device) for tensor in (clean, exists, known, unknown, levels, sample)
+        learned = unknown & exists
+        clean, shown, known, learned, levels, sample = (
+            tensor.to(self.device) for tensor in (clean, shown, known, learned, levels, sample)
         )
-        estimate = self.model(sample, levels, known, self.roles, exists.any(-1))
+        estimate = self.model(sample, levels, known, self.roles, shown.any(-1))
         weight = 1 / levels.clamp(min=0.05)[..., None]
-        loss = (weight * (estimate.float() - clean).square() * unknown).sum() / (weight * unknown).sum().clamp(min=1e-6)
+        loss = (weight * (estimate.float() - clean).square() * learned).sum() / (weight * learned).sum().clamp(min=1e-6)
         if not torch.isfinite(loss):
             raise FloatingPointError(_diagnosis(step, windows, estimate))
         return loss

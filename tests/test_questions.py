@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffplan.questions import KINDS, QuestionMix, draw_known, draw_levels
+from diffplan.questions import KINDS, QuestionMix, draw_known, draw_levels, held_beyond_the_end
 
 B, N, W, O, D, HISTORY = 64, 3, 8, 4, 6, 2
 
@@ -73,3 +73,27 @@ def test_levels_are_shared_by_a_window_or_apart_for_every_patch(share: float) ->
     assert ((levels[:, :, 1:] > 0) & (levels[:, :, 1:] <= 1)).all()
     assert torch.equal(levels[:, :, 1], levels[:, :, 3])
     assert torch.equal(levels[:, 0, 4], levels[:, 1, 7]) == (share == 0)
+
+
+def test_beyond_the_end_the_network_is_shown_that_the_last_observation_holds() -> None:
+    cells = torch.randn(1, 2, W, D, generator=torch.Generator().manual_seed(0))
+    exists = torch.ones(1, 2, W, D, dtype=torch.bool)
+    exists[0, 0, 5:] = False  # this agent's episode ends
+    exists[0, 0, 4, O:] = False  # its final observation has no action
+    exists[0, 1] = False  # this one is absent
+    cells = cells * exists
+    features = torch.ones(2, D, dtype=torch.bool)
+    held, shown = held_beyond_the_end(cells, exists, features, HISTORY, O)
+    assert shown[0, 0].all()
+    assert not shown[0, 1].any()
+    assert torch.equal(held[0, 0, :5], cells[0, 0, :5])
+    assert torch.equal(held[0, 0, 5:, :O], cells[0, 0, 4, :O].expand(W - 5, O))
+    assert (held[0, 0, 5:, O:] == 0).all()
+    assert (held[0, 1] == 0).all()
+
+
+def test_before_the_start_nothing_is_shown() -> None:
+    exists = torch.ones(1, 1, W, D, dtype=torch.bool)
+    exists[:, :, :HISTORY] = False
+    _, shown = held_beyond_the_end(torch.zeros(1, 1, W, D), exists, torch.ones(1, D, dtype=torch.bool), HISTORY, O)
+    assert torch.equal(shown, exists)
