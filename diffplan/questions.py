@@ -93,9 +93,9 @@ def held_beyond_the_end(
 ) -> tuple[Float[Tensor, "B N W D"], Bool[Tensor, "B N W D"]]:
     """What the network is shown of a window that reaches beyond its episode's end, and which entries it is shown.
 
-    """What the network is shown of a window that reaches beyond its episode's end, and which entries that are.
-    those agents' cells beyond the end are shown, as if the last observation held. They are context, not data: no loss
-    is taken on them. (Cutting them from the grid instead makes plans near an episode's end break down.)
+    A planner never knows where an episode ends: it plans all H steps of every agent that is present. So training, too,
+    shows those agents' cells beyond the end, as if the last observation held. They are context, not data: no loss is
+    taken on them. (Cutting them from the grid instead makes plans near an episode's end break down.)
     """
     there = exists.any(-1)
     step = torch.arange(cells.shape[2])
