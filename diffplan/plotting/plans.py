@@ -203,7 +203,7 @@ def plot_denoising(plan: Plan, columns: int = 5) -> Figure:
     figure = Figure((2.3 * len(steps), 2.6), layout="constrained")
     for axes, step in zip(figure.subplots(1, len(steps), squeeze=False)[0], steps, strict=True):
         _denoising_lines(axes, plan, paths, step)
-        axes.set_title(f"step {step + 1} of {len(paths)}")
+        axes.set_title(f"step {step} of {len(paths) - 1}" if step else "noise")
     return figure
 
 
@@ -216,7 +216,7 @@ def animate_denoising(plan: Plan) -> UInt8[np.ndarray, "K height width 3"]:
     lines = _denoising_lines(axes, plan, paths, step=0)
     frames = []
     for step, by_agent in enumerate(paths):
-        axes.set_title(f"denoising step {step + 1} of {len(paths)}")
+        axes.set_title(f"denoising step {step} of {len(paths) - 1}")
         for name, candidates in by_agent.items():
             for line, path in zip(lines[name], candidates, strict=True):
                 line.set_data(*path.T)
