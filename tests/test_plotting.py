@@ -151,7 +151,7 @@ def test_plans_and_episodes_of_other_teams_are_refused(plan, arms, episodes):
 
 def test_denoising_shows_the_first_and_the_last_step(plan):
     figure = plot_denoising(plan, columns=3)
-    assert [axes.get_title() for axes in figure.axes] == ["step 1 of 4", "step 3 of 4", "step 4 of 4"]
+    assert [axes.get_title() for axes in figure.axes] == ["noise", "step 2 of 3", "step 3 of 3"]
     for axes, step in zip(figure.axes, (0, 2, 3), strict=True):
         drawn = np.array([line.get_xydata() for line in axes.lines])
         expected = plan.chain[step].swapaxes(0, 1).reshape(-1, H, 8)[..., :2]
