@@ -201,6 +201,32 @@ def test_a_save_that_fails_leaves_the_old_planner_whole(planner, observations, t
     assert [path.name for path in tmp_path.iterdir()] == ["planner"]
 
 
+def test_a_saved_planner_keeps_the_order_of_agents_and_roles(tmp_path: Path) -> None:
+    speaker, listener = dp.Role(4, (-1.0,), (1.0,)), dp.Role(2, (-1.0, -1.0), (1.0, 1.0))
+    spec = dp.JointSpec({"zoe": "speaker", "abe": "listener"}, {"speaker": speaker, "listener": listener})
+    normalizer = dp.Normalizer("gaussian", [[0.0] * 6, [1.0] * 6], [[1.0] * 6, [2.0] * 6])
+    denoiser = dp.JointDenoiser(size=6, window=8, num_roles=2, width=16, depth=1)
+    dp.DiffusionPlanner(denoiser, make_scheduler("flow"), normalizer, spec, 8).save_pretrained(tmp_path / "planner")
+    reloaded = dp.DiffusionPlanner.from_pretrained(tmp_path)
+    assert reloaded.spec.names == ("zoe", "abe")
+    assert list(reloaded.spec.roles) == ["speaker", "listener"]
+
+
+def test_saving_over_something_that_is_no_planner_is_refused(planner, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match="run is not a planner and would be replaced"):
+        planner.save_pretrained(tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == "{}"
+
+
+def test_a_planner_in_the_working_folder_is_found(planner, tmp_path: Path, monkeypatch) -> None:
+    planner.save_pretrained(tmp_path / "run" / "planner")
+    for folder in ("run", "run/planner"):
+        monkeypatch.chdir(tmp_path / folder)
+        assert dp.DiffusionPlanner.from_pretrained(".").horizon == HORIZON
+
+
 def test_a_folder_without_a_planner_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a saved planner .*diffplan train"):
         dp.DiffusionPlanner.from_pretrained(tmp_path)

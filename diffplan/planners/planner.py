@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffplan.datasets.normalizer import Normalizer
+from diffplan.files import read_json, write_json
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels
-from diffplan.planners.saving import find_planner, load_components, whole_folder
+from diffplan.planners.saving import INDEX, find_planner, load_components, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
 
@@ -118,11 +119,18 @@ class DiffusionPlanner(DiffusionPipeline):
         return cls(denoiser, make_scheduler("flow"), dataset.normalizer, dataset.spec, dataset.horizon, dataset.history)
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> None:
-        """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON, a manifest of SHA-256."""
+        """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON, a manifest of SHA-256.
+
+        Raises:
+            ValueError: the folder holds something other than a planner, which would be lost.
+            OSError: the folder cannot be written; a planner that was there before is unchanged.
+        """
         if unused:
             raise TypeError(f"save_pretrained takes only a folder, got also {sorted(unused)}.")
         with whole_folder(Path(save_directory)) as folder:
             super().save_pretrained(folder)
+            index = read_json(folder / INDEX)  # diffusers sorts keys, but the order of agents and roles has a meaning
+            write_json(folder / INDEX, {**index, "spec": self.spec.to_dict()})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **unused: Any) -> Self:

@@ -28,7 +28,15 @@ CONFIG_FILES = {"denoiser": "config.json", "scheduler": "scheduler_config.json",
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder; on success it gets a manifest and replaces ``path``, on failure it is removed."""
+    """Yields a temporary folder; on success it gets a manifest and replaces ``path``, on failure it is removed.
+
+    Raises:
+        ValueError: ``path`` holds something other than a planner, which would be lost.
+        OSError: it cannot be written; what was there before is unchanged.
+    """
+    path = path.resolve()
+    if path.exists() and not (path.is_dir() and ((path / INDEX).is_file() or not any(path.iterdir()))):
+        raise ValueError(f"{path} is not a planner and would be replaced; choose a folder that is new or empty.")
     temporary, old = path.with_name(f".{path.name}.tmp"), _old(path)
     with explained_write_errors(path):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -51,7 +59,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def find_planner(path: str | Path) -> Path:
     """The planner's folder: ``path``, or ``path/planner`` of a training run. Raises ``ValueError`` if there is none."""
-    for folder in (Path(path), Path(path) / "planner"):
+    for folder in (Path(path).resolve(), Path(path).resolve() / "planner"):
         for candidate in (folder, _old(folder)):
             if (candidate / INDEX).is_file():
                 return candidate
