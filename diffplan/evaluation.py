@@ -37,7 +37,7 @@ class EvaluationReport:
     """What happened in every episode, in physical units; ``summary`` gives means with intervals.
 
     Args:
-        success: whether the episode succeeded (NaN where the environment does not say).
+        success: whether every agent succeeded, by the last that the environment said of it (NaN where it does not).
         returns: reward summed over steps, mean over agents.
         contacts: contacts that the environment counted (NaN where it does not).
         steps: environment steps; for a success, its makespan.
@@ -54,7 +54,7 @@ class EvaluationReport:
 
     def summary(self) -> dict[str, Interval]:
         """Success rate, contact rate, return, and makespan (s, or steps where dt is 1) of the successes."""
-        columns = {"success": self.success, "contacts": [min(1.0, c) for c in self.contacts], "return": self.returns}
+        columns = {"success": self.success, "contacts": np.minimum(1.0, self.contacts).tolist(), "return": self.returns}
         columns["steps"] = [float(s) for s, won in zip(self.steps, self.success, strict=True) if won] or [np.nan]
         return {name: mean_interval([values]) for name, values in columns.items() if not np.isnan(values).all()}
 
@@ -151,14 +151,17 @@ def run_batch(
     observations: list[Observations | None] = [env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)]
     policy.reset(seeds)
     rows = [(np.nan, 0.0, np.nan, 0)] * len(envs)
+    won: list[dict[str, float]] = [{} for _ in envs]
     while any(observations):
         for index, actions in enumerate(policy(observations)):
             if actions is None:
                 continue
             env, (_, total, _, steps) = envs[index], rows[index]
             seen, rewards, _, _, infos = env.step(actions)
+            won[index] |= {name: float(info["success"]) for name, info in infos.items() if "success" in info}
+            success = min(won[index].values(), default=np.nan)
             info: Mapping[str, Any] = next(iter(infos.values()), {})
-            success, contacts = float(info.get("success", np.nan)), float(info.get("contacts", np.nan))
+            contacts = float(info.get("contacts", np.nan))
             total += sum(map(float, rewards.values())) / len(env.possible_agents)
             rows[index] = (success, total, contacts, steps + 1)
             observations[index] = {name: seen[name] for name in env.agents} if env.agents else None

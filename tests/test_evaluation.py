@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pettingzoo import ParallelEnv
 
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
@@ -74,6 +75,30 @@ def test_an_expert_succeeds_where_evaluation_counts_success(crossing_store: Path
     expert = Expert()
     report = dp.evaluate(expert, lambda: expert.env, episodes=3, batch_size=1)
     assert report.success == [1, 1, 1]
+
+
+class Relay(ParallelEnv):
+    """The first agent leaves after one step without success; the second succeeds one step later."""
+
+    metadata = {"name": "relay"}  # noqa: RUF012
+    possible_agents = ["first", "second"]  # noqa: RUF012
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        self.agents = list(self.possible_agents)
+        return {name: np.zeros(1) for name in self.agents}, {}
+
+    def step(self, actions: dict) -> tuple[dict, ...]:
+        acting, self.agents = self.agents, ["second"] if len(self.agents) == 2 else []
+        infos = {name: {"success": name == "second"} for name in acting}
+        return {name: np.zeros(1) for name in acting}, dict.fromkeys(acting, 1.0), {}, {}, infos
+
+
+def test_a_team_succeeds_only_if_those_who_left_early_did() -> None:
+    assert dp.evaluate(Still(), Relay(), episodes=2).success == [0, 0]
+
+
+def test_an_environment_that_counts_no_contacts_has_no_contact_rate() -> None:
+    assert set(dp.evaluate(Still(), Relay(), episodes=2).summary()) == {"success", "return"}
 
 
 def test_nothing_to_evaluate_is_refused() -> None:
