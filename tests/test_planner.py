@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import diffplan as dp
-from diffplan.planners import make_scheduler
+from diffplan.planners import Question, make_scheduler
 from diffplan.trajectory import Cells, Plan
 
 HORIZON, HISTORY = 8, 4
@@ -236,6 +236,20 @@ def test_a_crash_between_the_two_renames_of_a_save_loses_nothing(planner, tmp_pa
     planner.save_pretrained(tmp_path / "planner")
     shutil.move(tmp_path / "planner", tmp_path / ".planner.old")
     assert dp.DiffusionPlanner.from_pretrained(tmp_path).horizon == HORIZON
+
+
+def test_actions_are_read_off_the_observations_alone_whatever_the_warm_start(planner, observations) -> None:
+    plan = planner(observations, seed=1)
+    given = Cells(plan.observations[0], np.full_like(plan.actions[0], np.nan))
+    cold, warm = (planner(observations, given=given, warm_start=w, decode_actions=True) for w in (None, plan))
+    np.testing.assert_allclose(warm.actions, cold.actions, atol=1e-5)
+
+
+def test_warm_and_cold_questions_do_not_mix(planner, observations) -> None:
+    questions = [Question(observations), Question(observations, warm_start=planner(observations))]
+    with pytest.raises(ValueError, match="some questions have a warm_start and some do not"):
+        planner.answer(questions)
+    assert planner.answer([]) == []
 
 
 def test_decoding_keeps_the_planned_observations_and_reads_other_actions_off_them(planner, observations) -> None:

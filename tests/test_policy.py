@@ -34,7 +34,7 @@ def test_a_policy_plans_anew_after_the_steps_it_executes(planner) -> None:
 
 
 def test_later_actions_are_those_of_the_plan_that_is_followed(planner) -> None:
-    policy = dp.RecedingHorizonPolicy(planner)
+    policy = dp.RecedingHorizonPolicy(planner, execute_steps=2)
     _, observations = start((0,))
     policy.reset([0])
     (actions,) = policy(observations)
@@ -60,6 +60,29 @@ def test_environments_that_ended_get_no_actions(planner) -> None:
     _, observations = start((0, 1))
     policy.reset([0, 1])
     assert policy([None, observations[1]])[0] is None
+
+
+@pytest.mark.parametrize("deadline_ms", [None, 1e-6])
+def test_an_agent_that_joins_between_two_plans_acts_at_once(planner, deadline_ms: float | None) -> None:
+    policy = dp.RecedingHorizonPolicy(planner, execute_steps=4)
+    _, (observations,) = start((0,))
+    policy.reset([0])
+    (alone,) = policy([{"robot_0": observations["robot_0"]}])
+    policy.deadline_ms = deadline_ms
+    (both,) = policy([observations])
+    assert (list(alone), list(both)) == (["robot_0"], ["robot_0", "robot_1"])
+    assert policy.stats.plans == [1, 1]
+    assert (both["robot_1"] == 0).all() == (deadline_ms is not None)
+
+
+def test_an_agent_that_left_gets_no_actions(planner) -> None:
+    policy = dp.RecedingHorizonPolicy(planner, execute_steps=4)
+    _, (observations,) = start((0,))
+    policy.reset([0])
+    policy([observations])
+    (actions,) = policy([{"robot_1": observations["robot_1"]}])
+    assert list(actions) == ["robot_1"]
+    assert policy.stats.plans == [1]
 
 
 def test_a_late_plan_never_reaches_the_robots_and_is_counted(planner) -> None:

@@ -200,20 +200,25 @@ class DiffusionPlanner(DiffusionPipeline):
         decode_actions: bool = False,
         return_chain: bool = False,
     ) -> list[Plan]:
-        """Samples plans for many questions in one batch; see ``__call__``."""
+        """Samples plans for many questions in one batch, all with a warm start or none; see ``__call__``."""
+        if not questions:
+            return []
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples}; ask for at least one.")
         values, exists = (torch.from_numpy(np.stack(parts)) for parts in zip(*map(self._grid, questions), strict=True))
         values, exists = values.to(self.device), exists.to(self.device)
         levels = noise_levels(self.scheduler, num_inference_steps)
-        warm = all(question.warm_start is not None for question in questions)
+        warm = questions[0].warm_start is not None
+        if any((question.warm_start is not None) != warm for question in questions):
+            raise ValueError("some questions have a warm_start and some do not; ask them in two calls.")
         if warm:
             levels = _from_level(levels, warm_start_level)
-        noise = torch.stack([self._noise(question.seed, num_samples) for question in questions]) * levels[0]
+        noise = torch.stack([self._noise(question.seed, num_samples) for question in questions])
+        noisy = noise * levels[0]
         if warm:
-            noise = noise + (1 - levels[0]) * torch.stack([self._warm(q, num_samples) for q in questions])
+            noisy = noisy + (1 - levels[0]) * torch.stack([self._warm(q, num_samples) for q in questions])
         known = ~values.isnan()
-        sample = torch.where(known[:, None], values[:, None], noise) * exists[:, None]
+        sample = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
         chain = self._sample(sample.flatten(0, 1), known, exists, levels, num_samples)
         if decode_actions:
             observed = torch.arange(self.spec.size, device=self.device) < self.spec.observation_size

@@ -1,5 +1,6 @@
 """Receding-horizon control: plan, execute the first steps, replan from where the world is now, warm-started."""
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ class _Episode:
 
 
 class RecedingHorizonPolicy:
-    """Acts by planning every ``execute_steps`` steps, for one environment or a batch of them.
+    """Acts by planning every ``execute_steps`` steps, and when an agent joins, for one environment or a batch of them.
 
     Args:
         planner: the planner; its spec must have the environment's agents (see ``for_spec``).
@@ -55,8 +56,8 @@ class RecedingHorizonPolicy:
         num_inference_steps: denoising steps of a first plan.
         warm_start_level: noise level from which later plans start, on the shifted last plan; None: always from noise.
         decode_actions: read actions off the planned observations, see ``DiffusionPlanner.__call__``.
-        deadline_ms: a plan that takes longer is not used: the robots follow the last one, or brake; counted in
-            ``stats``.
+        deadline_ms: a plan that takes longer (all plans of a batch are made together) is not used: the robots follow
+            the last one, or brake: the action nearest to 0; counted in ``stats``.
 
     Example:
         ``policy = RecedingHorizonPolicy(planner); policy.reset([0]); actions, = policy([observations])``
@@ -112,13 +113,13 @@ class RecedingHorizonPolicy:
                 f"{len(observations)} observations for {len(self._episodes)} episodes; call reset with a seed each."
             )
         live = [(episode, seen) for episode, seen in zip(self._episodes, observations, strict=True) if seen]
-        self._replan([(e, seen) for e, seen in live if e.plan is None or e.age >= self.execute_steps])
+        self._replan([(e, seen) for e, seen in live if e.age >= self.execute_steps or not _covers(e.plan, seen)])
         actions = iter([self._act(episode, seen) for episode, seen in live])
         return [next(actions) if seen else None for seen in observations]
 
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
-        warm = [(e, seen) for e, seen in due if e.plan is not None and self.warm_start_level is not None]
-        cold = [(e, seen) for e, seen in due if e.plan is None or self.warm_start_level is None]
+        warm = [one for one in due if self.warm_start_level is not None and _covers(one[0].plan, one[1])]
+        cold = [one for one in due if not any(one is other for other in warm)]
         for group in (cold, warm):
             if group:
                 self._plan(group, group is warm)
@@ -150,16 +151,20 @@ class RecedingHorizonPolicy:
 
     def _act(self, episode: _Episode, seen: Observations) -> Actions:
         spec, plan = self.planner.spec, episode.plan
+        _, present = spec.stack_observations(seen)
+        actions = spec.unstack_actions(np.zeros((spec.num_agents, spec.action_size), np.float32), present)
         if plan is not None and episode.age < plan.horizon:
-            actions = plan.actions_at(episode.age)
-            actions = {name: action for name, action in actions.items() if name in seen}
-        else:
-            _, present = spec.stack_observations(seen)
-            actions = spec.unstack_actions(np.zeros((spec.num_agents, spec.action_size), np.float32), present)
+            planned = plan.actions_at(episode.age)
+            actions |= {name: action for name, action in planned.items() if name in seen}
         episode.past.append((seen, actions))
         episode.age += 1
         episode.steps += 1
         return actions
+
+
+def _covers(plan: Plan | None, seen: Observations) -> bool:
+    """Whether there is a plan, and for every agent that is seen: it has none for one that joined since."""
+    return plan is not None and not set(seen) - set(itertools.compress(plan.spec.names, plan.agent_mask))
 
 
 def shifted(plan: Plan, steps: int) -> Plan:
