@@ -80,8 +80,8 @@ def test_an_expert_succeeds_where_evaluation_counts_success(crossing_store: Path
 class Relay(ParallelEnv):
     """The first agent leaves after one step without success; the second succeeds one step later."""
 
-    metadata = {"name": "relay"}  # noqa: RUF012
-    possible_agents = ["first", "second"]  # noqa: RUF012
+    metadata = {"name": "relay"}
+    possible_agents = ["first", "second"]
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         self.agents = list(self.possible_agents)
