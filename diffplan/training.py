@@ -89,7 +89,9 @@ def train(
         ValueError: planner and dataset do not fit, or the checkpoint is of another run.
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
-    _check(planner, dataset, steps, batch_size, out, resume)
+    _check(planner, dataset, out, resume, start_share)
+    _check_positive(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    half = _half(precision)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_world_size(accelerator.num_processes)
     if batch_size % accelerator.num_processes:
@@ -100,6 +102,7 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "ema_decay": ema_decay,
+        "bfloat16": half,
         "seed": seed,
         "mix": asdict(mix),
         "start_share": start_share,
@@ -119,7 +122,7 @@ def train(
     started = time.perf_counter()
     with _bar(progress and accelerator.is_main_process, steps, first) as advance:
         for step in range(first, steps):
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=_half(precision)):
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
                 loss = loss_of(step)
             run.update(loss, accelerator, learning_rate * _schedule(step, steps), step)
             if (step + 1) % log_every == 0 or step + 1 == steps:
@@ -240,6 +243,7 @@ class _Run:
                 f"{found[-1]} is of another run: {theirs} there, { ({key: facts[key] for key in differing}) } here; "
                 "resume with the same settings and data, or choose another folder."
             )
+        tensors = {name: tensor.to(next(iter(self.ema.values())).device) for name, tensor in tensors.items()}
         self.denoiser.load_state_dict({name: tensors[f"model.{name}"] for name in self.ema})
         self.ema = {name: tensors[f"ema.{name}"] for name in self.ema}
         for name, parameter in self.parameters.items():
@@ -302,20 +306,27 @@ def check_world_size(num_processes: int) -> None:
             )
 
 
+def _check_positive(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count}; it must be at least 1.")
+
+
 def _check(
-    planner: DiffusionPlanner, dataset: TrajectoryDataset, steps: int, batch_size: int, out: Any, resume: bool
+    planner: DiffusionPlanner, dataset: TrajectoryDataset, out: str | Path | None, resume: bool, start_share: float
 ) -> None:
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"steps={steps}, batch_size={batch_size}; both must be at least 1.")
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the run to continue.")
+    if not 0 <= start_share <= 1:
+        raise ValueError(f"start_share={start_share}; it is a share of the windows, 0 to 1.")
     if (planner.horizon, planner.history) != (dataset.horizon, dataset.history):
         raise ValueError(
             f"the planner has horizon={planner.horizon}, history={planner.history}, the dataset "
             f"horizon={dataset.horizon}, history={dataset.history}; load the dataset with the planner's."
         )
     planner.spec.check_same_roles(dataset.spec, "the planner", "the dataset")
-    if dataset.normalizer is None or planner.normalizer.config.center != dataset.normalizer.config.center:
+    theirs = dataset.normalizer and dataset.normalizer.config
+    if theirs is None or any(planner.normalizer.config[key] != theirs[key] for key in ("center", "scale")):
         raise ValueError(
             "the dataset is normalised otherwise than the planner; load it with normalizer=planner.normalizer."
         )

@@ -1,5 +1,7 @@
 """The command line, end to end through ``main``, on a store of a few short episodes and a tiny network."""
 
+import dataclasses
+import inspect
 import json
 import os
 import shlex
@@ -7,15 +9,17 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
 
+import diffplan as dp
 from diffplan.cli import main, parse
 from diffplan.commands import COMMANDS
 from diffplan.datasets import TrajectoryStore
-from diffplan.planners import DiffusionPlanner
+from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
 from diffplan.trajectory import Plan
 
 SHORT = ("--option", "max_steps=12")
@@ -81,6 +85,24 @@ def test_the_main_help_names_every_command_and_shows_the_way(capsys: pytest.Capt
     for line in said.splitlines():
         if line.startswith("  diffplan "):
             parse(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        ("collect", dp.collect_episodes),
+        ("train", dp.train),
+        ("evaluate", dp.evaluate),
+        ("evaluate", RecedingHorizonPolicy),
+    ],
+)
+def test_a_flag_has_the_default_of_the_argument_that_it_is_named_after(command: str, function: Callable):
+    arguments = inspect.signature(function).parameters
+    flags = {f.name: f.default for f in dataclasses.fields(COMMANDS[command]) if f.default is not dataclasses.MISSING}
+    defaults = {name: one.default for name, one in arguments.items() if one.default is not inspect.Parameter.empty}
+    shared = flags.keys() & defaults.keys()
+    assert len(shared) > 2
+    assert {name: flags[name] for name in shared} == {name: defaults[name] for name in shared}
 
 
 def test_a_collected_store_is_described_as_json(store: Path, capsys: pytest.CaptureFixture[str]):

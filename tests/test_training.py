@@ -12,6 +12,7 @@ import torch
 
 import diffplan as dp
 from diffplan.checkpoints import checkpoints
+from diffplan.planners.planner import has_bfloat16
 from diffplan.training import check_world_size
 
 SIZES = {"width": 16, "depth": 1}
@@ -111,6 +112,9 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path,
     dp.train(planner, dataset, **RUN, out=tmp_path / "run")
     with pytest.raises(ValueError, match="is of another run: {'seed': 0} there, {'seed': 3} here"):
         dp.train(planner, dataset, **RUN, out=tmp_path / "run", resume=True, seed=3)
+    other = "float32" if has_bfloat16() else "bfloat16"
+    with pytest.raises(ValueError, match="is of another run: {'bfloat16'"):
+        dp.train(planner, dataset, **RUN, out=tmp_path / "run", resume=True, precision=other)
     other = dp.collect_episodes(
         "crossing-v0", out=tmp_path / "other", episodes=2, workers=0, env_options={"num_robots": 2}, progress=False
     )
@@ -138,7 +142,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 0}, "steps=0, batch_size=4; both must be at least 1"),
+        ({"steps": 0}, "steps=0; it must be at least 1"),
+        ({"log_every": 0}, "log_every=0; it must be at least 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0; it must be at least 1"),
+        ({"start_share": 25}, "start_share=25; it is a share of the windows, 0 to 1"),
         ({"precision": "half"}, "choose 'auto', 'float32' or 'bfloat16'"),
         ({"resume": True}, "resume=True needs out="),
     ],
@@ -155,6 +162,10 @@ def test_planner_and_dataset_must_fit(crossing_store: Path) -> None:
         dp.train(planner, dp.load_dataset(crossing_store, horizon=4), **RUN)
     with pytest.raises(ValueError, match="normalised otherwise"):
         dp.train(planner, dp.load_dataset(crossing_store, horizon=8, normalizer="limits"), **RUN)
+    center, scale = (np.array(planner.normalizer.config[key]) for key in ("center", "scale"))
+    wider = dp.Normalizer("gaussian", center.tolist(), (2 * scale).tolist())
+    with pytest.raises(ValueError, match="normalised otherwise"):
+        dp.train(planner, dp.load_dataset(crossing_store, horizon=8, normalizer=wider), **RUN)
 
 
 def test_a_launcher_whose_processes_did_not_join_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

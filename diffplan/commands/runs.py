@@ -65,7 +65,7 @@ class Train:
     prediction: Literal["sample", "velocity"] = "sample"
     steps: int = 3_000
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     ema_decay: float = 0.999
     start_share: float = 0.25
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
