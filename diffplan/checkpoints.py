@@ -8,24 +8,31 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffplan.files import read_json, sha256, sync, write_json
+from diffplan.files import explained_write_errors, read_json, sha256, sync, write_json
 
 PREFIX = "step_"
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 2) -> None:
-    """Writes ``folder/step_000123`` (tensors, manifest, then the rename); removes all but the newest ``keep``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes ``folder/step_00000123`` (tensors, manifest, then the rename); removes all but the newest ``keep``.
+
+    Raises:
+        OSError: the disk is full or the folder read-only; the earlier checkpoints are whole.
+    """
     target, temporary = folder / f"{PREFIX}{step:08d}", folder / f".{PREFIX}{step:08d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    file = temporary / "state.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    sync(file)
-    write_json(temporary / "manifest.json", {"step": step, "sha256": sha256(file), **facts})
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-    sync(folder)
+    with explained_write_errors(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            file = temporary / "state.safetensors"
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+            sync(file)
+            write_json(temporary / "manifest.json", {"step": step, "sha256": sha256(file), **facts})
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            sync(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -39,13 +41,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def explained_write_errors(path: Path) -> Iterator[None]:
-    """Re-raises an ``OSError`` of the body as one line that names ``path``, the reason and the remedy."""
+    """Re-raises what went wrong with writing as one line (an ``OSError``) of ``path``, the reason and the remedy."""
     try:
         yield
-    except OSError as error:
-        reason = f"cannot write {path} ({error.strerror or error}); what was there before is unchanged"
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        reason = getattr(error, "strerror", None) or error
         remedy = "free some space, or choose a folder that you may write to"
-        raise OSError(error.errno, f"{reason}: {remedy}.") from error
+        text = f"cannot write {path} ({reason}); what was there before is unchanged: {remedy}."
+        number = getattr(error, "errno", None)
+        raise (OSError(number, text) if number else OSError(text)) from error
 
 
 def sync(path: Path) -> None:

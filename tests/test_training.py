@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import diffplan as dp
-from diffplan.checkpoints import checkpoints
+from diffplan.checkpoints import checkpoints, save_checkpoint
 from diffplan.planners.planner import has_bfloat16
 from diffplan.training import check_world_size
 
@@ -105,6 +106,19 @@ def test_a_damaged_checkpoint_is_refused_and_named(crossing_store: Path, tmp_pat
     file.write_bytes(content)
     with pytest.raises(ValueError, match="step_00000006/state.safetensors is damaged"):
         dp.train(planner, dataset, **RUN, out=tmp_path, resume=True)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints_and_says_what_to_do(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {"weight": torch.zeros(10)}, {})
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*step_00000002 .*File too large.*; what .*free some space"):
+            save_checkpoint(tmp_path, 2, {"weight": torch.zeros(1_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
 
 
 def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path, tmp_path: Path) -> None:
