@@ -182,7 +182,9 @@ class Plan:
         return self.sample(0 if self.values is None else int(np.argmax(self.values)))
 
     def sample(self, index: int) -> "Plan":
-        """One candidate, as a plan with S = 1."""
+        """One candidate, as a plan with S = 1. Raises ``IndexError`` when there is none of this index."""
+        if not -self.num_samples <= index < self.num_samples:
+            raise IndexError(f"sample {index} of a plan of {self.num_samples}.")
         keep = slice(index, index + 1) if index != -1 else slice(-1, None)
         values = None if self.values is None else self.values[keep]
         chain = None if self.chain is None else self.chain[:, keep]
@@ -198,17 +200,30 @@ class Plan:
 
     def positions(self, agent: str) -> Float[np.ndarray, "S H P"]:
         """Where one agent is planned to be (m), for every candidate."""
+        self._check_agents(agent)
         position = list(self.spec.role_of(agent).position)
         if not position:
             raise ValueError(f"agent {agent!r} has no position entries in its observation; set Role.position.")
         return self.observations[:, self.spec.names.index(agent)][..., position]
 
     def cells(self, *agents: str) -> Cells:
-        """What these agents intend (the best candidate's cells): an announcement that another robot can plan around."""
+        """What these agents intend (the best candidate's cells): an announcement that another robot can plan around.
+
+        Raises ``ValueError`` for an agent that the plan does not have, or that is absent and so intends nothing.
+        """
+        self._check_agents(*agents)
+        absent = [name for name in agents if not self.agent_mask[self.spec.names.index(name)]]
+        if absent:
+            raise ValueError(f"agents {absent} are absent from the plan, so there is nothing to announce for them.")
         cells, best = Cells.unknown(self.spec, self.horizon), self.best()
         for index in map(self.spec.names.index, agents):
             cells.observations[index], cells.actions[index] = best.observations[0, index], best.actions[0, index]
         return cells
+
+    def _check_agents(self, *agents: str) -> None:
+        unknown = [name for name in agents if name not in self.spec.agents]
+        if unknown:
+            raise ValueError(f"the plan has no agents {unknown}; it has {list(self.spec.agents)}.")
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, whole or not at all."""

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -78,6 +79,18 @@ def test_an_announcement_holds_one_agents_cells_and_nothing_else() -> None:
 def test_a_step_outside_the_plan_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("step=4 is outside the plan of 4 steps (0..3)")):
         make_plan().actions_at(4)
+
+
+def test_what_a_plan_does_not_hold_is_refused_and_named() -> None:
+    plan = make_plan()
+    alone = dataclasses.replace(plan, agent_mask=np.array([True, False]))
+    with pytest.raises(IndexError, match="sample 3 of a plan of 3"):
+        plan.sample(3)
+    for ask in (plan.cells, plan.positions):
+        with pytest.raises(ValueError, match=re.escape("the plan has no agents ['c']; it has ['a', 'b']")):
+            ask("c")
+    with pytest.raises(ValueError, match=re.escape("agents ['b'] are absent from the plan")):
+        alone.cells("b")
 
 
 def test_a_plan_survives_saving_and_a_damaged_file_is_named(tmp_path) -> None:

@@ -32,7 +32,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         prediction: ``"sample"``: the network's output is the clean sample; ``"velocity"``: it is (noise - sample).
 
     Raises:
-        ValueError: sizes that do not divide each other.
+        ValueError: sizes that are not positive or do not divide each other.
     """
 
     @register_to_config
@@ -49,6 +49,10 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         prediction: str = "sample",
     ):
         super().__init__()
+        sizes = {"size": size, "window": window, "num_roles": num_roles, "patch_size": patch_size}
+        sizes |= {"width": width, "depth": depth, "num_heads": num_heads}
+        if min(sizes.values()) < 1:
+            raise ValueError(f"{sizes}: every one must be at least 1.")
         if window % patch_size:
             near = window // patch_size * patch_size
             raise ValueError(

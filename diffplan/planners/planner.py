@@ -110,7 +110,7 @@ class DiffusionPlanner(DiffusionPipeline):
                 size=dataset.spec.size,
                 window=window,
                 num_roles=len(dataset.spec.roles),
-                patch_size=patch_size or next(size for size in (8, 4, 2, 1) if window % size == 0),
+                patch_size=next(s for s in (8, 4, 2, 1) if window % s == 0) if patch_size is None else patch_size,
                 width=width,
                 depth=depth,
                 agent_attention=agent_attention,
