@@ -169,6 +169,21 @@ def test_a_saved_planner_cannot_name_a_class_to_import(planner, tmp_path: Path) 
         dp.DiffusionPlanner.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model_index.json", [], "model_index.json lacks spec, horizon or history"),
+        ("model_index.json", {"spec": {}, "horizon": "8", "history": 4}, "lacks spec, horizon or history"),
+        ("denoiser/config.json", "owner/model", "denoiser/config.json does not describe a JointDenoiser"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_by_name(planner, tmp_path: Path, file: str, content, message: str) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    rewrite(tmp_path / "planner", file, json.dumps(content).encode())
+    with pytest.raises(ValueError, match=message):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
+
+
 def test_a_manifest_cannot_name_a_file_outside_its_folder(planner, tmp_path: Path) -> None:
     planner.save_pretrained(tmp_path / "planner")
     manifest = tmp_path / "planner" / "manifest.json"

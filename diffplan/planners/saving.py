@@ -83,9 +83,11 @@ def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not required <= set(manifest):
         raise ValueError(f"{folder}/{MANIFEST} lacks {sorted(required - set(manifest))}; save the planner again.")
     index = read_json(folder / INDEX)
+    kinds = {"spec": dict, "horizon": int, "history": int}
+    if not isinstance(index, dict) or not all(isinstance(index.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"{folder / INDEX} lacks spec, horizon or history; save the planner again.")
     components = {name: _component(folder, index, name) for name in COMPONENTS}
-    settings = {name: index.get(name) for name in ("spec", "horizon", "history")}
-    return components, settings
+    return components, {name: index[name] for name in kinds}
 
 
 def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
@@ -96,8 +98,11 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
         known = [one.__name__ for one in COMPONENTS[name]]
         raise ValueError(f"{folder / INDEX}: {name} is of class {class_name!r}, expected one of {known}.")
     file = folder / name / CONFIG_FILES[name]
+    config = read_json(file)
+    if not isinstance(config, dict):  # diffusers would take a word for the name of a model to download
+        raise ValueError(f"{file} does not describe a {class_name}: it holds no dictionary; save the planner again.")
     try:
-        component = matching[0].from_config(read_json(file))
+        component = matching[0].from_config(config)
         if isinstance(component, ModelMixin):
             component.load_state_dict(load_file(folder / name / WEIGHTS))
             component.eval()
