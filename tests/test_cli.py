@@ -237,7 +237,7 @@ def test_a_store_is_drawn(store: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ("collect crossing-v0 --out FILE/store --workers 0", "FILE"),
         ("data info OUT", "diffplan collect"),
         ("train OUT --out OUT", "diffplan collect"),
-        ("train STORE --out OUT --horizon 30", "patch_size=4"),
+        ("train STORE --out OUT --horizon 30 --patch-size 4", "patch_size=4"),
         ("train STORE --out FILE/run", "FILE"),
         ("plan OUT", "diffplan train"),
         ("plan STORE", "not a saved planner"),
