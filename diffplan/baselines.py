@@ -53,6 +53,8 @@ class BehaviorCloningPolicy:
     @torch.inference_mode()
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         live = [self.spec.stack_observations(seen) for seen in observations if seen]
+        if not live:
+            return [None] * len(observations)
         cells = np.zeros((len(live), self.spec.num_agents, 1, self.spec.size), np.float32)
         agent_mask = np.stack([mask for _, mask in live])
         O = self.spec.observation_size

@@ -100,6 +100,6 @@ def held_beyond_the_end(
     there = exists.any(-1)
     step = torch.arange(cells.shape[2])
     last = torch.where(there, step, 0).amax(-1, keepdim=True)
-    shown = there | (there[..., history, None] & (step > last))
+    shown = torch.where(step > history, there[..., history, None], there)
     held = cells.take_along_dim(last[..., None], dim=2) * (torch.arange(cells.shape[-1]) < observation_size)
-    return torch.where(there[..., None], cells, held * shown[..., None]), shown[..., None] & features[:, None]
+    return torch.where(there[..., None], cells, held) * shown[..., None], shown[..., None] & features[:, None]

@@ -315,6 +315,8 @@ def _check_positive(**counts: int) -> None:
 def _check(
     planner: DiffusionPlanner, dataset: TrajectoryDataset, out: str | Path | None, resume: bool, start_share: float
 ) -> None:
+    if out is not None and not resume and checkpoints(Path(out) / "checkpoints"):
+        raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the run to continue.")
     if not 0 <= start_share <= 1:

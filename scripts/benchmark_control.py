@@ -78,7 +78,7 @@ def train_and_evaluate(name: str, variant: str, seed: int, episodes: int) -> dic
         policy = train_behavior_cloning(dataset, joint=variant == CLONING, seed=seed)
     else:
         planner = dp.DiffusionPlanner.for_dataset(dataset, width=row.width, agent_attention=variant == JOINT, seed=seed)
-        dp.train(planner, dataset, steps=row.steps, seed=seed, out=path.with_suffix(""), progress=False)
+        dp.train(planner, dataset, steps=row.steps, seed=seed, out=path.with_suffix(""), resume=True, progress=False)
         policy = dp.RecedingHorizonPolicy(planner, row.execute_steps)
     env = dp.make(row.env, **row.options)
     report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()

@@ -134,6 +134,12 @@ def test_questions_that_make_no_sense_are_refused(planner, observations, change,
         planner(**arguments)
 
 
+def test_given_cells_of_absent_agents_are_refused(planner, observations) -> None:
+    announced = planner(observations).cells("robot_1")
+    with pytest.raises(ValueError, match=r"cells of absent agents \['robot_1'\]"):
+        planner({"robot_0": observations["robot_0"]}, given=announced)
+
+
 def test_given_cells_of_another_horizon_are_refused(planner, observations) -> None:
     with pytest.raises(ValueError, match=r"given cells have shape \(2, 5, 8\), expected \(2, 8, 8\)"):
         planner(observations, given=Cells.unknown(planner.spec, 5))

@@ -80,7 +80,7 @@ def test_beyond_the_end_the_network_is_shown_that_the_last_observation_holds() -
     exists = torch.ones(1, 2, W, D, dtype=torch.bool)
     exists[0, 0, 5:] = False  # this agent's episode ends
     exists[0, 0, 4, O:] = False  # its final observation has no action
-    exists[0, 1] = False  # this one is absent
+    exists[0, 1, : HISTORY + 2] = False  # this one joins later: no planner can know it yet
     cells = cells * exists
     features = torch.ones(2, D, dtype=torch.bool)
     held, shown = held_beyond_the_end(cells, exists, features, HISTORY, O)

@@ -121,6 +121,13 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_and_says_what_to_do(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
 
 
+def test_a_run_is_not_overwritten_unasked(crossing_store: Path, tmp_path: Path) -> None:
+    planner, dataset = fresh(crossing_store)
+    dp.train(planner, dataset, **RUN, out=tmp_path)
+    with pytest.raises(ValueError, match="already holds a run; pass resume=True"):
+        dp.train(planner, dataset, **RUN, out=tmp_path)
+
+
 def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path, tmp_path: Path) -> None:
     planner, dataset = fresh(crossing_store)
     dp.train(planner, dataset, **RUN, out=tmp_path / "run")

@@ -255,6 +255,11 @@ class DiffusionPlanner(DiffusionPipeline):
                 raise ValueError(
                     f"given cells have shape {given.shape}, expected {(spec.num_agents, self.horizon, spec.size)}."
                 )
+            absent = [name for i, name in enumerate(spec.names) if not agent_mask[i] and np.isfinite(given[i]).any()]
+            if absent:
+                raise ValueError(
+                    f"cells of absent agents {absent} are given; add them to observations (NaN if unseen)."
+                )
             future = values[:, self.history :]
             values[:, self.history :] = np.where(np.isnan(given), future, given)
         values = self.normalizer.normalize(values, spec.role_index)

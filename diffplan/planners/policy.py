@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diffplan.planners.planner import DiffusionPlanner, Question
-from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan
 
 
@@ -50,9 +50,9 @@ class RecedingHorizonPolicy:
     """Acts by planning every ``execute_steps`` steps, and when an agent joins, for one environment or a batch of them.
 
     Args:
-        planner: the planner; its spec must have the environment's agents (see ``for_spec``).
+        planner: the planner; its spec must have the environment's agents (see ``DiffusionPlanner.for_agents``).
         execute_steps: planned steps to execute before planning anew.
-        num_samples: candidates a plan; the best one is executed.
+        num_samples: candidates a plan; the one of highest value is executed, the first where there are no values.
         num_inference_steps: denoising steps of a first plan.
         warm_start_level: noise level from which later plans start, on the shifted last plan; None: always from noise.
         decode_actions: read actions off the planned observations, see ``DiffusionPlanner.__call__``.
@@ -84,18 +84,6 @@ class RecedingHorizonPolicy:
         self.decode_actions, self.deadline_ms = decode_actions, deadline_ms
         self.stats = PlanningStats()
         self._episodes: list[_Episode] = []
-
-    def for_spec(self, spec: JointSpec) -> "RecedingHorizonPolicy":
-        """The same policy for an environment's agents. Raises ``ValueError`` when the planner lacks their roles."""
-        return RecedingHorizonPolicy(
-            self.planner.for_agents(spec),
-            self.execute_steps,
-            self.num_samples,
-            self.num_inference_steps,
-            self.warm_start_level,
-            self.decode_actions,
-            self.deadline_ms,
-        )
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Starts one episode a seed; statistics go on counting."""
