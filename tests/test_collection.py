@@ -243,11 +243,11 @@ def test_ctrl_c_leaves_a_valid_store_and_the_rest_can_be_collected(tmp_path, imp
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     run = subprocess.Popen([sys.executable, script], env=environment, start_new_session=True, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (out / "shard_00000").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers, too
-    errors = run.communicate(timeout=60)[1].decode()
+    errors = run.communicate(timeout=180)[1].decode()
     assert run.returncode != 0 and errors.strip().splitlines()[-1] == "KeyboardInterrupt"
     store = TrajectoryStore.open(out)
     store.verify()
