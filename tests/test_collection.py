@@ -235,9 +235,11 @@ def test_ctrl_c_leaves_a_valid_store_and_the_rest_can_be_collected(tmp_path, imp
     script = tmp_path / "collect.py"
     script.write_text(
         textwrap.dedent(f"""
+        import signal
         from relay_for_workers import Relay, Steady, collect_episodes
 
         if __name__ == "__main__":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
             collect_episodes(Relay, Steady, out={str(out)!r}, episodes=20_000, seed=1, workers=1)
         """)
     )
