@@ -80,3 +80,17 @@ def test_velocity_prediction_returns_the_sample_itself_where_there_is_no_noise()
 def test_sizes_that_do_not_fit_are_refused_with_a_remedy(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_denoiser(**options)
+
+
+def test_a_denoiser_that_has_planned_can_still_be_trained():
+    denoiser = JointDenoiser(size=3, window=8, patch_size=4, width=12, depth=1, num_heads=3)
+    arguments = (
+        torch.randn(2, 5, 8, 3),
+        torch.rand(2, 5, 8),
+        torch.zeros(2, 5, 8, 3, dtype=torch.bool),
+        torch.zeros(5).int(),
+    )
+    with torch.inference_mode():
+        denoiser(*arguments)
+    denoiser(*arguments).sum().backward()
+    assert denoiser.relation_bias.grad is not None

@@ -8,6 +8,7 @@ feed-forward layers use squared ReLU (arXiv 2109.08668), which costs a twentieth
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -117,19 +118,24 @@ class JointDenoiser(ModelMixin, ConfigMixin):
     def _attention_bias(self, N: int, mask: Bool[Tensor, "_ N W"] | None) -> Tensor:
         """What every query adds to its score of every key, per block and head: learned by relation, -inf where cut."""
         T, p = self.num_tokens, self.config.patch_size
-        device = self.relation_bias.device
-        step = torch.arange(T, device=device)
-        earlier = (step[:, None] - step + T - 1)[None, :, None, :].expand(N, T, N, T)
-        other = ~torch.eye(N, dtype=torch.bool, device=device)[:, None, :, None].expand(N, T, N, T)
-        bias = self.relation_bias[..., other.long(), earlier]
+        relation, other = _relations(N, T, self.relation_bias.device)
+        bias = self.relation_bias.flatten(2)[..., relation][:, None]
         if not self.config.agent_attention:
             bias = bias.masked_fill(other, -torch.inf)
-        bias = bias.flatten(4, 5).flatten(2, 3)[:, None]
         if mask is not None:
             exists = mask.reshape(-1, 1, 1, N * T, p).any(-1)
-            itself = torch.eye(N * T, dtype=torch.bool, device=device)
+            itself = torch.eye(N * T, dtype=torch.bool, device=bias.device)
             bias = bias.masked_fill(~(exists | itself), -torch.inf)
         return bias
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # an inference tensor kept here could not be used in training
+def _relations(N: int, T: int, device: torch.device) -> tuple[Int[Tensor, "M M"], Bool[Tensor, "M M"]]:
+    """How tokens relate to each other, as an index into (another agent, how much earlier), and which are of others."""
+    agent, step = torch.arange(N * T, device=device) // T, torch.arange(N * T, device=device) % T
+    other = agent[:, None] != agent
+    return other * (2 * T - 1) + step[:, None] - step + T - 1, other
 
 
 class Block(nn.Module):
