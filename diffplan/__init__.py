@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffplan.envs import make
     from diffplan.evaluation import evaluate
     from diffplan.models import JointDenoiser
-    from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
+    from diffplan.planners import DiffusionPlanner, Question, RecedingHorizonPolicy, make_scheduler
     from diffplan.plotting import (
         animate_denoising,
         plot_comparison,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         plot_learning_curve,
         plot_plan,
     )
+    from diffplan.questions import QuestionMix
     from diffplan.rollout import record_rollout, save_video
     from diffplan.spec import JointSpec, Role
     from diffplan.training import train
@@ -41,6 +42,8 @@ __all__ = [
     "JointSpec",
     "Normalizer",
     "Plan",
+    "Question",
+    "QuestionMix",
     "RecedingHorizonPolicy",
     "Role",
     "Trajectory",
@@ -52,6 +55,7 @@ __all__ = [
     "evaluate",
     "load_dataset",
     "make",
+    "make_scheduler",
     "plot_comparison",
     "plot_dataset",
     "plot_denoising",
@@ -70,6 +74,8 @@ _HOMES = {
     "JointSpec": "spec",
     "Normalizer": "datasets",
     "Plan": "trajectory",
+    "Question": "planners",
+    "QuestionMix": "questions",
     "RecedingHorizonPolicy": "planners",
     "Role": "spec",
     "Trajectory": "trajectory",
@@ -80,6 +86,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "load_dataset": "datasets",
     "make": "envs",
+    "make_scheduler": "planners",
     "plot_comparison": "plotting",
     "plot_dataset": "plotting",
     "plot_denoising": "plotting",

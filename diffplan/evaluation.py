@@ -85,6 +85,7 @@ def evaluate(
     episodes: int = 100,
     seed: int = 0,
     batch_size: int = 50,
+    max_steps: int | None = None,
     progress: bool = False,
 ) -> EvaluationReport:
     """Runs a policy in closed loop, ``batch_size`` episodes side by side.
@@ -95,6 +96,7 @@ def evaluate(
             object works too, one episode at a time.
         episodes: how many; episode i starts from a seed that depends only on ``seed`` and i.
         batch_size: how many environments to hold at once.
+        max_steps: end every episode after so many steps; None: the environment alone ends them.
         progress: show a bar with the time left.
 
     Raises:
@@ -102,6 +104,8 @@ def evaluate(
     """
     if episodes < 1 or batch_size < 1:
         raise ValueError(f"episodes={episodes}, batch_size={batch_size}; both must be at least 1.")
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"max_steps={max_steps}; give a positive whole number, or None for the environment's own end.")
     envs = copies(env, min(episodes, batch_size))
     seeds = [episode_seed(seed, i) for i in range(episodes)]
     stats = getattr(policy, "stats", None)
@@ -113,7 +117,7 @@ def evaluate(
             task = bar.add_task("evaluating", total=episodes)
             for start in range(0, episodes, len(envs)):
                 chunk = seeds[start : start + len(envs)]
-                rows += run_batch(policy, envs[: len(chunk)], chunk, lambda: bar.advance(task))
+                rows += run_batch(policy, envs[: len(chunk)], chunk, max_steps, lambda: bar.advance(task))
     finally:
         for one in envs:
             if one is not env:
@@ -142,7 +146,11 @@ def copies(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> l
 
 
 def run_batch(
-    policy: Policy, envs: Sequence[ParallelEnv], seeds: Sequence[int], on_end: Callable[[], None] = lambda: None
+    policy: Policy,
+    envs: Sequence[ParallelEnv],
+    seeds: Sequence[int],
+    max_steps: int | None = None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> list[tuple[float, float, float, int]]:
     """Runs one episode in each environment, in step; returns (success, return, contacts, steps) of each.
 
@@ -164,7 +172,8 @@ def run_batch(
             contacts = float(info.get("contacts", np.nan))
             total += sum(map(float, rewards.values())) / len(env.possible_agents)
             rows[index] = (success, total, contacts, steps + 1)
-            observations[index] = {name: seen[name] for name in env.agents} if env.agents else None
-            if not env.agents:
+            over = not env.agents or steps + 1 == max_steps
+            observations[index] = None if over else {name: seen[name] for name in env.agents}
+            if over:
                 on_end()
     return rows

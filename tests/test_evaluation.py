@@ -104,3 +104,23 @@ def test_an_environment_that_counts_no_contacts_has_no_contact_rate() -> None:
 def test_nothing_to_evaluate_is_refused() -> None:
     with pytest.raises(ValueError, match="episodes=0"):
         dp.evaluate(Still(), "crossing-v0", episodes=0)
+
+
+class Endless(Relay):
+    """Nobody ever leaves."""
+
+    def step(self, actions: dict) -> tuple[dict, ...]:
+        return (
+            {name: np.zeros(1) for name in actions},
+            dict.fromkeys(actions, 1.0),
+            {},
+            {},
+            {name: {} for name in actions},
+        )
+
+
+def test_a_step_limit_ends_episodes_that_the_environment_does_not() -> None:
+    report = dp.evaluate(Still(), Endless(), episodes=2, max_steps=3)
+    assert report.steps == [3, 3] and report.returns == [3, 3]
+    with pytest.raises(ValueError, match="max_steps=0"):
+        dp.evaluate(Still(), Endless(), max_steps=0)

@@ -31,6 +31,15 @@ def in_words(value: Any) -> str:
     return str(value)
 
 
+STILLS, FILMS = (".png", ".svg", ".pdf"), (".mp4", ".gif")
+
+
+def check_ending(flag: str, path: Path, endings: tuple[str, ...] = STILLS) -> None:
+    """Raises ``ValueError`` if a picture cannot be written under that name; asked before any work starts."""
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"{flag} {path} ends in {path.suffix!r}; it can be one of {endings}.")
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
     """Writes a picture, whole or not at all; the suffix says in which format."""
     from diffplan.files import atomic_path

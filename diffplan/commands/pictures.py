@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diffplan.commands.output import save_figure, show, waiting
+from diffplan.commands.output import FILMS, STILLS, check_ending, save_figure, show, waiting
 from diffplan.commands.worlds import Options, Scheduler, load
 
 if TYPE_CHECKING:
     from diffplan.rollout import Rollout
     from diffplan.trajectory import Plan
 
-STILLS, FILMS = (".png", ".svg", ".pdf"), (".mp4", ".gif")
 ENDINGS = {"denoising": STILLS + FILMS, "rollout": FILMS}
 
 
@@ -56,9 +55,7 @@ class Plot:
     json: bool = False
 
     def run(self) -> None:
-        endings = ENDINGS.get(self.kind, STILLS)
-        if self.out.suffix.lower() not in endings:
-            raise ValueError(f"--out {self.out} ends in {self.out.suffix!r}; --kind {self.kind} writes {endings}.")
+        check_ending(f"--kind {self.kind} --out", self.out, ENDINGS.get(self.kind, STILLS))
         if self.out.suffix.lower() in FILMS:
             self._film()
         else:

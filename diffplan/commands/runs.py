@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from diffplan.commands.output import save_figure, show, waiting
+from diffplan.commands.output import check_ending, save_figure, show, waiting
 from diffplan.commands.worlds import Options, Run, Scheduler, load
 
 
@@ -155,6 +155,10 @@ class MakePlan:
     json: bool = False
 
     def run(self) -> None:
+        if self.plot:
+            check_ending("--plot", self.plot)
+        if self.out:
+            check_ending("--out", self.out, (".safetensors",))
         planner, env = load(self.path, self.scheduler, self.env, self.option)
         observations, _ = env.reset(seed=self.seed)
         plan = planner(
@@ -192,6 +196,7 @@ class Evaluate:
         episodes: how many.
         seed: settles every episode.
         batch_size: episodes side by side.
+        max_steps: end every episode after so many steps; by default the environment alone ends them.
         execute_steps: planned steps to execute before planning anew.
         num_samples: candidates a plan.
         num_inference_steps: denoising steps of a plan.
@@ -208,6 +213,7 @@ class Evaluate:
     episodes: int = 100
     seed: int = 0
     batch_size: int = 50
+    max_steps: int | None = None
     execute_steps: int = 1
     num_samples: int = 1
     num_inference_steps: int = 5
@@ -232,7 +238,13 @@ class Evaluate:
             self.deadline_ms,
         )
         report = evaluate(
-            policy, env, episodes=self.episodes, seed=self.seed, batch_size=self.batch_size, progress=not self.json
+            policy,
+            env,
+            episodes=self.episodes,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            max_steps=self.max_steps,
+            progress=not self.json,
         )
         if self.json:
             return show(report.to_dict(), as_json=True)
