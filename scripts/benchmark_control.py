@@ -25,6 +25,7 @@ from diffplan.files import read_json, write_json
 FOLDER = Path("runs/benchmark")
 JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"
 COMMAND = "python scripts/benchmark_control.py --rows {row} --seeds {seeds}"
+BASELINE_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ class Row:
     figure: str
     env: str
     options: dict[str, Any] = field(default_factory=dict)
-    data: tuple[tuple[int, dict[str, Any]], ...] = ()
     variants: tuple[str, ...] = (JOINT, ALONE, CLONING, CLONING_ALONE)
     episodes: int = 1_000
     horizon: int = 32
@@ -44,18 +44,17 @@ class Row:
     score: tuple[float, float] | None = None  # returns (mean over agents) that count as 0 and 100; None: success counts
 
 
+LARGE = {"episodes": 10_000, "variants": (JOINT, CLONING)}
 ROWS = {
-    "crossing_open_4": Row("crossing_open_4_success", "crossing-v0"),
-    "crossing_open_8": Row(
-        "crossing_open_8_success", "crossing-v0", {"num_robots": 8}, steps=5_000, variants=(JOINT, CLONING)
-    ),
+    "crossing_open_4": Row("crossing_open_4_success", "crossing-v0", steps=5_000),
+    "crossing_open_8": Row("crossing_open_8_success", "crossing-v0", {"num_robots": 8}, steps=7_000, **LARGE),
     "crossing_doorway_4": Row(
-        "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, variants=(JOINT, CLONING)
+        "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, steps=20_000, **LARGE
     ),
     "crossing_obstacles_4": Row(
-        "crossing_obstacles_4_success", "crossing-v0", {"layout": "obstacles"}, variants=(JOINT, CLONING)
+        "crossing_obstacles_4_success", "crossing-v0", {"layout": "obstacles"}, steps=8_000, **LARGE
     ),
-    "transport_3": Row("transport_3_success", "transport-v0", variants=(JOINT, CLONING)),
+    "transport_3": Row("transport_3_success", "transport-v0", steps=8_000, **LARGE),
     "simple_spread": Row(
         "simple_spread_expert_score",
         "mpe:simple_spread_v3",
@@ -96,14 +95,15 @@ def interval(row: Row, reports: list[dict[str, Any]]) -> Interval:
 def run(name: str, seeds: int, episodes: int, workers: int) -> Figure:
     row = ROWS[name]
     dp.collect_episodes(row.env, out=FOLDER / name / "data", episodes=row.episodes, env_options=row.options)
-    jobs = [(name, variant, seed, episodes) for variant in row.variants for seed in range(seeds)]
+    trained = {variant: seeds if variant == JOINT else min(seeds, BASELINE_SEEDS) for variant in row.variants}
+    jobs = [(name, variant, seed, episodes) for variant in row.variants for seed in range(trained[variant])]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         reports = dict(zip(jobs, pool.map(train_and_evaluate, *zip(*jobs, strict=True)), strict=True))
     unit, command = "share" if row.score is None else "points", COMMAND.format(row=name, seeds=seeds)
 
     def figure(label: str, variant: str, baselines: dict[str, Figure]) -> Figure:
-        mine = interval(row, [report for job, report in reports.items() if job[1] == variant])
-        return Figure(label, mine.value, mine.low, mine.high, unit, seeds, seeds * episodes, command, baselines)
+        mine, number = interval(row, [report for job, report in reports.items() if job[1] == variant]), trained[variant]
+        return Figure(label, mine.value, mine.low, mine.high, unit, number, number * episodes, command, baselines)
 
     beside = {variant: figure(variant, variant, {}) for variant in row.variants if variant != JOINT}
     return figure(row.figure, JOINT, beside)

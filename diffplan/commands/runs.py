@@ -199,9 +199,10 @@ class Evaluate:
         max_steps: end every episode after so many steps; by default the environment alone ends them.
         execute_steps: planned steps to execute before planning anew.
         num_samples: candidates a plan.
-        num_inference_steps: denoising steps of a plan.
+        num_inference_steps: denoising steps of a first plan.
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
         warm_start_level: noise level at which later plans start from the last one; 1 is pure noise.
+        warm_start_steps: denoising steps of those.
         decode_actions: read actions off the planned observations (inverse dynamics).
         deadline_ms: a plan that takes longer is not used, and counted.
         json: print the report, with every episode, as JSON.
@@ -218,7 +219,8 @@ class Evaluate:
     num_samples: int = 1
     num_inference_steps: int = 5
     scheduler: Scheduler | None = None
-    warm_start_level: float = 0.6
+    warm_start_level: float = 0.7
+    warm_start_steps: int = 1
     decode_actions: bool = False
     deadline_ms: float | None = None
     json: bool = False
@@ -230,12 +232,13 @@ class Evaluate:
         planner, env = load(self.path, self.scheduler, self.env, self.option)
         policy = RecedingHorizonPolicy(
             planner,
-            self.execute_steps,
-            self.num_samples,
-            self.num_inference_steps,
-            self.warm_start_level,
-            self.decode_actions,
-            self.deadline_ms,
+            execute_steps=self.execute_steps,
+            num_samples=self.num_samples,
+            num_inference_steps=self.num_inference_steps,
+            warm_start_level=self.warm_start_level,
+            warm_start_steps=self.warm_start_steps,
+            decode_actions=self.decode_actions,
+            deadline_ms=self.deadline_ms,
         )
         report = evaluate(
             policy,

@@ -164,7 +164,7 @@ class DiffusionPlanner(DiffusionPipeline):
         num_inference_steps: int = 5,
         seed: int = 0,
         warm_start: Plan | None = None,
-        warm_start_level: float = 0.6,
+        warm_start_level: float = 0.7,
         decode_actions: bool = False,
         return_chain: bool = False,
     ) -> Plan:
@@ -196,7 +196,7 @@ class DiffusionPlanner(DiffusionPipeline):
         questions: Sequence[Question],
         num_samples: int = 1,
         num_inference_steps: int = 5,
-        warm_start_level: float = 0.6,
+        warm_start_level: float = 0.7,
         decode_actions: bool = False,
         return_chain: bool = False,
     ) -> list[Plan]:

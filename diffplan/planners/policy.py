@@ -55,6 +55,8 @@ class RecedingHorizonPolicy:
         num_samples: candidates a plan; the one of highest value is executed, the first where there are no values.
         num_inference_steps: denoising steps of a first plan.
         warm_start_level: noise level from which later plans start, on the shifted last plan; None: always from noise.
+        warm_start_steps: denoising steps of later plans. One step gives the mean of all plans near the last one, which
+            keeps its joint way but not the noise that was in the data; more steps sample anew, noise and all.
         decode_actions: read actions off the planned observations, see ``DiffusionPlanner.__call__``.
         deadline_ms: a plan that takes longer (all plans of a batch are made together) is not used: the robots follow
             the last one, or brake: the action nearest to 0; counted in ``stats``.
@@ -69,7 +71,8 @@ class RecedingHorizonPolicy:
         execute_steps: int = 1,
         num_samples: int = 1,
         num_inference_steps: int = 5,
-        warm_start_level: float | None = 0.6,
+        warm_start_level: float | None = 0.7,
+        warm_start_steps: int = 1,
         decode_actions: bool = False,
         deadline_ms: float | None = None,
     ):
@@ -80,8 +83,8 @@ class RecedingHorizonPolicy:
         if warm_start_level is not None and not 0 < warm_start_level <= 1:
             raise ValueError(f"warm_start_level={warm_start_level}; choose a noise level in (0, 1], or None.")
         self.planner, self.execute_steps, self.num_samples = planner, execute_steps, num_samples
-        self.num_inference_steps, self.warm_start_level = num_inference_steps, warm_start_level
-        self.decode_actions, self.deadline_ms = decode_actions, deadline_ms
+        self.num_inference_steps, self.warm_start_steps = num_inference_steps, warm_start_steps
+        self.warm_start_level, self.decode_actions, self.deadline_ms = warm_start_level, decode_actions, deadline_ms
         self.stats = PlanningStats()
         self._episodes: list[_Episode] = []
 
@@ -123,8 +126,9 @@ class RecedingHorizonPolicy:
             for episode, seen in group
         ]
         started = time.perf_counter()
+        steps = self.warm_start_steps if warm else self.num_inference_steps
         plans = self.planner.answer(
-            questions, self.num_samples, self.num_inference_steps, self.warm_start_level or 1.0, self.decode_actions
+            questions, self.num_samples, steps, self.warm_start_level or 1.0, self.decode_actions
         )
         elapsed = time.perf_counter() - started
         self.stats.seconds.append(elapsed)
