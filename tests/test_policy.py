@@ -62,6 +62,23 @@ def test_environments_that_ended_get_no_actions(planner) -> None:
     assert policy([None, observations[1]])[0] is None
 
 
+def test_a_later_plan_is_one_denoising_step_from_the_last_one(planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, forward = [], planner.denoiser.forward
+    monkeypatch.setattr(
+        planner.denoiser,
+        "forward",
+        lambda sample, levels, *rest: (calls.append(float(levels.max())), forward(sample, levels, *rest))[1],
+    )
+    policy = dp.RecedingHorizonPolicy(planner, num_inference_steps=4, warm_start_level=0.6)
+    _, observations = start((0,))
+    policy.reset([0])
+    policy(observations)
+    assert np.allclose(calls, [1, 0.75, 0.5, 0.25])
+    calls.clear()
+    policy(observations)
+    assert np.allclose(calls, [0.6])
+
+
 @pytest.mark.parametrize("deadline_ms", [None, 1e-6])
 def test_an_agent_that_joins_between_two_plans_acts_at_once(planner, deadline_ms: float | None) -> None:
     policy = dp.RecedingHorizonPolicy(planner, execute_steps=4)
