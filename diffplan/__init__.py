@@ -13,7 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffplan.datasets import Normalizer, TrajectoryDataset, TrajectoryStore, collect_episodes, load_dataset
+    from diffplan.datasets import (
+        Normalizer,
+        TrajectoryDataset,
+        TrajectoryStore,
+        collect_episodes,
+        load_dataset,
+        merge_stores,
+    )
     from diffplan.envs import make
     from diffplan.evaluation import evaluate
     from diffplan.models import JointDenoiser
@@ -56,6 +63,7 @@ __all__ = [
     "load_dataset",
     "make",
     "make_scheduler",
+    "merge_stores",
     "plot_comparison",
     "plot_dataset",
     "plot_denoising",
@@ -87,6 +95,7 @@ _HOMES = {
     "load_dataset": "datasets",
     "make": "envs",
     "make_scheduler": "planners",
+    "merge_stores": "datasets",
     "plot_comparison": "plotting",
     "plot_dataset": "plotting",
     "plot_denoising": "plotting",

@@ -8,6 +8,7 @@ by side, one thread each. ``two_arm_lift`` needs the ``robots`` extra.
 
 import argparse
 import os
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Row:
     figure: str
     env: str
     options: dict[str, Any] = field(default_factory=dict)
+    trained_on: tuple[dict[str, Any], ...] = ()  # options of the environments of the data, where they are others
     variants: tuple[str, ...] = (JOINT, ALONE, CLONING, CLONING_ALONE)
     episodes: int = 1_000
     horizon: int = 32
@@ -48,6 +50,15 @@ LARGE = {"episodes": 10_000, "variants": (JOINT, CLONING)}
 ROWS = {
     "crossing_open_4": Row("crossing_open_4_success", "crossing-v0", steps=5_000),
     "crossing_open_8": Row("crossing_open_8_success", "crossing-v0", {"num_robots": 8}, steps=7_000, **LARGE),
+    "zero_shot_8": Row(
+        "zero_shot_8_success",
+        "crossing-v0",
+        {"num_robots": 8},
+        ({"num_robots": 4}, {"num_robots": 6}),
+        variants=(JOINT,),
+        episodes=10_000,
+        steps=7_000,
+    ),
     "crossing_doorway_4": Row(
         "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, steps=20_000, **LARGE
     ),
@@ -63,7 +74,9 @@ ROWS = {
         horizon=12,
         score=(-26.6, -6.17),
     ),
-    "two_arm_lift": Row("two_arm_lift_success", "robosuite:TwoArmLift", episodes=200, variants=(JOINT, CLONING)),
+    "two_arm_lift": Row(
+        "two_arm_lift_success", "robosuite:TwoArmLift", episodes=200, steps=6_000, variants=(JOINT, CLONING)
+    ),
 }
 
 
@@ -72,17 +85,29 @@ def train_and_evaluate(name: str, variant: str, seed: int, episodes: int) -> dic
     row, path = ROWS[name], FOLDER / name / f"{variant}_{seed}.json".replace(" ", "_")
     if path.exists():
         return read_json(path)
+    env = dp.make(row.env, **row.options)
     dataset = dp.load_dataset(FOLDER / name / "data", horizon=row.horizon, normalizer="gaussian")
     if variant in (CLONING, CLONING_ALONE):
         policy = train_behavior_cloning(dataset, joint=variant == CLONING, seed=seed)
     else:
         planner = dp.DiffusionPlanner.for_dataset(dataset, width=row.width, agent_attention=variant == JOINT, seed=seed)
         dp.train(planner, dataset, steps=row.steps, seed=seed, out=path.with_suffix(""), resume=True, progress=False)
-        policy = dp.RecedingHorizonPolicy(planner, row.execute_steps)
-    env = dp.make(row.env, **row.options)
+        policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec), row.execute_steps)
     report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
     write_json(path, report)
     return report
+
+
+def collect(row: Row, out: Path) -> None:
+    """Records the row's data; of several environments into stores of their own, merged into one."""
+    if not row.trained_on:
+        dp.collect_episodes(row.env, out=out, episodes=row.episodes, env_options=row.options)
+    else:
+        shutil.rmtree(out, ignore_errors=True)
+        parts = [out.with_name(f"{out.name}_{index}") for index in range(len(row.trained_on))]
+        for options, part in zip(row.trained_on, parts, strict=True):
+            dp.collect_episodes(row.env, out=part, episodes=row.episodes // len(parts), env_options=options)
+        dp.merge_stores(parts, out)
 
 
 def interval(row: Row, reports: list[dict[str, Any]]) -> Interval:
@@ -94,7 +119,7 @@ def interval(row: Row, reports: list[dict[str, Any]]) -> Interval:
 
 def run(name: str, seeds: int, episodes: int, workers: int) -> Figure:
     row = ROWS[name]
-    dp.collect_episodes(row.env, out=FOLDER / name / "data", episodes=row.episodes, env_options=row.options)
+    collect(row, FOLDER / name / "data")
     trained = {variant: seeds if variant == JOINT else min(seeds, BASELINE_SEEDS) for variant in row.variants}
     jobs = [(name, variant, seed, episodes) for variant in row.variants for seed in range(trained[variant])]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:

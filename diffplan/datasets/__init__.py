@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffplan.datasets.collection import collect_episodes, run_episode
+    from diffplan.datasets.merging import merge_stores
     from diffplan.datasets.normalizer import Normalizer
     from diffplan.datasets.store import TrajectoryStore
     from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, load_dataset
@@ -19,6 +20,7 @@ __all__ = [
     "WindowBatch",
     "collect_episodes",
     "load_dataset",
+    "merge_stores",
     "run_episode",
 ]
 
@@ -29,6 +31,7 @@ _HOMES = {
     "WindowBatch": "windows",
     "collect_episodes": "collection",
     "load_dataset": "windows",
+    "merge_stores": "merging",
     "run_episode": "collection",
 }
 

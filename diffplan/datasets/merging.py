@@ -1,0 +1,60 @@
+"""Putting stores together: data of several teams or skills, to train one planner on all of them."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from diffplan.datasets.store import TrajectoryStore
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Trajectory
+
+_SHARD = 1_000  # episodes
+
+
+def merge_stores(paths: Sequence[str | Path], out: str | Path) -> TrajectoryStore:
+    """Writes all episodes of several stores to a new one; agents that a store does not have are absent in its episodes.
+
+    The merged store is of the environment of the store with the most agents.
+
+    Raises:
+        ValueError: no stores, one with roles that the largest team's lacks, an agent of two roles, different dt, or
+            ``out`` is a store already.
+    """
+    stores = [TrajectoryStore.open(path) for path in paths]
+    if not stores:
+        raise ValueError("no stores to merge; give at least one.")
+    spec = _union(stores)
+    source = "merged: " + "; ".join(store.source for store in stores)
+    merged = TrajectoryStore.create(out, spec, source)
+    for store in stores:
+        episodes: Iterator[Trajectory] = (_among(spec, episode) for episode in store)
+        while chunk := list(itertools.islice(episodes, _SHARD)):
+            merged.append(chunk)
+    return merged
+
+
+def _union(stores: Sequence[TrajectoryStore]) -> JointSpec:
+    largest = max(stores, key=lambda store: store.spec.num_agents)
+    agents = dict(largest.spec.agents)
+    for store in stores:
+        largest.spec.check_same_roles(store.spec, str(largest.path), str(store.path))
+        for name, role in store.spec.agents.items():
+            if agents.setdefault(name, role) != role:
+                raise ValueError(f"{name!r} is a {role!r} in {store.path}, but a {agents[name]!r} in {largest.path}.")
+    return replace(largest.spec, agents=agents)
+
+
+def _among(spec: JointSpec, episode: Trajectory) -> Trajectory:
+    """The same episode in a team of more agents, which are absent."""
+    columns = [spec.names.index(name) for name in episode.spec.names]
+
+    def spread(array: np.ndarray) -> np.ndarray:
+        wide = np.zeros((len(array), spec.num_agents, *array.shape[2:]), array.dtype)
+        wide[:, columns] = array
+        return wide
+
+    names = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
+    return replace(episode, spec=spec, **{name: spread(getattr(episode, name)) for name in names})
