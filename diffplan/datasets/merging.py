@@ -56,5 +56,13 @@ def _among(spec: JointSpec, episode: Trajectory) -> Trajectory:
         wide[:, columns] = array
         return wide
 
-    names = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
-    return replace(episode, spec=spec, **{name: spread(getattr(episode, name)) for name in names})
+    return Trajectory(
+        spec,
+        spread(episode.observations),
+        spread(episode.actions),
+        spread(episode.rewards),
+        spread(episode.terminations),
+        spread(episode.truncations),
+        spread(episode.agent_mask),
+        episode.labels,
+    )
