@@ -122,13 +122,13 @@ def check_torch() -> Check:
     try:
         import torch
 
-        from diffplan.planners.planner import has_bfloat16
+        from diffplan.planners.planner import uses_bfloat16
 
         total = float((torch.ones(8, 8) @ torch.ones(8, 8)).sum())
     except (ImportError, OSError, RuntimeError) as error:
         return Check("torch computes", False, str(error), "reinstall torch for this machine: https://pytorch.org")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    detail = f"{device}, {torch.get_num_threads()} threads, bfloat16 {'fast' if has_bfloat16() else 'slow'}"
+    detail = f"{device}, {torch.get_num_threads()} threads, bfloat16 {'fast' if uses_bfloat16('auto') else 'slow'}"
     return Check("torch computes", total == 512, detail)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
-from diffplan.planners.planner import DiffusionPlanner, has_bfloat16
+from diffplan.planners.planner import DiffusionPlanner, uses_bfloat16
 from diffplan.questions import QuestionMix, draw_known, draw_levels, held_beyond_the_end
 
 WARMUP_STEPS = 100
@@ -91,7 +91,7 @@ def train(
     """
     _check(planner, dataset, out, resume, start_share)
     _check_positive(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
-    half = _half(precision)
+    half = uses_bfloat16(precision)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_world_size(accelerator.num_processes)
     if batch_size % accelerator.num_processes:
@@ -332,12 +332,6 @@ def _check(
         raise ValueError(
             "the dataset is normalised otherwise than the planner; load it with normalizer=planner.normalizer."
         )
-
-
-def _half(precision: str) -> bool:
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision={precision!r}; choose 'auto', 'float32' or 'bfloat16'.")
-    return precision == "bfloat16" or (precision == "auto" and has_bfloat16())
 
 
 def _schedule(step: int, steps: int) -> float:

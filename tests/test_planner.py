@@ -277,3 +277,14 @@ def test_decoding_keeps_the_planned_observations_and_reads_other_actions_off_the
     sampled, decoded = (planner(observations, num_samples=2, seed=3, decode_actions=flag) for flag in (False, True))
     np.testing.assert_allclose(decoded.observations, sampled.observations, atol=1e-5)
     assert np.abs(decoded.actions - sampled.actions).max() > 1e-3
+
+
+def test_in_float32_a_batch_is_planned_as_each_question_alone(planner, observations) -> None:
+    planner.precision = "float32"
+    questions = [dp.Question(observations, seed=seed) for seed in range(9)]
+    together, alone = planner.answer(questions), planner(observations, seed=8)
+    np.testing.assert_allclose(together[8].actions, alone.actions, atol=1e-5)
+    planner.precision = "half"
+    with pytest.raises(ValueError, match="precision='half'"):
+        planner(observations)
+    planner.precision = "auto"

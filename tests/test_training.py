@@ -13,7 +13,7 @@ import torch
 
 import diffplan as dp
 from diffplan.checkpoints import checkpoints, save_checkpoint
-from diffplan.planners.planner import has_bfloat16
+from diffplan.planners.planner import uses_bfloat16
 from diffplan.training import check_world_size
 
 SIZES = {"width": 16, "depth": 1}
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path,
     dp.train(planner, dataset, **RUN, out=tmp_path / "run")
     with pytest.raises(ValueError, match="is of another run: {'seed': 0} there, {'seed': 3} here"):
         dp.train(planner, dataset, **RUN, out=tmp_path / "run", resume=True, seed=3)
-    other = "float32" if has_bfloat16() else "bfloat16"
+    other = "float32" if uses_bfloat16("auto") else "bfloat16"
     with pytest.raises(ValueError, match="is of another run: {'bfloat16'"):
         dp.train(planner, dataset, **RUN, out=tmp_path / "run", resume=True, precision=other)
     other = dp.collect_episodes(
