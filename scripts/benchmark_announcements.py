@@ -1,8 +1,8 @@
 """Given one robot's announced plan, do the others' sampled plans fit it? Writes announced_plan_agreement.
 
 Uses the planners of ``benchmark_control.py --rows crossing_open_4``. From new starts, robot_0's plan is announced, and
-the others are sampled with another seed, told (``given``) or not told. They fit when all go round the centre the same
-way as robot_0 and nobody touches anybody. Writes to docs/results/control.json.
+the others are sampled with another seed, told (``given``) or not told; 10 denoising steps each. They fit when all go
+round the centre the same way as robot_0 and nobody touches anybody. Writes to docs/results/control.json.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from diffplan.envs.crossing_layouts import RADIUS
 from diffplan.evaluation import episode_seed, mean_interval
 
 COMMAND = "python scripts/benchmark_announcements.py --seeds {seeds}"
+DENOISING_STEPS = 10
 
 
 def fits(paths: np.ndarray) -> bool:
@@ -31,10 +32,10 @@ def agreement(planner: dp.DiffusionPlanner, starts: int, seed: int) -> dict[str,
     rows: dict[str, list[float]] = {"told": [], "not told": []}
     for start in range(starts):
         observations, _ = env.reset(seed=episode_seed(seed, start))
-        announced = planner(observations, seed=2 * start)
+        announced = planner(observations, num_inference_steps=DENOISING_STEPS, seed=2 * start)
         first = announced.positions("robot_0")
         for name, given in (("told", announced.cells("robot_0")), ("not told", None)):
-            plan = planner(observations, given=given, seed=2 * start + 1)
+            plan = planner(observations, given=given, num_inference_steps=DENOISING_STEPS, seed=2 * start + 1)
             others = [plan.positions(robot)[0] for robot in planner.spec.names[1:]]
             rows[name].append(float(fits(np.stack([first[0], *others]))))
     return rows

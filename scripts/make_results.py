@@ -11,7 +11,8 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 def readme() -> str:
     """The README with the figures of docs/results/control.json between its marks, each beside its baselines."""
     lines = ["| figure | diffplan | beside it | seeds, episodes | command |", "|---|---|---|---|---|"]
-    for one in read(RESULTS / "control.json"):
+    figures = read(RESULTS / "control.json")
+    for one in sorted(figures, key=lambda figure: figure.unit not in ("share", "points")):  # tasks before speeds
         beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
         value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"
         size = f"{one.seeds}, {one.episodes:,}"
