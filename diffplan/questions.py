@@ -23,6 +23,7 @@ class QuestionMix:
         partial: of a random set of agents nothing is known, not even their goals.
         nothing: the unconditional model.
         independent_levels: share of windows in which every patch of cells has a noise level of its own.
+        level_shift: 1 draws all noise levels alike; larger draws high ones more often (arXiv 2403.03206, eq. 23).
     """
 
     plan: float = 0.5
@@ -34,6 +35,7 @@ class QuestionMix:
     partial: float = 0.04
     nothing: float = 0.04
     independent_levels: float = 0.25
+    level_shift: float = 3.0
 
 
 KINDS = ("plan", "announced", "prefix", "goal", "forecast", "inverse", "partial", "nothing")
@@ -81,7 +83,8 @@ def draw_levels(
     shared = torch.rand(B, 1, 1, generator=generator).expand(B, N, W)
     apart = torch.rand(B, N, W // patch_size, generator=generator).repeat_interleave(patch_size, -1)
     independent = torch.rand(B, 1, 1, generator=generator) < mix.independent_levels
-    return (1 - torch.where(independent, apart, shared)) * unknown_cell
+    level = 1 - torch.where(independent, apart, shared)
+    return mix.level_shift * level / (1 + (mix.level_shift - 1) * level) * unknown_cell
 
 
 def held_beyond_the_end(

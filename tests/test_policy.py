@@ -73,7 +73,7 @@ def test_a_later_plan_is_one_denoising_step_from_the_last_one(planner, monkeypat
     _, observations = start((0,))
     policy.reset([0])
     policy(observations)
-    assert np.allclose(calls, [1, 0.75, 0.5, 0.25])
+    assert np.allclose(calls, [1, 0.9, 0.75, 0.5])
     calls.clear()
     policy(observations)
     assert np.allclose(calls, [0.6])

@@ -97,3 +97,13 @@ def test_before_the_start_nothing_is_shown() -> None:
     exists[:, :, :HISTORY] = False
     _, shown = held_beyond_the_end(torch.zeros(1, 1, W, D), exists, torch.ones(1, D, dtype=torch.bool), HISTORY, O)
     assert torch.equal(shown, exists)
+
+
+def test_a_level_shift_asks_more_often_at_high_noise_and_keeps_what_is_known() -> None:
+    unknown_cell = torch.rand(B, N, W, generator=torch.Generator().manual_seed(2)) < 0.7
+    alike, shifted = (
+        draw_levels(QuestionMix(level_shift=shift), unknown_cell, 2, torch.Generator().manual_seed(0))
+        for shift in (1.0, 3.0)
+    )
+    torch.testing.assert_close(shifted, 3 * alike / (1 + 2 * alike))
+    assert (shifted[~unknown_cell] == 0).all() and (shifted[unknown_cell] > alike[unknown_cell] - 1e-6).all()

@@ -25,7 +25,7 @@ SCHEDULERS = ("flow", "ddim", "dpm")
 def make_scheduler(name: str) -> Scheduler:
     """A diffusers scheduler set up for plans: ``"flow"`` (Euler), ``"ddim"`` or ``"dpm"`` (DPM-Solver++ 2M)."""
     if name == "flow":
-        return FlowMatchEulerDiscreteScheduler(shift=1.0)
+        return FlowMatchEulerDiscreteScheduler(shift=3.0)
     if name == "ddim":
         return DDIMScheduler(
             beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False, timestep_spacing="trailing"
