@@ -177,7 +177,8 @@ def start() -> tuple[Observations, dict[str, Any]]:
 def draw_plan(planner: DiffusionPlanner, out: Path) -> list[str]:
     """``plan.png``: what the planner imagines at the first evaluated start."""
     observations, goals = start()
-    save(plot_plan(planner(observations, num_samples=CANDIDATES, seed=SEED), goals=goals), out / "plan.png")
+    plan = planner(observations, num_samples=CANDIDATES, num_inference_steps=DENOISING_STEPS, seed=SEED)
+    save(plot_plan(plan, goals=goals), out / "plan.png")
     return ["plan.png"]
 
 

@@ -45,6 +45,8 @@ def explained_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        if isinstance(error.__cause__, OSError | SafetensorError):
+            raise  # explained already, further in
         reason = getattr(error, "strerror", None) or error
         remedy = "free some space, or choose a folder that you may write to"
         text = f"cannot write {path} ({reason}); what was there before is unchanged: {remedy}."

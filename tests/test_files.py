@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from diffplan.files import atomic_path, inside, read_json, sha256, write_json
+from diffplan.files import atomic_path, explained_write_errors, inside, read_json, sha256, write_json
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
@@ -25,7 +25,7 @@ def test_a_full_disk_leaves_the_old_file_whole_and_says_what_to_do(tmp_path):
     write_json(tmp_path / "note.json", ["old"])
     code = f"""
 import resource
-from diffplan.files import write_json
+from diffplan.files import explained_write_errors, write_json
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 write_json({str(tmp_path / "note.json")!r}, ["new"] * 1000)
 """
@@ -70,3 +70,11 @@ def test_a_name_that_leaves_its_folder_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="leaves its folder"):
         inside(folder, name)
     assert inside(folder, "a/b.npy") == folder / "a" / "b.npy"
+
+
+def test_a_write_that_fails_is_explained_once(tmp_path):
+    outer, inner = (explained_write_errors(tmp_path / name) for name in ("outer", "inner"))
+    with pytest.raises(OSError, match="cannot write") as caught, outer, inner:
+        raise OSError(28, "No space left on device")
+    assert str(caught.value).count("cannot write") == 1 and "inner" in str(caught.value)
+    assert caught.value.errno == 28
