@@ -26,7 +26,7 @@ from diffplan.files import read_json, write_json
 FOLDER = Path("runs/benchmark")
 JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"
 COMMAND = "python scripts/benchmark_control.py --rows {row} --seeds {seeds}"
-BASELINE_SEEDS = 3
+BASELINE_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Row:
     steps: int = 3_000
     width: int = 128
     execute_steps: int = 1
-    score: tuple[float, float] | None = None  # returns (mean over agents) that count as 0 and 100; None: success counts
+    random_return: float | None = None  # counts as 0, the data's own return as 100 (mean over agents); None: success
 
 
 LARGE = {"episodes": 10_000, "variants": (JOINT, CLONING)}
@@ -69,10 +69,10 @@ ROWS = {
     "simple_spread": Row(
         "simple_spread_expert_score",
         "mpe:simple_spread_v3",
-        episodes=6_000,
-        steps=6_000,
+        episodes=20_000,
+        steps=10_000,
         horizon=12,
-        score=(-26.6, -6.17),
+        random_return=-26.6,
     ),
     "two_arm_lift": Row(
         "two_arm_lift_success", "robosuite:TwoArmLift", episodes=200, steps=6_000, variants=(JOINT, CLONING)
@@ -110,10 +110,11 @@ def collect(row: Row, out: Path) -> None:
         dp.merge_stores(parts, out)
 
 
-def interval(row: Row, reports: list[dict[str, Any]]) -> Interval:
-    if row.score is None:
+def interval(name: str, reports: list[dict[str, Any]]) -> Interval:
+    low = ROWS[name].random_return
+    if low is None:
         return mean_interval([report["success"] for report in reports])
-    low, high = row.score
+    high = float(dp.TrajectoryStore.open(FOLDER / name / "data").returns.mean())
     return mean_interval([[100 * (value - low) / (high - low) for value in report["returns"]] for report in reports])
 
 
@@ -124,10 +125,11 @@ def run(name: str, seeds: int, episodes: int, workers: int) -> Figure:
     jobs = [(name, variant, seed, episodes) for variant in row.variants for seed in range(trained[variant])]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         reports = dict(zip(jobs, pool.map(train_and_evaluate, *zip(*jobs, strict=True)), strict=True))
-    unit, command = "share" if row.score is None else "points", COMMAND.format(row=name, seeds=seeds)
+    unit, command = "share" if row.random_return is None else "points", COMMAND.format(row=name, seeds=seeds)
 
     def figure(label: str, variant: str, baselines: dict[str, Figure]) -> Figure:
-        mine, number = interval(row, [report for job, report in reports.items() if job[1] == variant]), trained[variant]
+        mine = interval(name, [report for job, report in reports.items() if job[1] == variant])
+        number = trained[variant]
         return Figure(label, mine.value, mine.low, mine.high, unit, number, number * episodes, command, baselines)
 
     beside = {variant: figure(variant, variant, {}) for variant in row.variants if variant != JOINT}
