@@ -38,7 +38,7 @@ from diffplan.training import train
 ENV, OPTIONS = "crossing-v0", {"num_robots": 4, "layout": "open"}
 SEED, HORIZON, EXECUTE_STEPS = 0, 32, 1
 JOINT, ALONE, CLONING = "joint planner", "no agent attention", "behaviour cloning"
-CANDIDATES, FILMED_CANDIDATES, DENOISING_STEPS, FRAMES_A_SECOND = 32, 6, 24, 8  # of the pictures
+CANDIDATES, PLAN_STEPS, FILMED_CANDIDATES, DENOISING_STEPS, FRAMES_A_SECOND = 32, 10, 6, 24, 8  # of the pictures
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def start() -> tuple[Observations, dict[str, Any]]:
 def draw_plan(planner: DiffusionPlanner, out: Path) -> list[str]:
     """``plan.png``: what the planner imagines at the first evaluated start."""
     observations, goals = start()
-    plan = planner(observations, num_samples=CANDIDATES, num_inference_steps=DENOISING_STEPS, seed=SEED)
+    plan = planner(observations, num_samples=CANDIDATES, num_inference_steps=PLAN_STEPS, seed=SEED)
     save(plot_plan(plan, goals=goals), out / "plan.png")
     return ["plan.png"]
 
