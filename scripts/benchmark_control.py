@@ -41,8 +41,6 @@ class Row:
     episodes: int = 1_000
     horizon: int = 32
     steps: int = 3_000
-    width: int = 128
-    execute_steps: int = 1
     random_return: float | None = None  # counts as 0, the data's own return as 100 (mean over agents); None: success
 
 
@@ -90,9 +88,9 @@ def train_and_evaluate(name: str, variant: str, seed: int, episodes: int) -> dic
     if variant in (CLONING, CLONING_ALONE):
         policy = train_behavior_cloning(dataset, joint=variant == CLONING, seed=seed)
     else:
-        planner = dp.DiffusionPlanner.for_dataset(dataset, width=row.width, agent_attention=variant == JOINT, seed=seed)
+        planner = dp.DiffusionPlanner.for_dataset(dataset, agent_attention=variant == JOINT, seed=seed)
         dp.train(planner, dataset, steps=row.steps, seed=seed, out=path.with_suffix(""), resume=True, progress=False)
-        policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec), row.execute_steps)
+        policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec))
     report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
     write_json(path, report)
     return report

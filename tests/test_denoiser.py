@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from diffplan.models import JointDenoiser
+from diffplan.models.denoiser import _relations
 
 
 def make_denoiser(seed: int = 0, **options: object) -> JointDenoiser:
@@ -90,6 +91,7 @@ def test_a_denoiser_that_has_planned_can_still_be_trained():
         torch.zeros(2, 5, 8, 3, dtype=torch.bool),
         torch.zeros(5).int(),
     )
+    _relations.cache_clear()
     with torch.inference_mode():
         denoiser(*arguments)
     denoiser(*arguments).sum().backward()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+STILLS, FILMS = (".png", ".svg", ".pdf"), (".mp4", ".gif")
+
 
 def show(facts: dict[str, Any], as_json: bool = False) -> None:
     """Prints facts, one a line, or as JSON."""
@@ -31,11 +33,8 @@ def in_words(value: Any) -> str:
     return str(value)
 
 
-STILLS, FILMS = (".png", ".svg", ".pdf"), (".mp4", ".gif")
-
-
 def check_ending(flag: str, path: Path, endings: tuple[str, ...] = STILLS) -> None:
-    """Raises ``ValueError`` if a picture cannot be written under that name; asked before any work starts."""
+    """Raises ``ValueError`` unless the file ends in one of these; asked before any work starts."""
     if path.suffix.lower() not in endings:
         raise ValueError(f"{flag} {path} ends in {path.suffix!r}; it can be one of {endings}.")
 

@@ -18,7 +18,7 @@ DISTURBANCE = 0.15
 """Size of the random disturbance of the pushes, which are at most 1."""
 
 _CLEARANCE = 0.31  # agents are 0.3 wide
-_GAIN = 4.0  # 1/s; braking harder is better by a tenth, but harder to imitate too
+_GAIN = 4.0  # 1/s
 _STEP, _KEEP, _PUSH = 0.1, 0.75, 0.5  # mpe2: x += 0.1 v, then v <- 0.75 v + 0.5 u
 
 
@@ -30,8 +30,7 @@ class SimpleSpreadExpert:
         style: one of ``STYLES``.
         rng: source of the disturbance.
 
-    A smooth random disturbance of the pushes (correlated over about ten steps) shows recovery in the data; without it,
-    planners that imitate come to rest beside their landmarks and stay there.
+    A smooth random disturbance of the pushes (correlated over about ten steps) shows recovery in the data.
     """
 
     def __init__(self, env: Any, style: str, rng: np.random.Generator):
