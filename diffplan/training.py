@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
+from diffplan.optimizers import Muon
 from diffplan.planners.planner import DiffusionPlanner, uses_bfloat16
 from diffplan.questions import QuestionMix, draw_known, draw_levels, held_beyond_the_end
 
@@ -113,7 +114,7 @@ def train(
     }
     denoiser = planner.denoiser.train()
     model: nn.Module = accelerator.prepare(torch.compile(denoiser) if compile else denoiser)
-    run = _Run(denoiser, learning_rate, ema_decay)
+    run = _Run(denoiser, learning_rate, ema_decay, half)
     first = run.resume(Path(out), facts) if resume and out is not None else 0
     loss_of = _Loss(
         model, planner, dataset, mix, start_share, batch_size // accelerator.num_processes, seed, accelerator
@@ -201,14 +202,14 @@ def _diagnosis(step: int, windows: WindowBatch, estimate: Tensor) -> str:
 class _Run:
     """Weights, averaged weights and optimisers of a run: all that a checkpoint holds besides the step."""
 
-    def __init__(self, denoiser: nn.Module, learning_rate: float, ema_decay: float):
+    def __init__(self, denoiser: nn.Module, learning_rate: float, ema_decay: float, half: bool):
         self.denoiser, self.ema_decay = denoiser, ema_decay
         self.parameters = dict(denoiser.named_parameters())
         self.ema = {name: value.detach().clone() for name, value in denoiser.state_dict().items()}
         hidden = [value for name, value in self.parameters.items() if name.startswith("blocks.") and value.ndim == 2]
         others = [value for value in self.parameters.values() if not any(value is one for one in hidden)]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(hidden, lr=learning_rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+            Muon(hidden, learning_rate, weight_decay=WEIGHT_DECAY, dtype=torch.bfloat16 if half else torch.float32),
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True),
         ]
 
