@@ -3,11 +3,11 @@
 Every cell has its own noise level, 0 where it is known (diffusion forcing, arXiv 2407.01392; masks of known cells as in
 MADiff, arXiv 2305.17330). One token is one agent's patch of cells; attention runs over the tokens of all agents, with a
 learned bias for "same agent or another, how much earlier or later"; weights are shared by all agents, so relabelling
-agents relabels the plan. The noise levels modulate each token by adaptive layer norm (DiT, arXiv 2212.09748); the
-feed-forward layers use squared ReLU (arXiv 2109.08668), which costs a twentieth of a GELU on a CPU.
+agents relabels the plan. The noise levels modulate each token by adaptive layer norm (DiT, arXiv 2212.09748), computed
+once for all blocks plus an offset of each (PixArt-alpha, arXiv 2310.00426, section 2.3); the feed-forward layers use
+squared ReLU (arXiv 2109.08668), which costs a twentieth of a GELU on a CPU.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -74,7 +74,8 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         self.level_embedding = LevelEmbedding(patch_size, width // 2)
         self.relation_bias = nn.Parameter(torch.zeros(depth, num_heads, 2, 2 * self.num_tokens - 1))
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
-        self.modulation = nn.Linear(width // 2, (6 * depth + 2) * width)
+        self.modulation = nn.Linear(width // 2, 8 * width)
+        self.block_modulation = nn.Parameter(torch.zeros(depth, 6, width))
         self.project = nn.Linear(width, patch_size * size)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -106,11 +107,12 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         context = self.embed_known(known.reshape(-1, N, T, p * D).to(sample.dtype)) + self.embed_time
         context = context + self.embed_role(roles)[:, None]
         tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + context.reshape(-1, N * T, self.config.width)
-        *modulations, shift, scale = self.modulation(condition).chunk(6 * len(self.blocks) + 2, dim=-1)
+        shared, last = self.modulation(condition).unflatten(-1, (8, -1)).split((6, 2), dim=-2)
+        modulations = shared + self.block_modulation[:, None, None]
         bias = self._attention_bias(N, mask)
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens, bias[index], modulations[6 * index : 6 * index + 6])
-        output = self.project(modulated(tokens, shift, scale)).reshape(B, N, W, D)
+            tokens = block(tokens, bias[index], modulations[index])
+        output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
         if self.config.prediction == "velocity":
             return sample - noise_level[..., None] * output
         return output
@@ -153,10 +155,10 @@ class Block(nn.Module):
         self,
         tokens: Float[Tensor, "B M C"],
         bias: Float[Tensor, "_ heads M M"],
-        modulations: Sequence[Float[Tensor, "b M C"]],
+        modulations: Float[Tensor, "b M 6 C"],
     ) -> Float[Tensor, "B M C"]:
         B, M, C = tokens.shape
-        shift, scale, gate, shift_feed, scale_feed, gate_feed = modulations
+        shift, scale, gate, shift_feed, scale_feed, gate_feed = modulations.unbind(-2)
         joined = self.query_key_value(modulated(tokens, shift, scale)).reshape(B, M, 3, self.num_heads, -1)
         query, key, value = joined.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
