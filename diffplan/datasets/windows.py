@@ -88,23 +88,31 @@ class TrajectoryDataset:
 
     def sample(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> WindowBatch:
         """``batch_size`` windows, with replacement: ``start_share`` of them from episodes' first steps."""
+        return self.batch(self.draw(batch_size, rng, start_share))
+
+    def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> Int[np.ndarray, "B"]:
+        """The indices of the windows that ``sample`` takes."""
         anywhere = rng.integers(len(self), size=batch_size)
         start = self._first_window[rng.integers(len(self.episodes), size=batch_size)]
-        return self.batch(np.where(rng.random(batch_size) < start_share, start, anywhere))
+        return np.where(rng.random(batch_size) < start_share, start, anywhere)
 
     def batch(self, indices: Int[np.ndarray, "B"]) -> WindowBatch:
         """The windows of these indices, in this order. Raises ``IndexError`` outside 0 .. len - 1."""
-        indices = np.asarray(indices, np.int64)
-        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
-            raise IndexError(f"windows {indices.min()}..{indices.max()} of a dataset of {len(self)}.")
-        place = np.searchsorted(self._first_window, indices, side="right") - 1
-        episode, step = self.episodes[place], (indices - self._first_window[place]) * self.stride
+        episode, step = self.locate(indices)
         time = step[:, None] + np.arange(-self.history, self.horizon)
         last = self.store.lengths[episode][:, None]
         cells, mask = self._read(
             self.store.first_rows[episode][:, None] + np.clip(time, 0, last), (time >= 0) & (time <= last)
         )
         return WindowBatch(cells, mask, np.asarray(mask[:, :, self.history].any(-1)), episode, step)
+
+    def locate(self, indices: Int[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "B"], Int[np.ndarray, "B"]]:
+        """In which episode and at which step the presents of these windows are. Raises as ``batch``."""
+        indices = np.asarray(indices, np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"windows {indices.min()}..{indices.max()} of a dataset of {len(self)}.")
+        place = np.searchsorted(self._first_window, indices, side="right") - 1
+        return self.episodes[place], (indices - self._first_window[place]) * self.stride
 
     def _read(
         self, rows: Int[np.ndarray, "B W"], inside: Bool[np.ndarray, "B W"]
@@ -119,6 +127,13 @@ class TrajectoryDataset:
         state = np.where(inside[..., None], there.view(np.int8) + acts, 0).swapaxes(1, 2)
         mask = self._masks.take(state + 3 * np.arange(self.spec.num_agents)[:, None], axis=0)
         return grid.swapaxes(1, 2) * mask, mask
+
+    @cached_property
+    def return_ranks(self) -> Float[np.ndarray, "E"]:
+        """Where each of the store's episodes stands among them by its team return: 0 (worst) to 1 (best)."""
+        returns = self.store.returns.sum(1)
+        below, up_to = (np.searchsorted(np.sort(returns), returns, side) for side in ("left", "right"))
+        return ((below + up_to) / (2 * len(returns))).astype(np.float32)
 
     @cached_property
     def _masks(self) -> Bool[np.ndarray, "states D"]:

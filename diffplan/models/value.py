@@ -1,0 +1,240 @@
+"""The value function: what a team may expect, as one number per agent; the team's value is their sum.
+
+Critics see all agents at once: one token per agent, attention over the agents, weights shared by all, so relabelling
+agents relabels values, and any number of agents works. As in implicit Q-learning (arXiv 2110.06169) there are twin
+``Q(o, a)`` and a ``V(o)``; a small third network regresses the reward of a step, so that a plan can be scored step by
+step:
+
+    value of a plan = sum_{t < H-1} discount^t reward(o_t, a_t) + discount^(H-1) min Q(o_{H-1}, a_{H-1})
+"""
+
+from typing import TYPE_CHECKING, Self
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffplan.datasets.transitions import reward_statistics
+
+if TYPE_CHECKING:
+    from diffplan.datasets.windows import TrajectoryDataset
+
+
+class ValueFunction(ModelMixin, ConfigMixin):
+    """Twin action values, a state value and a reward, for every agent of a team.
+
+    Observations and actions are normalised (by the planner's normaliser) and padded. What the networks return is in
+    units of ``reward_scale``, so that returns spread by about 1; multiply by it for physical rewards, which
+    ``plan_values`` returns. Absent agents have the value 0, whatever stands in their rows, and influence nobody.
+
+    Args:
+        observation_size: O, the width of a padded observation.
+        action_size: A, the width of a padded action.
+        num_roles: how many kinds of agents there are.
+        width: channels of a token. The reward network, which scores every step of every candidate, has half as many.
+        depth: blocks of the critics; the reward network has one.
+        num_heads: attention heads of the critics; a divisor of ``width``.
+        discount: of rewards, a step.
+        reward_scale: what the spread of returns is in physical units.
+        reward_mean: mean reward of an agent and step, in physical units: where the reward network starts.
+        reward_std: its spread.
+
+    Raises:
+        ValueError: sizes that are not positive or do not divide each other, a discount outside 0 .. 1, a scale that
+            is not positive.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        num_roles: int = 1,
+        width: int = 128,
+        depth: int = 2,
+        num_heads: int = 4,
+        discount: float = 0.99,
+        reward_scale: float = 1.0,
+        reward_mean: float = 0.0,
+        reward_std: float = 1.0,
+    ):
+        super().__init__()
+        sizes = {"observation_size": observation_size, "action_size": action_size, "num_roles": num_roles}
+        sizes |= {"width": width, "depth": depth, "num_heads": num_heads}
+        if min(sizes.values()) < 1:
+            raise ValueError(f"{sizes}: every one must be at least 1.")
+        if width % (2 * num_heads):
+            near = max(1, width // (2 * num_heads)) * 2 * num_heads
+            raise ValueError(f"width={width} is not a multiple of 2 * num_heads={2 * num_heads}; use {near}.")
+        if not 0 <= discount < 1:
+            raise ValueError(f"discount={discount}; choose 0 or more and less than 1.")
+        if not (reward_scale > 0 and reward_std > 0):
+            raise ValueError(f"reward_scale={reward_scale}, reward_std={reward_std}; both must be positive.")
+        both = observation_size + action_size
+        self.critics = TeamNetwork(both, num_roles, width, depth, num_heads, members=2)
+        self.states = TeamNetwork(observation_size, num_roles, width, depth, num_heads)
+        self.steps = TeamNetwork(both, num_roles, width // 2, depth=1, num_heads=1)
+
+    @classmethod
+    def for_dataset(
+        cls,
+        dataset: "TrajectoryDataset",
+        *,
+        width: int = 128,
+        depth: int = 2,
+        discount: float = 0.99,
+        seed: int = 0,
+    ) -> Self:
+        """An untrained value function of the right sizes and units for a dataset; it starts at the mean return.
+
+        Raises:
+            ValueError: as the class, or the dataset's returns are all the same.
+        """
+        facts, spec = reward_statistics(dataset, discount), dataset.spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            value = cls(
+                observation_size=spec.observation_size,
+                action_size=spec.action_size,
+                num_roles=len(spec.roles),
+                width=width,
+                depth=depth,
+                discount=discount,
+                reward_scale=facts.return_std,
+                reward_mean=facts.reward_mean,
+                reward_std=facts.reward_std,
+            )
+        for network in (value.critics, value.states):
+            nn.init.constant_(network.head.bias, facts.return_mean / facts.return_std)
+        return value.eval()
+
+    def action_values(
+        self,
+        observations: Float[Tensor, "B N O"],
+        actions: Float[Tensor, "B N A"],
+        roles: Int[Tensor, "N"],
+        mask: Bool[Tensor, "B N"],
+    ) -> Float[Tensor, "2 B N"]:
+        """Each agent's discounted return from here on after these actions, by either critic (in ``reward_scale``)."""
+        return self.critics(torch.cat((observations, actions), dim=-1), roles, mask)
+
+    def state_values(
+        self, observations: Float[Tensor, "B N O"], roles: Int[Tensor, "N"], mask: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "B N"]:
+        """Each agent's discounted return from here on (in ``reward_scale``)."""
+        return self.states(observations, roles, mask)[0]
+
+    def rewards(
+        self,
+        observations: Float[Tensor, "B N O"],
+        actions: Float[Tensor, "B N A"],
+        roles: Int[Tensor, "N"],
+        mask: Bool[Tensor, "B N"],
+    ) -> Float[Tensor, "B N"]:
+        """Each agent's mean reward of one step (in ``reward_scale``)."""
+        standard = self.steps(torch.cat((observations, actions), dim=-1), roles, mask)[0]
+        rewards = self.config.reward_mean + self.config.reward_std * standard
+        return rewards / self.config.reward_scale * mask
+
+    def plan_values(
+        self,
+        observations: Float[Tensor, "B N H O"],
+        actions: Float[Tensor, "B N H A"],
+        roles: Int[Tensor, "N"],
+        mask: Bool[Tensor, "B N"],
+    ) -> Float[Tensor, "B N"]:
+        """Each agent's discounted return of a planned future, in physical rewards; sum over N for the team's.
+
+        Differentiable in observations and actions. The agents of ``mask`` are taken to be there at every step.
+        """
+        B, N, H, _ = observations.shape
+        last = lower_twin(self.action_values(observations[:, :, -1], actions[:, :, -1], roles, mask))
+        values = self.config.discount ** (H - 1) * last
+        if H > 1:
+            seen, done = (x[:, :, :-1].transpose(1, 2).flatten(0, 1) for x in (observations, actions))
+            steps = self.rewards(seen, done, roles, mask.repeat_interleave(H - 1, dim=0)).reshape(B, H - 1, N)
+            discounts = self.config.discount ** torch.arange(H - 1, device=steps.device, dtype=steps.dtype)
+            values = values + torch.einsum("bhn,h->bn", steps, discounts)
+        return self.config.reward_scale * values
+
+
+def lower_twin(action_values: Float[Tensor, "2 B N"]) -> Float[Tensor, "B N"]:
+    """The values of the critic that expects less of the team: of one critic, so that they add up to its team value."""
+    second = action_values[1].sum(-1) < action_values[0].sum(-1)
+    return torch.where(second[:, None], action_values[1], action_values[0])
+
+
+class TeamNetwork(nn.Module):
+    """A number for every agent of a team from all agents' inputs: a small set transformer (arXiv 1810.00825).
+
+    Args:
+        size: F, the width of an agent's input.
+        num_roles: how many kinds of agents there are.
+        width: channels of a token.
+        depth: blocks of attention over agents and feed-forward.
+        num_heads: attention heads.
+        members: networks of their own weights, computed together.
+    """
+
+    def __init__(self, size: int, num_roles: int, width: int, depth: int, num_heads: int, members: int = 1):
+        super().__init__()
+        self.embed = MemberLinear(size, width, members)
+        self.embed_role = nn.Parameter(torch.randn(members, num_roles, width) * 0.02)
+        self.blocks = nn.ModuleList(TeamBlock(width, num_heads, members) for _ in range(depth))
+        self.head = MemberLinear(width, 1, members)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(
+        self, inputs: Float[Tensor, "B N F"], roles: Int[Tensor, "N"], mask: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "members B N"]:
+        (B, N), members = mask.shape, len(self.embed_role)
+        inputs = inputs.where(mask[..., None], 0).reshape(1, B * N, -1).expand(members, -1, -1)
+        tokens = self.embed(inputs).reshape(members, B, N, -1) + self.embed_role[:, None, roles]
+        itself = torch.eye(N, dtype=torch.bool, device=mask.device)
+        seen = (mask[:, None] | itself)[:, None].repeat(members, 1, 1, 1)
+        tokens = tokens.flatten(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens, seen)
+        return self.head(normed(tokens)).reshape(members, B, N) * mask
+
+
+class TeamBlock(nn.Module):
+    """Attention over the agents of a team, then a feed-forward layer, both behind a layer norm and added."""
+
+    def __init__(self, width: int, num_heads: int, members: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_key_value = MemberLinear(width, 3 * width, members)
+        self.mix = MemberLinear(width, width, members)
+        self.expand = MemberLinear(width, 2 * width, members)
+        self.contract = MemberLinear(2 * width, width, members)
+
+    def forward(
+        self, tokens: Float[Tensor, "members M C"], seen: Bool[Tensor, "teams 1 N N"]
+    ) -> Float[Tensor, "members M C"]:
+        joined = self.query_key_value(normed(tokens))
+        query, key, value = joined.reshape(len(seen), seen.shape[-1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        tokens = tokens + self.mix(mixed.transpose(1, 2).reshape(tokens.shape))
+        return tokens + self.contract(F.relu(self.expand(normed(tokens))).square())
+
+
+class MemberLinear(nn.Module):
+    """A linear layer for each member of an ensemble, as one batched product."""
+
+    def __init__(self, size_in: int, size_out: int, members: int):
+        super().__init__()
+        reach = size_in**-0.5
+        self.weight = nn.Parameter(torch.empty(members, size_in, size_out).uniform_(-reach, reach))
+        self.bias = nn.Parameter(torch.zeros(members, 1, size_out))
+
+    def forward(self, inputs: Float[Tensor, "members M in"]) -> Float[Tensor, "members M out"]:
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+def normed(tokens: Tensor) -> Tensor:
+    """Layer norm; the linear layer behind it scales and shifts."""
+    return F.layer_norm(tokens, tokens.shape[-1:])

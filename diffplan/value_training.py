@@ -1,0 +1,176 @@
+"""Offline training of a value function by implicit Q-learning (arXiv 2110.06169): no action outside the data is valued.
+
+One step draws joint transitions; all randomness of it comes from (seed, step). With ``advantage = min Q(o, a) - V(o)``
+of the team, by critics that follow slowly:
+
+    V regresses   min Q of the followers, errors weighted by ``expectile`` where the advantage is positive, else by
+                  ``1 - expectile``
+    Q regresses   the rewards of the transition + discount^n V(o')
+    reward        regresses the reward of the step
+
+The weight is one for the team, so that agents' values add up to the team's expectile exactly.
+"""
+
+import copy
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from diffplan.datasets.transitions import TransitionBatch, reward_statistics, take_transitions
+from diffplan.datasets.windows import TrajectoryDataset
+from diffplan.models.value import TeamNetwork, ValueFunction, lower_twin
+from diffplan.spec import JointSpec
+
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class ValueReport:
+    """What a run did: the loss of every logged step and its parts (mean squared errors, normalised), and seconds.
+
+    ``plot_learning_curve`` draws it.
+    """
+
+    steps: list[int]
+    losses: list[float]
+    parts: dict[str, list[float]]
+    seconds: float
+
+
+def train_value(
+    value: ValueFunction,
+    dataset: TrajectoryDataset,
+    *,
+    steps: int = 5_000,
+    batch_size: int = 256,
+    learning_rate: float = 3e-4,
+    expectile: float = 0.7,
+    target_rate: float = 0.005,
+    return_steps: int = 1,
+    seed: int = 0,
+    log_every: int = 50,
+    progress: bool = True,
+) -> ValueReport:
+    """Trains a value function in place.
+
+    Args:
+        value: from ``ValueFunction.for_dataset(dataset)``.
+        dataset: its windows' presents are the steps to learn from; its normaliser must be the planner's.
+        steps: optimiser steps.
+        batch_size: joint transitions a step.
+        learning_rate: of AdamW (arXiv 1711.05101), decaying to 0 by a cosine.
+        expectile: 0.5 values what the data do on average, more the better part of it; below 1.
+        target_rate: share of the critics that the followers take on at every step.
+        return_steps: rewards taken from the data before the value function is trusted. More carry late rewards back
+            sooner, and value less what the best of the data could do from each of these steps.
+        seed: of everything random.
+        log_every: steps between two lines of the report.
+        progress: show a bar.
+
+    Raises:
+        ValueError: value function and dataset do not fit, or all returns in it are the same.
+        FloatingPointError: a loss is not finite; the message names the step and the place.
+    """
+    _check(value, dataset, expectile, target_rate)
+    counts = {"steps": steps, "batch_size": batch_size, "return_steps": return_steps, "log_every": log_every}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count}; it must be at least 1.")
+    value.train()
+    follower = copy.deepcopy(value.critics).requires_grad_(False)
+    optimizer = torch.optim.AdamW(value.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    report, started = ValueReport([], [], {}, 0.0), time.perf_counter()
+    for step in track(range(steps), "value function", disable=not progress):
+        indices = dataset.draw(batch_size, np.random.default_rng([seed, step]))
+        batch = take_transitions(dataset, indices, value.config.discount, return_steps)
+        parts = value_losses(value, follower, batch, dataset.spec, expectile)
+        loss = torch.stack(list(parts.values())).sum()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(_diagnosis(step, batch, dataset.spec, parts))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+        torch._foreach_lerp_(list(follower.parameters()), [p.detach() for p in value.critics.parameters()], target_rate)
+        if (step + 1) % log_every == 0 or step + 1 == steps:
+            _log(report, step + 1, parts)
+    value.eval()
+    return ValueReport(report.steps, report.losses, report.parts, time.perf_counter() - started)
+
+
+def value_losses(
+    value: ValueFunction, follower: TeamNetwork, batch: TransitionBatch, spec: JointSpec, expectile: float
+) -> dict[str, Tensor]:
+    """The three regressions of a step; each trains networks of its own."""
+    device, scale = next(value.parameters()).device, value.config.reward_scale
+    arrays = (batch.observations, batch.actions, batch.mask, batch.rewards, batch.returns, batch.next_observations)
+    seen, done, mask, rewards, returns, then = (torch.from_numpy(array).to(device) for array in arrays)
+    next_mask, discounts = (torch.from_numpy(array).to(device) for array in (batch.next_mask, batch.discounts))
+    roles = torch.from_numpy(spec.role_index).to(device)
+    with torch.no_grad():
+        followed = lower_twin(follower(torch.cat((seen, done), dim=-1), roles, mask))
+        target = returns / scale + discounts[:, None] * value.state_values(then, roles, next_mask)
+    agents = mask.sum().clamp(min=1)
+    advantage = (followed - value.state_values(seen, roles, mask)) * mask
+    weight = torch.where(advantage.detach().sum(-1) > 0, expectile, 1 - expectile)
+    critic = (value.action_values(seen, done, roles, mask) - target).square() * mask
+    reward = (value.rewards(seen, done, roles, mask) - rewards / scale).square() * mask
+    return {
+        "state": (weight[:, None] * advantage.square()).sum() / agents,
+        "action": critic.sum() / agents,
+        "reward": reward.sum() * (scale / value.config.reward_std) ** 2 / agents,
+    }
+
+
+def _log(report: ValueReport, step: int, parts: dict[str, Tensor]) -> None:
+    report.steps.append(step)
+    report.losses.append(sum(float(part.detach()) for part in parts.values()))
+    for name, part in parts.items():
+        report.parts.setdefault(name, []).append(float(part.detach()))
+
+
+def _diagnosis(step: int, batch: TransitionBatch, spec: JointSpec, parts: dict[str, Tensor]) -> str:
+    """Where a loss that is not finite comes from."""
+    for name in ("observations", "actions", "returns", "next_observations"):
+        values = getattr(batch, name)
+        exists = batch.next_mask if name == "next_observations" else batch.mask
+        bad = np.argwhere(~np.isfinite(values.reshape(*exists.shape, -1)).all(-1) & exists)
+        if len(bad):
+            b, n = bad[0]
+            return (
+                f"value training step {step}: {name} are not finite at episode {batch.episode[b]}, step "
+                f"{batch.step[b]}, agent {spec.names[n]!r}; run `diffplan data verify` on the store."
+            )
+    diverged = [name for name, part in parts.items() if not torch.isfinite(part)]
+    return (
+        f"value training step {step}: the loss of {diverged} is not finite, though the data are; "
+        "lower learning_rate or target_rate."
+    )
+
+
+def check_fits(value: ValueFunction, dataset: TrajectoryDataset) -> None:
+    """Raises ``ValueError`` unless the value function was made for cells such as the dataset's, and it normalises."""
+    if dataset.normalizer is None:
+        raise ValueError("the dataset has no normalizer; load it with the planner's, normalizer=planner.normalizer.")
+    spec = dataset.spec
+    sizes = {"observation_size": spec.observation_size, "action_size": spec.action_size, "num_roles": len(spec.roles)}
+    got = {name: value.config[name] for name in sizes}
+    if got != sizes:
+        raise ValueError(
+            f"the value function was made for {got}, but {dataset.store.path} has {sizes}; "
+            "make one with ValueFunction.for_dataset(dataset)."
+        )
+
+
+def _check(value: ValueFunction, dataset: TrajectoryDataset, expectile: float, target_rate: float) -> None:
+    if not 0 < expectile < 1:
+        raise ValueError(f"expectile={expectile}; choose more than 0 and less than 1, e.g. 0.7.")
+    if not 0 < target_rate <= 1:
+        raise ValueError(f"target_rate={target_rate}; choose more than 0 and at most 1, e.g. 0.005.")
+    check_fits(value, dataset)
+    reward_statistics(dataset, value.config.discount)  # raises where there is nothing to learn
