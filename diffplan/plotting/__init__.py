@@ -7,10 +7,11 @@ the same as in MuJoCo's pictures.
 
 from diffplan.plotting.episodes import plot_dataset, plot_filmstrip
 from diffplan.plotting.plans import animate_denoising, plot_denoising, plot_plan
-from diffplan.plotting.results import plot_comparison, plot_learning_curve
+from diffplan.plotting.results import plot_calibration, plot_comparison, plot_learning_curve
 
 __all__ = [
     "animate_denoising",
+    "plot_calibration",
     "plot_comparison",
     "plot_dataset",
     "plot_denoising",

@@ -1,4 +1,4 @@
-"""Pictures of results: learning curves, and comparisons with their intervals."""
+"""Pictures of results: learning curves, comparisons with their intervals, and how far values can be trusted."""
 
 import itertools
 import json
@@ -12,13 +12,15 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from diffplan.envs.scene import AGENT_COLORS
-from diffplan.plotting.style import INK, STYLE, draw_interval, style_chart
+from diffplan.plotting.style import INK, MUTED, STYLE, draw_interval, style_chart
 
 if TYPE_CHECKING:
     from diffplan.evaluation import Interval
     from diffplan.training import TrainingReport
+    from diffplan.value_calibration import Calibration
+    from diffplan.value_training import ValueReport
 
-    Run = str | Path | TrainingReport
+    Run = str | Path | TrainingReport | ValueReport
 
 
 @matplotlib.rc_context(STYLE)
@@ -26,7 +28,8 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
     """Draws the training loss over optimiser steps: every logged value faintly, a running mean strongly.
 
     Args:
-        runs: a ``TrainingReport``, a ``metrics.jsonl`` or the folder of a run that holds one; or {name: any of these}.
+        runs: a ``TrainingReport`` or ``ValueReport``, a ``metrics.jsonl`` or the folder of a run that holds one; or
+            {name: any of these}.
 
     Raises:
         ValueError: no runs, no metrics, or a line that is not a step and a loss; the message names the file.
@@ -104,4 +107,41 @@ def plot_comparison(results: "Mapping[str, Interval] | Mapping[str, Mapping[str,
     grid[0].set_yticks(range(len(table)), table)
     grid[0].tick_params(axis="y", labelcolor=INK, labelsize=9)
     grid[0].set_ylim(len(table) - 0.5, -0.5)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def plot_calibration(calibration: "Calibration") -> Figure:
+    """Draws realised over predicted team returns: a faint dot a recorded step, strong dots the means of ten bins.
+
+    Where the strong dots lie on the line, the values can be believed; their bars are two standard errors, of steps
+    taken as independent.
+
+    Args:
+        calibration: of ``diffplan.calibration(value, held_out)``.
+    """
+    figure = Figure((4.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    everything = np.concatenate([calibration.predicted, calibration.realised])
+    margin = 0.04 * max(float(np.ptp(everything)), 1e-6)
+    ends = everything.min() - margin, everything.max() + margin
+    axes.plot(ends, ends, color=MUTED, linewidth=1.0, linestyle="--", label="as predicted")
+    alpha = float(np.clip(100 / len(calibration.predicted), 0.06, 0.5))
+    axes.plot(calibration.predicted, calibration.realised, "o", color=AGENT_COLORS[0], alpha=alpha, mew=0, markersize=3)
+    predicted, realised, error = calibration.bins()
+    axes.errorbar(
+        predicted,
+        realised,
+        2 * error,
+        fmt="o",
+        color=AGENT_COLORS[1],
+        mec="white",
+        markersize=7,
+        label="mean of a tenth",
+    )
+    axes.set(xlabel="predicted team return", ylabel="realised team return", xlim=ends, ylim=ends, aspect="equal")
+    numbers = f"slope {calibration.slope:.2f}, correlation {calibration.correlation:.2f}"
+    axes.set_title(f"{numbers}, error {calibration.error:.2f}")
+    style_chart(axes)
+    axes.legend(loc="upper left")
     return figure
