@@ -29,9 +29,13 @@ class Role:
         position: which observation entries are the agent's position (m): drawn, kept apart, used as neighbourhood.
         static: which observation entries stay the same during an episode (a goal, an obstacle): known now is known
             always.
+        velocity: which observation entries are the agent's velocity (m/s).
+        obstacles: which observation entries are x, y and radius (m) of round obstacles, three entries each. These two
+            describe, for the safety filter, what is there anyway: roles that differ in nothing else are equal.
 
     Raises:
-        ValueError: an index outside the observation, or bounds that do not fit each other.
+        ValueError: an index outside the observation, bounds that do not fit each other, or obstacle entries that are
+            no whole triples.
     """
 
     observation_size: int
@@ -39,6 +43,8 @@ class Role:
     action_high: tuple[float, ...]
     position: tuple[int, ...] = ()
     static: tuple[int, ...] = ()
+    velocity: tuple[int, ...] = field(default=(), compare=False)
+    obstacles: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.observation_size < 1:
@@ -51,7 +57,9 @@ class Role:
             raise ValueError(
                 f"action_low={self.action_low} must lie below action_high={self.action_high} in every entry."
             )
-        for name in ("position", "static"):
+        if len(self.obstacles) % 3:
+            raise ValueError(f"obstacles={self.obstacles} are no triples; give the entries of x, y and radius of each.")
+        for name in ("position", "static", "velocity", "obstacles"):
             outside = [i for i in getattr(self, name) if not 0 <= i < self.observation_size]
             if outside:
                 raise ValueError(
@@ -236,6 +244,8 @@ class JointSpec:
                     tuple(map(float, role["action_high"])),
                     tuple(map(int, role["position"])),
                     tuple(map(int, role["static"])),
+                    tuple(map(int, role.get("velocity", ()))),  # data from before 0.1.0 do not say
+                    tuple(map(int, role.get("obstacles", ()))),
                 )
                 for name, role in data["roles"].items()
             }

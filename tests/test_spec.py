@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -39,6 +40,20 @@ def test_a_spec_survives_json() -> None:
     assert JointSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
 
 
+def test_roles_that_say_more_for_the_safety_filter_are_the_same_roles() -> None:
+    told = dataclasses.replace(ARM, velocity=(1, 2), obstacles=(0, 1, 2))
+    assert told == ARM
+    back = JointSpec.from_dict(json.loads(json.dumps(JointSpec({"a": "arm"}, {"arm": told}).to_dict()))).roles["arm"]
+    assert (back.velocity, back.obstacles) == ((1, 2), (0, 1, 2))
+
+
+def test_a_spec_that_was_saved_without_velocity_and_obstacles_is_read() -> None:
+    data = SPEC.to_dict()
+    for role in data["roles"].values():
+        del role["velocity"], role["obstacles"]
+    assert JointSpec.from_dict(data) == SPEC
+
+
 def test_renaming_keeps_order_and_roles() -> None:
     renamed = SPEC.rename({"base": "cart"})
     assert renamed.agents == {"left": "arm", "cart": "base", "right": "arm"}
@@ -59,6 +74,9 @@ def test_renaming_keeps_order_and_roles() -> None:
         (lambda: Role(2, (-1.0,), (1.0, 1.0)), "action_low has 1 entries, action_high 2"),
         (lambda: Role(2, (1.0,), (1.0,)), "must lie below"),
         (lambda: Role(2, (-1.0,), (1.0,), position=(2,)), "position entries [2] are outside"),
+        (lambda: Role(2, (-1.0,), (1.0,), velocity=(0, 3)), "velocity entries [3] are outside"),
+        (lambda: Role(2, (-1.0,), (1.0,), obstacles=(0, 1)), "obstacles=(0, 1) are no triples"),
+        (lambda: Role(2, (-1.0,), (1.0,), obstacles=(0, 1, 2)), "obstacles entries [2] are outside"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(call, message: str) -> None:

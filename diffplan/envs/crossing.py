@@ -92,7 +92,8 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self.max_steps = max_steps or (60 + 25 * num_robots if layout == "doorway" else 100)
         obstacles = OBSTACLES if layout == "obstacles" else 0
         size = 6 + 3 * obstacles
-        role = Role(size, (-V_MAX,) * 2, (V_MAX,) * 2, position=(0, 1), static=tuple(range(4, size)))
+        static, pillars = tuple(range(4, size)), tuple(range(6, size))
+        role = Role(size, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, velocity=(2, 3), obstacles=pillars)
         names = [f"robot_{i}" for i in range(num_robots)]
         options = {"num_robots": num_robots, "layout": layout, "sensing_radius": sensing_radius, "max_steps": max_steps}
         self.joint_spec = JointSpec(dict.fromkeys(names, "robot"), {"robot": role}, DT, "crossing-v0", options)

@@ -55,7 +55,8 @@ class TransportEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self.num_robots, self.max_steps, self.render_mode = num_robots, max_steps, render_mode
         self.possible_agents = [f"robot_{i}" for i in range(num_robots)]
         self.agents: list[str] = []
-        role = Role(15, (-V_MAX,) * 2, (V_MAX,) * 2, position=(0, 1), static=tuple(range(8, 15)))
+        static, pillar = tuple(range(8, 15)), (12, 13, 14)
+        role = Role(15, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, velocity=(2, 3), obstacles=pillar)
         agents = dict.fromkeys(self.possible_agents, "robot")
         options = {"num_robots": num_robots, "max_steps": max_steps}
         self.joint_spec = JointSpec(agents, {"robot": role}, DT, "transport-v0", options)
