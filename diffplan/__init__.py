@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffplan.envs import make
     from diffplan.evaluation import evaluate
     from diffplan.models import JointDenoiser
-    from diffplan.planners import DiffusionPlanner, Question, RecedingHorizonPolicy, make_scheduler
+    from diffplan.planners import DiffusionPlanner, Question, RecedingHorizonPolicy, SafetyFilter, make_scheduler
     from diffplan.plotting import (
         animate_denoising,
         plot_comparison,
@@ -53,6 +53,7 @@ __all__ = [
     "QuestionMix",
     "RecedingHorizonPolicy",
     "Role",
+    "SafetyFilter",
     "Trajectory",
     "TrajectoryDataset",
     "TrajectoryStore",
@@ -86,6 +87,7 @@ _HOMES = {
     "QuestionMix": "questions",
     "RecedingHorizonPolicy": "planners",
     "Role": "spec",
+    "SafetyFilter": "planners",
     "Trajectory": "trajectory",
     "TrajectoryDataset": "datasets",
     "TrajectoryStore": "datasets",

@@ -1,0 +1,143 @@
+"""The barrier of the safety filter: how velocity servos respond, and which velocity changes keep robots apart.
+
+A command ``c`` changes the velocity ``v`` of one axis within a step by ``u = F(c - v)``, the answer of a servo with
+acceleration ``clip((c - v) / time_constant, +-max_acceleration)``. ``F`` is monotone, so limits of commands are limits
+of ``u``, and ``u`` gives the command back.
+
+For two discs with gap ``m`` (m) and closing speed ``s`` (m/s), ``h = sqrt(2 b m) - s`` is a barrier function (Wang,
+Ames, Egerstedt 2017, Safety barrier certificates for collisions-free multirobot systems, section III): while
+``h >= 0`` they can still brake, together by ``b``, before they touch. Asked for at the end of the step, as in
+discrete-time barrier functions (Agrawal, Sreenath 2017, section III), it is one linear constraint a pair:
+
+    ``n . (u_i - u_j) >= s - S(m, s)``,  ``S = sqrt(2 b (m - dt (s + S) / 2))``
+
+with ``n`` the direction from j to i. It errs on the safe side where the pair passes aside: the true distance is at
+least the one along ``n``.
+"""
+
+import functools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import daqp
+import numpy as np
+from jaxtyping import Float
+
+ROUNDING = 1e-6
+"""Velocities closer than this (m/s) are equal."""
+_SOFT = 8
+"""What daqp calls a constraint that may be broken, at a price."""
+
+
+@dataclass(frozen=True)
+class VelocityServo:
+    """What a commanded velocity, held for ``dt`` (s), does to the velocity of one axis.
+
+    Args:
+        max_acceleration: greatest acceleration (m/s^2).
+        time_constant: of the approach to the command while the acceleration is below that (s).
+        dt: time for which a command is held (s).
+    """
+
+    max_acceleration: float
+    time_constant: float
+    dt: float
+
+    def change(self, excess: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """Changes of velocity (m/s) by commands that exceed it by ``excess`` (m/s)."""
+        excesses, changes = self._table
+        return np.copysign(np.interp(np.abs(excess), excesses, changes), excess)
+
+    def excess(self, change: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """By how much commands must exceed the velocity (m/s) to change it so (m/s)."""
+        excesses, changes = self._table
+        return np.copysign(np.interp(np.abs(change), changes, excesses), change)
+
+    @cached_property
+    def _table(self) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "K"]]:
+        most, constant = self.max_acceleration, self.time_constant
+        excess = np.linspace(0, most * (self.dt + constant), 513)
+        at_most = np.clip(excess / most - constant, 0, self.dt)
+        rest = np.minimum(excess, most * constant)
+        return excess, most * at_most - rest * np.expm1((at_most - self.dt) / constant)
+
+
+def fastest(gap: Any, closing: Any, brake: Any, dt: float) -> Any:
+    """The greatest closing speed after the step (m/s) from which ``brake`` (m/s^2) ends it within the gap left then.
+
+    Args:
+        gap: now (m).
+        closing: speed now (m/s).
+        brake: deceleration to count on (m/s^2).
+        dt: time of the step (s).
+    """
+    lost = brake * dt / 2
+    return np.sqrt(np.maximum(lost**2 + 2 * brake * gap - 2 * lost * closing, 0)) - lost
+
+
+def constraints(
+    positions: Float[np.ndarray, "N 2"],
+    velocities: Float[np.ndarray, "N 2"],
+    obstacles: Float[np.ndarray, "M 3"],
+    low: Float[np.ndarray, "N 2"],
+    high: Float[np.ndarray, "N 2"],
+    reach: float,
+    brake: float,
+    dt: float,
+) -> tuple[Float[np.ndarray, "K N 2"], Float[np.ndarray, "K"]]:
+    """``(rows * u).sum((1, 2)) >= least``: a row a pair that changes within ``low`` and ``high`` could break.
+
+    Args:
+        positions: of the robots (m).
+        velocities: of the robots (m/s).
+        obstacles: x, y and radius (m), standing still.
+        low: least change of velocity (m/s).
+        high: greatest change of velocity (m/s).
+        reach: distance from a robot's centre that it keeps free of others' (m).
+        brake: deceleration to count on, one robot's (m/s^2).
+        dt: time of the step (s).
+    """
+    robots, still = len(positions), np.zeros((len(obstacles), 2))
+    i, j = _pairs(robots, robots + len(obstacles))
+    at, moving = np.concatenate([positions, obstacles[:, :2]]), np.concatenate([velocities, still])
+    low, high = np.concatenate([low, still]), np.concatenate([high, still])
+    reaches = np.concatenate([np.full(robots, reach), obstacles[:, 2]])
+    apart = at[i] - at[j]
+    distance = np.hypot(apart[:, 0], apart[:, 1])
+    normal = apart / np.maximum(distance, 1e-9)[:, None]
+    closing = -(normal * (moving[i] - moving[j])).sum(1)
+    brakes = np.where(j < robots, 2 * brake, brake)
+    least = closing - fastest(distance - reaches[i] - reaches[j], closing, brakes, dt)
+    worst = np.minimum(normal * (low[i] - high[j]), normal * (high[i] - low[j])).sum(1)
+    near = np.flatnonzero(worst < least)
+    rows = np.zeros((len(near), len(at), 2))
+    rows[np.arange(len(near)), i[near]], rows[np.arange(len(near)), j[near]] = normal[near], -normal[near]
+    return rows[:, :robots], least[near]
+
+
+@functools.lru_cache(maxsize=16)
+def _pairs(robots: int, things: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every robot with every later thing."""
+    return np.triu_indices(robots, 1, things)
+
+
+def nearest(
+    wanted: Float[np.ndarray, "N 2"],
+    rows: Float[np.ndarray, "K N 2"],
+    least: Float[np.ndarray, "K"],
+    low: Float[np.ndarray, "N 2"],
+    high: Float[np.ndarray, "N 2"],
+    soft: bool = False,
+) -> Float[np.ndarray, "N 2"] | None:
+    """The point within the bounds nearest to ``wanted`` that keeps the constraints, or breaks them least if ``soft``.
+
+    ``wanted`` is within the bounds. None: there is no such point.
+    """
+    flat = rows.reshape(len(least), wanted.size)
+    if (flat @ wanted.ravel() >= least - ROUNDING).all():
+        return wanted
+    upper, lower = np.append(high, np.full(len(least), 1e30)), np.append(low, least)
+    sense = np.repeat(np.array([0, _SOFT if soft else 0], np.int32), [wanted.size, len(least)])
+    found, _, flag, _ = daqp.solve(np.eye(wanted.size), -wanted.ravel(), flat, upper, lower, sense)
+    return found.reshape(wanted.shape) if flag > 0 and np.isfinite(found).all() else None
