@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 import diffplan as dp
 from diffplan.planners.policy import shifted
+from diffplan.planners.safety import SafetyFilter
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,24 @@ def test_a_plan_that_is_not_finite_never_reaches_the_robots(planner) -> None:
         weight.copy_(kept)
     assert policy.stats.not_finite == 1
     assert all(np.isfinite(action).all() for action in actions.values())
+
+
+def test_a_safety_filter_changes_what_is_executed_and_what_is_remembered(planner) -> None:
+    (env,), (observations,) = start((0,))
+    near = {name: np.array([x, 0, 0, 0, -x, 0], np.float32) for name, x in zip(env.agents, (-0.09, 0.09), strict=True)}
+    safety = SafetyFilter(radius=0.08, max_speed=1.0, max_acceleration=5.0, time_constant=0.05, dt=0.1)
+    fast = planner.for_agents(env.joint_spec)
+    for seen in (observations, near):
+        bare, kept = dp.RecedingHorizonPolicy(fast), dp.RecedingHorizonPolicy(fast, safety=safety)
+        bare.reset([0])
+        kept.reset([0])
+        (asked,), (executed,) = bare([seen]), kept([seen])
+        again = dataclasses.replace(safety).filter_actions(env.joint_spec, seen, asked)
+        for name, action in executed.items():
+            np.testing.assert_array_equal(action, again[name])
+            np.testing.assert_array_equal(action, kept._episodes[0].past[-1][1][name])
+    assert safety.stats.calls == 2
+    assert safety.stats.changed + safety.stats.limited > 0
 
 
 def test_a_shifted_plan_begins_later_and_holds_its_end(planner) -> None:

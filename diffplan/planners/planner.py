@@ -154,7 +154,10 @@ class DiffusionPlanner(DiffusionPipeline):
             ValueError: ``spec`` has a role that the planner was not trained for.
         """
         self.spec.check_same_roles(spec, "the planner", "the environment")
-        adapted = JointSpec(spec.agents, self.spec.roles, self.spec.dt, spec.env_id, spec.env_options)
+        roles = {
+            name: spec.roles[name] if spec.roles.get(name) == role else role for name, role in self.spec.roles.items()
+        }
+        adapted = JointSpec(spec.agents, roles, self.spec.dt, spec.env_id, spec.env_options)
         other = DiffusionPlanner(self.denoiser, self.scheduler, self.normalizer, adapted, self.horizon, self.history)
         other.precision = self.precision
         return other

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diffplan.planners.planner import DiffusionPlanner, Question
+from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan
 
@@ -60,6 +61,8 @@ class RecedingHorizonPolicy:
         decode_actions: read actions off the planned observations, see ``DiffusionPlanner.__call__``.
         deadline_ms: a plan that takes longer (all plans of a batch are made together) is not used: the robots follow
             the last one, or brake: the action nearest to 0; counted in ``stats``.
+        safety: changes what is executed where robots would come too close, and counts that in its own ``stats``; needs
+            a spec whose roles say where position and velocity are.
 
     Example:
         ``policy = RecedingHorizonPolicy(planner); policy.reset([0]); actions, = policy([observations])``
@@ -75,6 +78,7 @@ class RecedingHorizonPolicy:
         warm_start_steps: int = 1,
         decode_actions: bool = False,
         deadline_ms: float | None = None,
+        safety: SafetyFilter | None = None,
     ):
         if not 1 <= execute_steps <= planner.horizon:
             raise ValueError(
@@ -85,7 +89,7 @@ class RecedingHorizonPolicy:
         self.planner, self.execute_steps, self.num_samples = planner, execute_steps, num_samples
         self.num_inference_steps, self.warm_start_steps = num_inference_steps, warm_start_steps
         self.warm_start_level, self.decode_actions, self.deadline_ms = warm_start_level, decode_actions, deadline_ms
-        self.stats = PlanningStats()
+        self.safety, self.stats = safety, PlanningStats()
         self._episodes: list[_Episode] = []
 
     def reset(self, seeds: Sequence[int]) -> None:
@@ -148,6 +152,8 @@ class RecedingHorizonPolicy:
         if plan is not None and episode.age < plan.horizon:
             planned = plan.actions_at(episode.age)
             actions |= {name: action for name, action in planned.items() if name in seen}
+        if self.safety is not None:
+            actions = self.safety.filter_actions(spec, seen, actions)
         episode.past.append((seen, actions))
         episode.age += 1
         episode.steps += 1
