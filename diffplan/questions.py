@@ -23,6 +23,7 @@ class QuestionMix:
         partial: of a random set of agents nothing is known, not even their goals.
         nothing: the unconditional model.
         independent_levels: share of windows in which every patch of cells has a noise level of its own.
+        conditional: share of windows that tell the return of their episode, where the network takes returns.
         level_shift: 1 draws all noise levels alike; larger draws high ones more often (arXiv 2403.03206, eq. 23).
     """
 
@@ -35,6 +36,7 @@ class QuestionMix:
     partial: float = 0.04
     nothing: float = 0.04
     independent_levels: float = 0.25
+    conditional: float = 0.8
     level_shift: float = 3.0
 
 
@@ -51,7 +53,7 @@ def draw_known(
 ) -> Bool[Tensor, "B N W D"]:
     """Draws one question a window and returns which of its existing entries are known."""
     B, N, W, D = exists.shape
-    kind = torch.multinomial(torch.tensor([getattr(mix, name) for name in KINDS]), B, True, generator=generator)
+    kind = torch.multinomial(torch.tensor([float(getattr(mix, name)) for name in KINDS]), B, True, generator=generator)
 
     def asked(name: str) -> Tensor:
         return (kind == KINDS.index(name))[:, None, None, None]
@@ -85,6 +87,12 @@ def draw_levels(
     independent = torch.rand(B, 1, 1, generator=generator) < mix.independent_levels
     level = 1 - torch.where(independent, apart, shared)
     return mix.level_shift * level / (1 + (mix.level_shift - 1) * level) * unknown_cell
+
+
+def draw_returns(mix: QuestionMix, ranks: Float[Tensor, "B"], generator: torch.Generator) -> Float[Tensor, "B"]:
+    """The windows' returns, NaN where it is not told (classifier-free guidance, arXiv 2207.12598)."""
+    told = torch.rand(len(ranks), generator=generator) < mix.conditional
+    return torch.where(told, ranks, torch.nan)
 
 
 def held_beyond_the_end(
