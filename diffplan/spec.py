@@ -30,8 +30,9 @@ class Role:
         static: which observation entries stay the same during an episode (a goal, an obstacle): known now is known
             always.
         velocity: which observation entries are the agent's velocity (m/s).
-        obstacles: which observation entries are x, y and radius (m) of round obstacles, three entries each. These two
-            describe, for the safety filter, what is there anyway: roles that differ in nothing else are equal.
+        obstacles: which observation entries are x, y and radius (m) of round obstacles, three entries each.
+        radius: of the agent's body (m); 0 is a point. These three describe, for guides and the safety filter, what is
+            there anyway: roles that differ in nothing else are equal.
 
     Raises:
         ValueError: an index outside the observation, bounds that do not fit each other, or obstacle entries that are
@@ -45,6 +46,7 @@ class Role:
     static: tuple[int, ...] = ()
     velocity: tuple[int, ...] = field(default=(), compare=False)
     obstacles: tuple[int, ...] = field(default=(), compare=False)
+    radius: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         if self.observation_size < 1:
@@ -57,6 +59,8 @@ class Role:
             raise ValueError(
                 f"action_low={self.action_low} must lie below action_high={self.action_high} in every entry."
             )
+        if not 0 <= self.radius < float("inf"):
+            raise ValueError(f"radius={self.radius}; give the body's radius (m), or 0 for a point.")
         if len(self.obstacles) % 3:
             raise ValueError(f"obstacles={self.obstacles} are no triples; give the entries of x, y and radius of each.")
         for name in ("position", "static", "velocity", "obstacles"):
@@ -246,6 +250,7 @@ class JointSpec:
                     tuple(map(int, role["static"])),
                     tuple(map(int, role.get("velocity", ()))),  # data from before 0.1.0 do not say
                     tuple(map(int, role.get("obstacles", ()))),
+                    float(role.get("radius", 0.0)),
                 )
                 for name, role in data["roles"].items()
             }

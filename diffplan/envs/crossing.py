@@ -20,7 +20,7 @@ from pettingzoo import ParallelEnv
 from diffplan.envs.behavior import SkilledPolicy
 from diffplan.envs.crossing_expert import MEDIUM_NOISE, STYLES, CrossingExpert
 from diffplan.envs.crossing_layouts import ARENA, LAYOUTS, OBSTACLES, RADIUS, place
-from diffplan.envs.crossing_model import DT, HEIGHT, SUBSTEPS, V_MAX, build_model
+from diffplan.envs.crossing_model import DT, HEIGHT, MASS, MAX_FORCE, SUBSTEPS, V_MAX, VELOCITY_GAIN, build_model
 from diffplan.envs.scene import AGENT_COLORS, Paths, SceneRenderer, draw_disc, draw_paths
 from diffplan.spec import Actions, JointSpec, Observations, Role
 
@@ -93,7 +93,9 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         obstacles = OBSTACLES if layout == "obstacles" else 0
         size = 6 + 3 * obstacles
         static, pillars = tuple(range(4, size)), tuple(range(6, size))
-        role = Role(size, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, velocity=(2, 3), obstacles=pillars)
+        role = Role(
+            size, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, velocity=(2, 3), obstacles=pillars, radius=RADIUS
+        )
         names = [f"robot_{i}" for i in range(num_robots)]
         options = {"num_robots": num_robots, "layout": layout, "sensing_radius": sensing_radius, "max_steps": max_steps}
         self.joint_spec = JointSpec(dict.fromkeys(names, "robot"), {"robot": role}, DT, "crossing-v0", options)
@@ -103,6 +105,14 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         limit[2:4] = 4 * V_MAX
         self._observation_spaces = {name: Box(-limit, limit) for name in names}
         self._action_spaces = {name: Box(-V_MAX, V_MAX, (2,)) for name in names}
+        self.robot_limits = {
+            "radius": RADIUS,
+            "max_speed": V_MAX,
+            "max_acceleration": MAX_FORCE / MASS,
+            "time_constant": MASS / VELOCITY_GAIN,
+            "dt": DT,
+            "half_width": ARENA,
+        }
         self.model = build_model(num_robots, obstacles, doorway=layout == "doorway")
         self.data = mujoco.MjData(self.model)
         self._robot_of_geom = {self.model.geom(name).id: index for index, name in enumerate(names)}
