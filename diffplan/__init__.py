@@ -23,10 +23,21 @@ if TYPE_CHECKING:
     )
     from diffplan.envs import make
     from diffplan.evaluation import evaluate
-    from diffplan.models import JointDenoiser
-    from diffplan.planners import DiffusionPlanner, Question, RecedingHorizonPolicy, SafetyFilter, make_scheduler
+    from diffplan.models import JointDenoiser, ValueFunction
+    from diffplan.planners import (
+        ConstraintGuide,
+        DiffusionPlanner,
+        GoalGuide,
+        Guide,
+        Question,
+        RecedingHorizonPolicy,
+        SafetyFilter,
+        ValueGuide,
+        make_scheduler,
+    )
     from diffplan.plotting import (
         animate_denoising,
+        plot_calibration,
         plot_comparison,
         plot_dataset,
         plot_denoising,
@@ -39,12 +50,17 @@ if TYPE_CHECKING:
     from diffplan.spec import JointSpec, Role
     from diffplan.training import train
     from diffplan.trajectory import Cells, Plan, Trajectory
+    from diffplan.value_calibration import calibration
+    from diffplan.value_training import train_value
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cells",
+    "ConstraintGuide",
     "DiffusionPlanner",
+    "GoalGuide",
+    "Guide",
     "JointDenoiser",
     "JointSpec",
     "Normalizer",
@@ -57,14 +73,18 @@ __all__ = [
     "Trajectory",
     "TrajectoryDataset",
     "TrajectoryStore",
+    "ValueFunction",
+    "ValueGuide",
     "__version__",
     "animate_denoising",
+    "calibration",
     "collect_episodes",
     "evaluate",
     "load_dataset",
     "make",
     "make_scheduler",
     "merge_stores",
+    "plot_calibration",
     "plot_comparison",
     "plot_dataset",
     "plot_denoising",
@@ -74,11 +94,15 @@ __all__ = [
     "record_rollout",
     "save_video",
     "train",
+    "train_value",
 ]
 
 _HOMES = {
     "Cells": "trajectory",
+    "ConstraintGuide": "planners",
     "DiffusionPlanner": "planners",
+    "GoalGuide": "planners",
+    "Guide": "planners",
     "JointDenoiser": "models",
     "JointSpec": "spec",
     "Normalizer": "datasets",
@@ -91,13 +115,17 @@ _HOMES = {
     "Trajectory": "trajectory",
     "TrajectoryDataset": "datasets",
     "TrajectoryStore": "datasets",
+    "ValueFunction": "models",
+    "ValueGuide": "planners",
     "animate_denoising": "plotting",
+    "calibration": "value_calibration",
     "collect_episodes": "datasets",
     "evaluate": "evaluation",
     "load_dataset": "datasets",
     "make": "envs",
     "make_scheduler": "planners",
     "merge_stores": "datasets",
+    "plot_calibration": "plotting",
     "plot_comparison": "plotting",
     "plot_dataset": "plotting",
     "plot_denoising": "plotting",
@@ -107,6 +135,7 @@ _HOMES = {
     "record_rollout": "rollout",
     "save_video": "rollout",
     "train": "training",
+    "train_value": "value_training",
 }
 
 

@@ -26,7 +26,7 @@ from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.optimizers import Muon
 from diffplan.planners.planner import DiffusionPlanner, uses_bfloat16
-from diffplan.questions import QuestionMix, draw_known, draw_levels, held_beyond_the_end
+from diffplan.questions import QuestionMix, draw_known, draw_levels, draw_returns, held_beyond_the_end
 
 WARMUP_STEPS = 100
 GRADIENT_CLIP = 1.0
@@ -159,6 +159,8 @@ class _Loss:
         self.patch_size = planner.denoiser.config.patch_size
         self.static, self.features = map(torch.from_numpy, (dataset.spec.static_mask, dataset.spec.feature_mask))
         self.roles = torch.from_numpy(dataset.spec.role_index).to(self.device)
+        takes_returns = planner.denoiser.config.return_conditioning
+        self.return_ranks = torch.from_numpy(dataset.return_ranks) if takes_returns else None
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, step, self.rank])
@@ -177,7 +179,10 @@ class _Loss:
         clean, shown, known, learned, levels, sample = (
             tensor.to(self.device) for tensor in (clean, shown, known, learned, levels, sample)
         )
-        estimate = self.model(sample, levels, known, self.roles, shown.any(-1))
+        told = None
+        if self.return_ranks is not None:
+            told = draw_returns(self.mix, self.return_ranks[windows.episode], generator).to(self.device)
+        estimate = self.model(sample, levels, known, self.roles, shown.any(-1), told)
         weight = 1 / levels.clamp(min=0.05)[..., None]
         loss = (weight * (estimate.float() - clean).square() * learned).sum() / (weight * learned).sum().clamp(min=1e-6)
         if not torch.isfinite(loss):

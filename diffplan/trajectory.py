@@ -149,8 +149,9 @@ class Cells:
 class Plan:
     """S candidate joint plans for N agents over H steps, in physical units; step 0 is the present.
 
-    ``values`` ranks the candidates (higher is better); ``chain`` holds the noise and the sample after every
-    denoising step, the plan last.
+    ``values`` ranks the candidates (higher is better; of equal ones the first is best); it is the sum of ``terms``, one
+    per guide. ``chain`` holds the noise and the sample after every denoising step, the plan last;
+    ``num_inference_steps`` says how many steps these were: a deadline may have cut them.
     """
 
     spec: JointSpec
@@ -159,6 +160,8 @@ class Plan:
     agent_mask: Bool[np.ndarray, "N"]
     values: Float[np.ndarray, "S"] | None = None
     chain: Float[np.ndarray, "K S N H D"] | None = None
+    terms: dict[str, Float[np.ndarray, "S"]] = field(default_factory=dict)
+    num_inference_steps: int | None = None
 
     def __repr__(self) -> str:
         S, N, H, _ = self.observations.shape
@@ -189,7 +192,12 @@ class Plan:
         values = None if self.values is None else self.values[keep]
         chain = None if self.chain is None else self.chain[:, keep]
         return dataclasses.replace(
-            self, observations=self.observations[keep], actions=self.actions[keep], values=values, chain=chain
+            self,
+            observations=self.observations[keep],
+            actions=self.actions[keep],
+            values=values,
+            chain=chain,
+            terms={name: term[keep] for name, term in self.terms.items()},
         )
 
     def actions_at(self, step: int) -> Actions:
@@ -230,6 +238,7 @@ class Plan:
         from safetensors.numpy import save_file
 
         arrays = {name: getattr(self, name) for name in ("observations", "actions", "agent_mask", "values", "chain")}
+        arrays |= {f"terms/{name}": term for name, term in self.terms.items()}
         present = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
         with atomic_path(path) as temporary:
             save_file(present, temporary, metadata={"spec": json.dumps(self.spec.to_dict())})
@@ -243,6 +252,9 @@ class Plan:
             with safe_open(path, "numpy") as file:
                 spec = JointSpec.from_dict(json.loads((file.metadata() or {}).get("spec", "{}")))
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls(spec, **arrays)
+            terms = {
+                name.removeprefix("terms/"): arrays.pop(name) for name in list(arrays) if name.startswith("terms/")
+            }
+            return cls(spec, **arrays, terms=terms)
         except (SafetensorError, json.JSONDecodeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved plan ({error}); write one with Plan.save.") from error

@@ -124,7 +124,7 @@ def test_the_chain_has_every_denoising_step_and_a_plan_survives_saving(planner, 
         ({"observations": {"robot_0": np.zeros(5)}}, r"'robot_0' has shape \(5,\), expected \(6,\)"),
         ({"observations": {}}, "no agent is present"),
         ({"num_samples": 0}, "num_samples=0"),
-        ({"num_inference_steps": 0}, "at least one step"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0; ask for at least one"),
         ({"warm_start_level": 0.0}, "warm_start_level=0.0"),
     ],
 )

@@ -31,6 +31,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         num_heads: attention heads; a divisor of ``width``.
         agent_attention: False cuts attention to other agents (the ablation: every agent plans alone).
         prediction: ``"sample"``: the network's output is the clean sample; ``"velocity"``: it is (noise - sample).
+        return_conditioning: also takes the return that a trajectory shall have (arXiv 2211.15657).
 
     Raises:
         ValueError: sizes that are not positive or do not divide each other.
@@ -48,6 +49,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         num_heads: int = 4,
         agent_attention: bool = True,
         prediction: str = "sample",
+        return_conditioning: bool = False,
     ):
         super().__init__()
         sizes = {"size": size, "window": window, "num_roles": num_roles, "patch_size": patch_size}
@@ -70,6 +72,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         self.embed_sample = nn.Linear(patch_size * size, width)
         self.embed_known = nn.Linear(patch_size * size, width, bias=False)
         self.embed_role = nn.Embedding(num_roles, width)
+        self.embed_return = nn.Linear(2, width, bias=False) if return_conditioning else None
         self.embed_time = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
         self.level_embedding = LevelEmbedding(patch_size, width // 2)
         self.relation_bias = nn.Parameter(torch.zeros(depth, num_heads, 2, 2 * self.num_tokens - 1))
@@ -89,6 +92,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         known: Bool[Tensor, "_ N W D"],
         roles: Int[Tensor, "N"],
         mask: Bool[Tensor, "_ N W"] | None = None,
+        target_return: Float[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B N W D"]:
         """Estimates the clean sample.
 
@@ -100,6 +104,8 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             known: which entries are given.
             roles: each agent's role.
             mask: which cells exist; None where all do.
+            target_return: rank of the return among the data's, 0 (worst) to 1 (best); NaN or None: unconditional. Only
+                with ``return_conditioning``.
         """
         B, N, W, D = sample.shape
         T, p = self.num_tokens, self.config.patch_size
@@ -107,6 +113,10 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         context = self.embed_known(known.reshape(-1, N, T, p * D).to(sample.dtype)) + self.embed_time
         context = context + self.embed_role(roles)[:, None]
         tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + context.reshape(-1, N * T, self.config.width)
+        if self.embed_return is not None and target_return is not None:
+            asked = ~target_return.isnan()
+            features = torch.stack((torch.where(asked, 2 * target_return - 1, 0), asked.to(sample.dtype)), dim=-1)
+            tokens = tokens + self.embed_return(features)[:, None]
         shared, last = self.modulation(condition).unflatten(-1, (8, -1)).split((6, 2), dim=-2)
         modulations = shared + self.block_modulation[:, None, None]
         bias = self._attention_bias(N, mask)

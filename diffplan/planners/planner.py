@@ -1,7 +1,7 @@
 """The planner: one call answers every question that a mask of known cells can ask (see the table in docs/design.md)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,32 +14,18 @@ from torch import Tensor
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.files import read_json, write_json
 from diffplan.models.denoiser import JointDenoiser
-from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels
+from diffplan.models.value import ValueFunction
+from diffplan.planners.deadline import Deadline
+from diffplan.planners.guidance import Guidance
+from diffplan.planners.guides import Guide
+from diffplan.planners.question import Question, Sampling, known_grid, warm_grid
+from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
 from diffplan.planners.saving import INDEX, find_planner, load_components, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
-
-
-@dataclass(frozen=True)
-class Question:
-    """What one plan starts from.
-
-    Args:
-        observations: the present. An agent without a key is absent; a NaN entry is unknown (partial observability).
-        past: (observations, actions) of earlier steps, the latest last.
-        given: further known cells: a goal, a partner's announced plan, actions to forecast under.
-        warm_start: an earlier plan, shifted so that its step 0 is now.
-        seed: of this plan's noise.
-    """
-
-    observations: Mapping[str, Any]
-    past: Sequence[tuple[Observations, Actions]] = ()
-    given: Cells | None = None
-    warm_start: Plan | None = None
-    seed: int = 0
 
 
 class DiffusionPlanner(DiffusionPipeline):
@@ -53,6 +39,7 @@ class DiffusionPlanner(DiffusionPipeline):
         spec: who the agents are (a ``JointSpec`` or its ``to_dict()``).
         horizon: H, planned steps from the present on.
         history: cells before the present that the network sees.
+        value_function: what a team may expect, from ``train_value``; may be set later.
 
     The attribute ``precision`` says how the network computes: ``"float32"``, ``"bfloat16"``, or ``"auto"`` (the
     default): bfloat16 for 8 or more samples at once on a CPU that computes in it, float32 otherwise.
@@ -62,6 +49,7 @@ class DiffusionPlanner(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "denoiser"
+    _optional_components = ["value_function"]
 
     def __init__(
         self,
@@ -71,6 +59,7 @@ class DiffusionPlanner(DiffusionPipeline):
         spec: JointSpec | dict[str, Any] | None = None,
         horizon: int = 32,
         history: int = 0,
+        value_function: ValueFunction | None = None,
     ):
         super().__init__()
         if spec is None:
@@ -83,20 +72,24 @@ class DiffusionPlanner(DiffusionPipeline):
                 f"the denoiser was made for D={denoiser.config.size} and {denoiser.config.num_roles} roles, "
                 f"but the spec has D={self.spec.size} and {len(self.spec.roles)}; use the spec of its training."
             )
-        self.register_modules(denoiser=denoiser, scheduler=scheduler, normalizer=normalizer)
+        self.register_modules(
+            denoiser=denoiser, scheduler=scheduler, normalizer=normalizer, value_function=value_function
+        )
         self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history)
         self.horizon, self.history, self.precision = horizon, history, "auto"
+        self._pace: float | None = None  # seconds that the network last took for one candidate
 
     @classmethod
     def for_dataset(
         cls,
         dataset: "TrajectoryDataset",
         *,
-        width: int = 128,
+        width: int = 96,
         depth: int = 3,
         patch_size: int | None = None,
         agent_attention: bool = True,
         prediction: str = "sample",
+        return_conditioning: bool = False,
         seed: int = 0,
     ) -> Self:
         """An untrained planner of the right sizes for a dataset, with its normaliser.
@@ -118,6 +111,7 @@ class DiffusionPlanner(DiffusionPipeline):
                 depth=depth,
                 agent_attention=agent_attention,
                 prediction=prediction,
+                return_conditioning=return_conditioning,
             ).eval()
         return cls(denoiser, make_scheduler("flow"), dataset.normalizer, dataset.spec, dataset.horizon, dataset.history)
 
@@ -158,7 +152,15 @@ class DiffusionPlanner(DiffusionPipeline):
             name: spec.roles[name] if spec.roles.get(name) == role else role for name, role in self.spec.roles.items()
         }
         adapted = JointSpec(spec.agents, roles, self.spec.dt, spec.env_id, spec.env_options)
-        other = DiffusionPlanner(self.denoiser, self.scheduler, self.normalizer, adapted, self.horizon, self.history)
+        other = DiffusionPlanner(
+            self.denoiser,
+            self.scheduler,
+            self.normalizer,
+            adapted,
+            self.horizon,
+            self.history,
+            self.value_function,
+        )
         other.precision = self.precision
         return other
 
@@ -168,13 +170,18 @@ class DiffusionPlanner(DiffusionPipeline):
         *,
         past: Sequence[tuple[Observations, Actions]] = (),
         given: Cells | None = None,
+        warm_start: Plan | None = None,
+        seed: int = 0,
         num_samples: int = 1,
         num_inference_steps: int = 5,
-        seed: int = 0,
-        warm_start: Plan | None = None,
         warm_start_level: float = 0.7,
         decode_actions: bool = False,
         return_chain: bool = False,
+        guides: Sequence[Guide] = (),
+        resample: bool = False,
+        target_return: float | None = None,
+        guidance_scale: float = 1.0,
+        deadline_ms: float | None = None,
     ) -> Plan:
         """Samples plans from the present observations on.
 
@@ -182,112 +189,101 @@ class DiffusionPlanner(DiffusionPipeline):
             observations: {agent: observation}, in physical units; see ``Question`` for absent and unknown.
             past: earlier (observations, actions), the latest last; only the last ``history`` are used.
             given: further known cells (NaN where unknown), e.g. ``other_plan.cells("robot_0")``.
+            warm_start: start from this plan, noised up to ``warm_start_level``, instead of from pure noise.
+            seed: the same seed gives the same plan.
             num_samples: S, how many candidates.
             num_inference_steps: denoising steps.
-            seed: the same seed gives the same plan.
-            warm_start: start from this plan, noised up to ``warm_start_level``, instead of from pure noise.
+            warm_start_level: see ``warm_start``.
             decode_actions: read the actions off the planned observations (inverse dynamics: one more call of the
                 network) instead of keeping those that were sampled along.
             return_chain: keep the noise and the sample after every step in ``Plan.chain``.
+            guides: what plans should be like; they move the plans while these are denoised, and rank them: their sum
+                is ``Plan.values``, each one's part is in ``Plan.terms``.
+            resample: treat the candidates as particles and resample them (``steer_particles``), so that they follow
+                prior x weight also where a guide's gradient alone would not take them; needs ``guides``.
+            target_return: plan as in episodes whose return has this rank among the data's, 0 (worst) to 1 (best);
+                the network must have been trained with ``return_conditioning``.
+            guidance_scale: how far to go from the unconditional estimate to the one for ``target_return`` (1: all the
+                way) and beyond (classifier-free guidance, arXiv 2207.12598, eq. 6).
+            deadline_ms: be done by then: with fewer candidates, and with fewer steps, where the time is short. The
+                plan says how many it used.
 
         Raises:
-            ValueError: agents, widths or grids that do not fit the spec; nothing is sampled then.
+            ValueError: agents, widths, grids or guides that do not fit the spec, or settings that make no sense;
+                nothing is sampled then.
         """
-        question = Question(observations, past, given, warm_start, seed)
-        return self.answer(
-            [question], num_samples, num_inference_steps, warm_start_level, decode_actions, return_chain
-        )[0]
+        sampling = Sampling(
+            num_samples,
+            num_inference_steps,
+            warm_start_level,
+            decode_actions,
+            return_chain,
+            guides,
+            resample,
+            target_return,
+            guidance_scale,
+            deadline_ms,
+        )
+        return self.answer([Question(observations, past, given, warm_start, seed)], sampling)[0]
 
-    @torch.inference_mode()
-    def answer(
-        self,
-        questions: Sequence[Question],
-        num_samples: int = 1,
-        num_inference_steps: int = 5,
-        warm_start_level: float = 0.7,
-        decode_actions: bool = False,
-        return_chain: bool = False,
-    ) -> list[Plan]:
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question], sampling: Sampling = Sampling()) -> list[Plan]:  # noqa: B008
         """Samples plans for many questions in one batch, all with a warm start or none; see ``__call__``."""
         if not questions:
             return []
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples}; ask for at least one.")
-        values, exists = (torch.from_numpy(np.stack(parts)) for parts in zip(*map(self._grid, questions), strict=True))
-        values, exists = values.to(self.device), exists.to(self.device)
-        levels = noise_levels(self.scheduler, num_inference_steps)
-        warm = questions[0].warm_start is not None
-        if any((question.warm_start is not None) != warm for question in questions):
+        deadline = Deadline(sampling.deadline_ms)
+        if sampling.target_return is not None and not self.denoiser.config.return_conditioning:
+            raise ValueError(
+                "target_return needs a planner that was trained for it: "
+                "DiffusionPlanner.for_dataset(dataset, return_conditioning=True), or train --return-conditioning."
+            )
+        layout = (self.spec, self.normalizer, self.horizon, self.history)
+        grids = [known_grid(question, *layout) for question in questions]
+        values, exists = (torch.from_numpy(np.stack(parts)).to(self.device) for parts in zip(*grids, strict=True))
+        known = ~values.isnan()
+        levels = noise_levels(self.scheduler, sampling.num_inference_steps)
+        warm = [question.warm_start for question in questions if question.warm_start is not None]
+        if warm and len(warm) < len(questions):
             raise ValueError("some questions have a warm_start and some do not; ask them in two calls.")
         if warm:
-            levels = _from_level(levels, warm_start_level)
-        noise = torch.stack([self._noise(question.seed, num_samples) for question in questions])
+            levels = [sampling.warm_start_level, *(one for one in levels if one < sampling.warm_start_level - 1e-6)]
+        number = deadline.affordable(sampling.num_samples, len(questions) * (len(levels) - 1), self._pace)
+        present = exists[:, :, self.history].any(-1)
+        guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, number)
+        guidance.check(self.horizon)
+        noise = torch.stack([self._noise(question.seed, number) for question in questions])
         noisy = noise * levels[0]
         if warm:
-            noisy = noisy + (1 - levels[0]) * torch.stack([self._warm(q, num_samples) for q in questions])
-        known = ~values.isnan()
+            earlier = np.stack([warm_grid(plan, *layout, number) for plan in warm])
+            noisy = noisy + (1 - levels[0]) * torch.from_numpy(earlier).to(self.device)
         sample = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
-        chain = self._sample(sample.flatten(0, 1), known, exists, levels, num_samples)
-        if decode_actions:
+        chain = self._sample(
+            sample.flatten(0, 1), known, exists, levels, sampling, guidance, deadline, _mixed(questions)
+        )
+        num_inference_steps, self._pace = len(chain) - 1, deadline.pace
+        if sampling.decode_actions:
             observed = torch.arange(self.spec.size, device=self.device) < self.spec.observation_size
             sample = torch.where(known[:, None] | observed, chain[-1].reshape(noise.shape), noise) * exists[:, None]
-            chain[-1] = self._sample(sample.flatten(0, 1), known | observed, exists, [1.0, 0.0], num_samples)[-1]
-        shape = (len(questions), num_samples, *chain[-1].shape[1:])
-        clean = self._physical(chain[-1].reshape(shape))
-        steps = [self._physical(step.reshape(shape)) for step in chain] if return_chain else []
+            plain = dataclasses.replace(sampling, guides=(), resample=False)
+            chain[-1] = self._sample(sample.flatten(0, 1), known | observed, exists, [1.0, 0.0], plain)[-1]
+        terms = {name: term.cpu().numpy() for name, term in guidance.terms(chain[-1]).items()}
+        grids_of = [
+            self._physical(step.reshape(noise.shape)) for step in (chain if sampling.return_chain else chain[-1:])
+        ]
         return [
-            self._plan(clean[i], exists[i].cpu().numpy(), np.stack([step[i] for step in steps]) if steps else None)
+            self._plan(
+                [grid[i] for grid in grids_of],
+                exists[i].cpu().numpy(),
+                {name: term[i] for name, term in terms.items()},
+                num_inference_steps,
+            )
             for i in range(len(questions))
         ]
-
-    def _grid(self, question: Question) -> tuple[Float[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"]]:
-        """Normalised known values (NaN where unknown, 0 where nothing exists), and which entries exist."""
-        spec, O, W = self.spec, self.spec.observation_size, self.history + self.horizon
-        present, agent_mask = spec.stack_observations(question.observations)
-        if not agent_mask.any():
-            raise ValueError(f"no agent is present; observations must name some of {list(spec.names)}.")
-        values = np.full((spec.num_agents, W, spec.size), np.nan, np.float32)
-        exists = np.repeat((spec.feature_mask & agent_mask[:, None])[:, None], W, axis=1)
-        exists[:, : self.history] = False
-        values[:, self.history, :O] = present
-        static = spec.static_mask[:, None, :O]
-        values[..., :O] = np.where(static, present[:, None], values[..., :O])
-        past = question.past[-self.history :] if self.history else ()
-        for step, (observations, actions) in enumerate(past, start=self.history - len(past)):
-            values[:, step, :O], was_there = spec.stack_observations(observations)
-            values[:, step, O:], _ = spec.stack_actions(actions)
-            exists[:, step] = spec.feature_mask & was_there[:, None]
-        if question.given is not None:
-            given = np.concatenate((question.given.observations, question.given.actions), axis=-1)
-            if given.shape != (spec.num_agents, self.horizon, spec.size):
-                raise ValueError(
-                    f"given cells have shape {given.shape}, expected {(spec.num_agents, self.horizon, spec.size)}."
-                )
-            absent = [name for i, name in enumerate(spec.names) if not agent_mask[i] and np.isfinite(given[i]).any()]
-            if absent:
-                raise ValueError(
-                    f"cells of absent agents {absent} are given; add them to observations (NaN if unseen)."
-                )
-            future = values[:, self.history :]
-            values[:, self.history :] = np.where(np.isnan(given), future, given)
-        values = self.normalizer.normalize(values, spec.role_index)
-        return np.where(exists, values, 0).astype(np.float32), exists
 
     def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:
         generator = torch.Generator().manual_seed(seed)
         shape = (num_samples, self.spec.num_agents, self.history + self.horizon, self.spec.size)
         return torch.randn(shape, generator=generator).to(self.device)
-
-    def _warm(self, question: Question, num_samples: int) -> Float[Tensor, "S N W D"]:
-        """The earlier plan in the network's units; the history is known anyway, so it is left 0."""
-        plan = question.warm_start
-        assert plan is not None
-        cells = np.concatenate((plan.observations, plan.actions), axis=-1)
-        if cells.shape[1:] != (self.spec.num_agents, self.horizon, self.spec.size):
-            raise ValueError(f"warm_start is {plan}, expected N={self.spec.num_agents}, H={self.horizon}.")
-        index = np.resize(np.arange(len(cells)), num_samples)
-        normalized = self.normalizer.normalize(cells[index], self.spec.role_index)
-        return torch.from_numpy(np.pad(normalized, ((0, 0), (0, 0), (self.history, 0), (0, 0)))).to(self.device)
 
     def _sample(
         self,
@@ -295,45 +291,89 @@ class DiffusionPlanner(DiffusionPipeline):
         known: Bool[Tensor, "B N W D"],
         exists: Bool[Tensor, "B N W D"],
         levels: list[float],
-        num_samples: int,
+        sampling: Sampling,
+        guidance: Guidance | None = None,
+        deadline: Deadline | None = None,
+        seed: int = 0,
     ) -> list[Tensor]:
         """Runs the network down the levels; what is the same for the whole batch is computed once."""
         if (known == known[:1]).all() and (exists == exists[:1]).all():
             known, exists = known[:1], exists[:1]
         else:
-            known, exists = known.repeat_interleave(num_samples, 0), exists.repeat_interleave(num_samples, 0)
-        mask = None if exists.any(-1).all() else exists.any(-1)
-        given = known & exists
-        unknown_cell = (~known & exists).any(-1).to(sample.dtype)
-        roles = torch.from_numpy(self.spec.role_index).to(sample.device)
-        worthwhile = self.precision != "auto" or (sample.device.type == "cpu" and len(sample) >= 8)
-        half = worthwhile and uses_bfloat16(self.precision)
+            number = len(sample) // len(known)
+            known, exists = known.repeat_interleave(number, 0), exists.repeat_interleave(number, 0)
+        estimate = self._estimator(known, exists, sampling, len(sample))
 
-        def denoise(sample: Tensor, level: float) -> Tensor:
-            with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
-                clean = self.denoiser(sample, level * unknown_cell, given, roles, mask)
-            return clean.to(sample.dtype) * exists
+        def stop() -> bool:
+            return deadline is not None and deadline.over(len(sample))
 
         second_order = isinstance(self.scheduler, DPMSolverMultistepScheduler)
-        return denoise_grid(denoise, sample, known, levels, second_order)
+        if guidance is None or not guidance.guides:
+            return denoise_grid(estimate, sample, known, levels, second_order, stop)
+
+        def nudge(clean: Tensor, level: float) -> Tensor:
+            return guidance.nudge(clean, level, ~known & exists)
+
+        if sampling.resample:
+            generator = torch.Generator().manual_seed(seed)
+            return steer_particles(estimate, nudge, guidance.log_weight, sample, known, levels, generator, stop)
+
+        def guided(sample: Tensor, level: float) -> Tensor:
+            return nudge(torch.where(known, sample, estimate(sample, level)), level)
+
+        return denoise_grid(guided, sample, known, levels, second_order, stop)
+
+    def _estimator(
+        self, known: Bool[Tensor, "_ N W D"], exists: Bool[Tensor, "_ N W D"], sampling: Sampling, batch_size: int
+    ) -> Callable[[Tensor, float], Tensor]:
+        """(sample, level) -> the network's estimate of the clean sample, with classifier-free guidance if asked."""
+        mask = None if exists.any(-1).all() else exists.any(-1)
+        given = known & exists
+        unknown_cell = (~known & exists).any(-1).to(torch.float32)
+        roles = torch.from_numpy(self.spec.role_index).to(known.device)
+        worthwhile = self.precision != "auto" or (known.device.type == "cpu" and batch_size >= 8)
+        half = worthwhile and uses_bfloat16(self.precision)
+        target, scale = sampling.target_return, sampling.guidance_scale
+
+        def network(sample: Tensor, level: float, *conditions: Tensor) -> Tensor:
+            with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
+                clean = self.denoiser(sample, level * unknown_cell, given, roles, mask, *conditions)
+            return clean.to(sample.dtype) * exists
+
+        def estimate(sample: Tensor, level: float) -> Tensor:
+            if target is None:
+                return network(sample, level)
+            told = sample.new_full((len(sample),), target)
+            conditional = network(sample, level, told)
+            return torch.lerp(network(sample, level, torch.full_like(told, torch.nan)), conditional, scale)
+
+        return estimate
 
     def _physical(self, cells: Tensor) -> np.ndarray:
         return self.normalizer.unnormalize(cells.cpu().numpy(), self.spec.role_index)
 
-    def _plan(self, cells: np.ndarray, exists: np.ndarray, chain: np.ndarray | None) -> Plan:
-        future = cells[:, :, self.history :] * exists[:, self.history :]
-        chain = None if chain is None else chain[..., self.history :, :] * exists[:, self.history :]
+    def _plan(
+        self, steps: list[np.ndarray], exists: np.ndarray, terms: dict[str, np.ndarray], num_inference_steps: int
+    ) -> Plan:
+        """Cuts the history off the physical grids [S N W D] of the chain, of which there may be only the last one."""
+        chain = np.stack(steps)[..., self.history :, :] * exists[:, self.history :]
         O = self.spec.observation_size
+        values = np.sum(list(terms.values()), axis=0) if terms else None
         return Plan(
-            self.spec, future[..., :O], future[..., O:], np.asarray(exists[:, self.history].any(-1)), chain=chain
+            self.spec,
+            chain[-1][..., :O],
+            chain[-1][..., O:],
+            np.asarray(exists[:, self.history].any(-1)),
+            values,
+            chain if len(chain) > 1 else None,
+            terms,
+            num_inference_steps,
         )
 
 
-def _from_level(levels: list[float], start: float) -> list[float]:
-    """The part of a schedule below ``start``, beginning there."""
-    if not 0 < start <= 1:
-        raise ValueError(f"warm_start_level={start}; choose a noise level in (0, 1].")
-    return [start, *(level for level in levels if level < start - 1e-6)]
+def _mixed(questions: Sequence[Question]) -> int:
+    """One seed made of the seeds of all questions."""
+    return int(np.random.SeedSequence([question.seed for question in questions]).generate_state(1)[0])
 
 
 def uses_bfloat16(precision: str) -> bool:

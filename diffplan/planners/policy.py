@@ -1,5 +1,6 @@
 """Receding-horizon control: plan, execute the first steps, replan from where the world is now, warm-started."""
 
+import dataclasses
 import itertools
 import time
 from collections import deque
@@ -8,7 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diffplan.planners.planner import DiffusionPlanner, Question
+from diffplan.planners.guides import Guide
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.question import Question, Sampling
+from diffplan.planners.refinement import refine_first_actions
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan
@@ -59,8 +63,15 @@ class RecedingHorizonPolicy:
         warm_start_steps: denoising steps of later plans. One step gives the mean of all plans near the last one, which
             keeps its joint way but not the noise that was in the data; more steps sample anew, noise and all.
         decode_actions: read actions off the planned observations, see ``DiffusionPlanner.__call__``.
-        deadline_ms: a plan that takes longer (all plans of a batch are made together) is not used: the robots follow
-            the last one, or brake: the action nearest to 0; counted in ``stats``.
+        guides: what plans should be like, see ``DiffusionPlanner.__call__``.
+        resample: treat the candidates as particles, see there.
+        target_return: see there.
+        guidance_scale: see there.
+        refine: how far the planner's value function may move the first action of a plan uphill, in standard deviations
+            of the data's actions; 0 leaves it as planned. Wants ``execute_steps=1``.
+        deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch
+            are made together) is not used: the robots follow the last one, or brake: the action nearest to 0; counted
+            in ``stats``.
         safety: changes what is executed where robots would come too close, and counts that in its own ``stats``; needs
             a spec whose roles say where position and velocity are.
 
@@ -77,6 +88,11 @@ class RecedingHorizonPolicy:
         warm_start_level: float | None = 0.7,
         warm_start_steps: int = 1,
         decode_actions: bool = False,
+        guides: Sequence[Guide] = (),
+        resample: bool = False,
+        target_return: float | None = None,
+        guidance_scale: float = 1.0,
+        refine: float = 0.0,
         deadline_ms: float | None = None,
         safety: SafetyFilter | None = None,
     ):
@@ -86,9 +102,21 @@ class RecedingHorizonPolicy:
             )
         if warm_start_level is not None and not 0 < warm_start_level <= 1:
             raise ValueError(f"warm_start_level={warm_start_level}; choose a noise level in (0, 1], or None.")
-        self.planner, self.execute_steps, self.num_samples = planner, execute_steps, num_samples
-        self.num_inference_steps, self.warm_start_steps = num_inference_steps, warm_start_steps
-        self.warm_start_level, self.decode_actions, self.deadline_ms = warm_start_level, decode_actions, deadline_ms
+        if refine and planner.value_function is None:
+            raise ValueError(f"refine={refine} needs a planner with a value function; train one with train_value.")
+        self.planner, self.execute_steps, self.refine, self.deadline_ms = planner, execute_steps, refine, deadline_ms
+        self.warm_start_level, self.warm_start_steps = warm_start_level, warm_start_steps
+        self.sampling = Sampling(
+            num_samples,
+            num_inference_steps,
+            warm_start_level or 1.0,
+            decode_actions,
+            guides=tuple(guides),
+            resample=resample,
+            target_return=target_return,
+            guidance_scale=guidance_scale,
+            deadline_ms=deadline_ms,
+        )
         self.safety, self.stats = safety, PlanningStats()
         self._episodes: list[_Episode] = []
 
@@ -130,10 +158,12 @@ class RecedingHorizonPolicy:
             for episode, seen in group
         ]
         started = time.perf_counter()
-        steps = self.warm_start_steps if warm else self.num_inference_steps
-        plans = self.planner.answer(
-            questions, self.num_samples, steps, self.warm_start_level or 1.0, self.decode_actions
-        )
+        sampling = self.sampling
+        if warm:
+            sampling = dataclasses.replace(sampling, num_inference_steps=self.warm_start_steps)
+        plans = self.planner.answer(questions, sampling)
+        if self.refine and self.planner.value_function is not None:
+            plans = refine_first_actions(plans, self.planner.value_function, self.planner.normalizer, self.refine)
         elapsed = time.perf_counter() - started
         self.stats.seconds.append(elapsed)
         self.stats.plans.append(len(plans))

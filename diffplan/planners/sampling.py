@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Scheduler: TypeAlias = FlowMatchEulerDiscreteScheduler | DDIMScheduler | DPMSolverMultistepScheduler
@@ -60,6 +60,7 @@ def denoise_grid(
     known: Bool[Tensor, "_ N W D"],
     levels: list[float],
     second_order: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Tensor]:
     """Walks the noise levels down to a clean sample.
 
@@ -70,6 +71,7 @@ def denoise_grid(
         levels: descending noise levels, the last one 0.
         second_order: the multistep correction of DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2) instead of Euler /
             DDIM.
+        stop: asked after every estimate: whether it shall be the last, and what it says the plan.
 
     Returns:
         The chain of samples: the noise, then the sample after every step, the last one clean.
@@ -77,6 +79,8 @@ def denoise_grid(
     chain, before = [sample], sample
     for index, (level, lower) in enumerate(pairwise(levels)):
         clean = torch.where(known, sample, denoise(sample, level))
+        if stop():
+            return [*chain, clean]
         target = clean
         if second_order and index and lower > 0:
             ratio = _half_step_ratio(levels[index - 1], level, lower)
@@ -95,3 +99,71 @@ def _half_step_ratio(before: float, level: float, lower: float) -> float:
 
     last, step = log_snr(level) - log_snr(before), log_snr(lower) - log_snr(level)
     return 0.0 if math.isinf(step) or math.isinf(last) else step / (2 * last)
+
+
+def steer_particles(
+    denoise: Callable[[Tensor, float], Tensor],
+    nudge: Callable[[Tensor, float], Tensor],
+    weigh: Callable[[Tensor, float], Float[Tensor, "B S"]],
+    sample: Float[Tensor, "BS N W D"],
+    known: Bool[Tensor, "_ N W D"],
+    levels: list[float],
+    generator: torch.Generator,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Tensor]:
+    """Samples prior x weight by sequential Monte Carlo (the twisted diffusion sampler, arXiv 2306.17775, algorithm 1).
+
+    The S candidates of a question are particles. Each step draws from the ancestral kernel with its larger variance
+    (arXiv 2006.11239, section 3.2), shifted by the guides; importance weights make up for the shift and for what the
+    weight of the new estimate says that the old one did not; particles are resampled when fewer than half count. So
+    guided samples follow prior x weight as S grows, however coarse the guides' gradient. Takes and returns what
+    ``denoise_grid`` does, and
+
+    Args:
+        weigh: (clean estimate, level) -> log-weight of every particle.
+        generator: of the noise and of resampling.
+    """
+    chain, proposal = [sample], torch.zeros(1)
+    before: Tensor | float = 0.0
+    for level, lower in pairwise(levels):
+        clean = torch.where(known, sample, denoise(sample, level))
+        lower = 0.0 if stop() else lower
+        value = weigh(clean, level)
+        weight = proposal.to(value.device) + value - before
+        pick, weight = _resampled(weight, generator, always=lower == 0)
+        clean, sample, before = clean[pick], sample[pick], value.flatten()[pick].reshape(value.shape)
+        if lower > 0:
+            share, std = _ancestral(level, lower)
+            shift = (1 - lower - share * (1 - level)) * (nudge(clean, level) - clean) * ~known
+            noise = torch.randn(sample.shape, generator=generator).to(sample) * ~known * std
+            mean = (1 - lower) * clean + share * (sample - (1 - level) * clean)
+            sample = torch.where(known, sample, mean + shift + noise)
+            ratio = -(shift * (shift + 2 * noise)).flatten(1).sum(1) / (2 * std**2)
+            proposal = weight + ratio.reshape(value.shape)
+        else:
+            return [*chain, clean]
+        chain.append(sample)
+    raise AssertionError("the last level is 0")
+
+
+def _ancestral(level: float, lower: float) -> tuple[float, float]:
+    """Share of the noise that stays and std of the noise that is added, going from ``level`` down to ``lower``."""
+    alpha, next_alpha = 1 - level, 1 - lower
+    share = alpha * lower**2 / (next_alpha * level**2)  # of (sample - alpha clean), the present noise
+    total, next_total = alpha**2 + level**2, next_alpha**2 + lower**2
+    return share, math.sqrt(next_total - (alpha / next_alpha * next_total) ** 2 / total)
+
+
+def _resampled(
+    weight: Float[Tensor, "B S"], generator: torch.Generator, always: bool
+) -> tuple[Int[Tensor, "BS"], Float[Tensor, "B S"]]:
+    """Which particles go on (systematic resampling where fewer than half of a question's count), and their weights."""
+    B, S = weight.shape
+    shares = weight.softmax(1)
+    starts = torch.rand(B, 1, generator=generator).to(weight)
+    places = (starts + torch.arange(S, device=weight.device)) / S
+    drawn = torch.searchsorted(shares.cumsum(1).contiguous(), places.contiguous()).clamp(max=S - 1)
+    due = (1 / shares.square().sum(1, keepdim=True) < S / 2) | always
+    stay = torch.arange(S, device=weight.device).expand(B, S)
+    pick = torch.where(due, drawn, stay) + S * torch.arange(B, device=weight.device)[:, None]
+    return pick.flatten(), torch.where(due, 0.0, weight)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
 from diffplan.models.denoiser import JointDenoiser
+from diffplan.models.value import ValueFunction
 
 MANIFEST = "manifest.json"
 INDEX = "model_index.json"
@@ -22,8 +23,15 @@ COMPONENTS: dict[str, tuple[Any, ...]] = {
     "denoiser": (JointDenoiser,),
     "scheduler": SCHEDULER_CLASSES,
     "normalizer": (Normalizer,),
+    "value_function": (ValueFunction,),
 }
-CONFIG_FILES = {"denoiser": "config.json", "scheduler": "scheduler_config.json", "normalizer": "normalizer_config.json"}
+OPTIONAL = ("value_function",)
+CONFIG_FILES = {
+    "denoiser": "config.json",
+    "scheduler": "scheduler_config.json",
+    "normalizer": "normalizer_config.json",
+    "value_function": "config.json",
+}
 
 
 @contextmanager
@@ -69,6 +77,8 @@ def find_planner(path: str | Path) -> Path:
 def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Checks every file against the manifest and builds the components and the planner's own settings.
 
+    An optional component that the planner was saved without is None.
+
     Raises:
         ValueError: a file is damaged, missing or foreign, or names a class that a planner does not have.
     """
@@ -79,15 +89,26 @@ def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         file = inside(folder, name)
         if not file.is_file() or sha256(file) != expected:
             raise ValueError(f"{file} is missing or damaged (SHA-256 differs from {MANIFEST}); restore it from a copy.")
-    required = {INDEX, f"denoiser/{WEIGHTS}", *(f"{name}/{file}" for name, file in CONFIG_FILES.items())}
-    if not required <= set(manifest):
-        raise ValueError(f"{folder}/{MANIFEST} lacks {sorted(required - set(manifest))}; save the planner again.")
+    _check_listed(folder, manifest, [INDEX])
     index = read_json(folder / INDEX)
     kinds = {"spec": dict, "horizon": int, "history": int}
     if not isinstance(index, dict) or not all(isinstance(index.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"{folder / INDEX} lacks spec, horizon or history; save the planner again.")
-    components = {name: _component(folder, index, name) for name in COMPONENTS}
-    return components, {name: index[name] for name in kinds}
+    absent = {name: None for name in OPTIONAL if index.get(name) in (None, [None, None])}
+    present = [name for name in COMPONENTS if name not in absent]
+    _check_listed(folder, manifest, [f"{name}/{file}" for name in present for file in _files(name)])
+    return {name: _component(folder, index, name) for name in present} | absent, {name: index[name] for name in kinds}
+
+
+def _files(name: str) -> list[str]:
+    """The files of a component: its configuration, and weights if it is a network."""
+    return [CONFIG_FILES[name], *([WEIGHTS] if issubclass(COMPONENTS[name][0], ModelMixin) else [])]
+
+
+def _check_listed(folder: Path, manifest: dict[str, Any], files: list[str]) -> None:
+    missing = sorted(set(files) - set(manifest))
+    if missing:
+        raise ValueError(f"{folder}/{MANIFEST} lacks {missing}; save the planner again.")
 
 
 def _component(folder: Path, index: dict[str, Any], name: str) -> Any:

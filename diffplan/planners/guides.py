@@ -1,0 +1,282 @@
+"""Guides: what makes one joint plan better than another, as log-weights on denoised plans in physical units.
+
+A guide turns the prior p(plan) that the network learned into p(plan) exp(log_weight(plan)); several guides add. It
+only says how good a plan is. Gradients, noise levels and units are the planner's business (``guidance.py``).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diffplan.datasets.normalizer import Normalizer
+from diffplan.models.value import ValueFunction
+from diffplan.spec import JointSpec
+
+ALWAYS = (0.0, 1.0)
+FARTHEST = 6.0  # normalised units from the data's centre within which a goal makes sense
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What guides see: the plans of B questions, S candidates each, as the planner estimates them at this moment.
+
+    Args:
+        spec: the agents.
+        observations: planned observations, physical units; step 0 is the present.
+        actions: planned actions, physical units.
+        normalized: the same cells in the network's units, for guides that are networks.
+        agent_mask: who is present; cells of absent agents hold 0 and should not count.
+    """
+
+    spec: JointSpec
+    observations: Float[Tensor, "B S N H O"]
+    actions: Float[Tensor, "B S N H A"]
+    normalized: Float[Tensor, "B S N H D"]
+    agent_mask: Bool[Tensor, "B N"]
+
+    @cached_property
+    def positions(self) -> Float[Tensor, "B S N H P"]:
+        """Where the agents are planned to be (m). Raises ``ValueError`` when they have no positions of one width."""
+        return _entries(self.observations, _position_index(self.spec).to(self.observations.device))
+
+    def per_agent(self, values: Float[Tensor, "B S N"]) -> Float[Tensor, "B S"]:
+        """Sums one number an agent over the agents that are present."""
+        return (values * self.agent_mask[:, None]).sum(-1)
+
+
+class Guide(ABC):
+    """A log-weight on plans. Subclass it, or give ``ConstraintGuide`` a function.
+
+    Attributes:
+        name: of its term in ``Plan.terms``.
+        weight: how strongly it counts.
+        levels: (lowest, highest) noise level at which it moves the plan; ``None``: it only ranks the candidates.
+    """
+
+    name: str
+    weight: float
+    levels: tuple[float, float] | None
+
+    @abstractmethod
+    def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
+        """How good every candidate is, differentiable in the estimate, before ``weight``."""
+
+    def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
+        """Raises ``ValueError`` when the guide makes no sense for these agents; called before anything is sampled."""
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"guide {self.name!r} has weight={self.weight}; give a finite number, 0 or more.")
+        if self.levels is not None and not 0 <= self.levels[0] <= self.levels[1] <= 1:
+            raise ValueError(
+                f"guide {self.name!r} has levels={self.levels}; give (lowest, highest) within (0, 1), or None to rank."
+            )
+
+
+@dataclass
+class ConstraintGuide(Guide):
+    """Keeps plans where a violation is 0: log-weight = - violation(estimate).
+
+    Args:
+        violation: how much every candidate breaks the rule, 0 where it does not; any differentiable function.
+        weight: nats a unit of violation.
+        levels: noise levels at which it moves the plan; ``None``: it only ranks.
+        name: of its term in ``Plan.terms``.
+
+    Example:
+        ``ConstraintGuide(lambda plan: plan.actions.square().sum((2, 3, 4)), weight=0.1, name="effort")``
+    """
+
+    violation: Callable[[Estimate], Tensor]
+    weight: float = 1.0
+    levels: tuple[float, float] | None = ALWAYS
+    name: str = "constraint"
+    agents_need_positions: bool = field(default=False, repr=False)
+
+    def log_weight(self, estimate: Estimate) -> Tensor:
+        return -self.violation(estimate)
+
+    def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
+        super().check(spec, normalizer, horizon)
+        if self.agents_need_positions:
+            _position_index(spec)
+
+    @classmethod
+    def separation(
+        cls, distance: float, weight: float = 1.0, levels: tuple[float, float] | None = ALWAYS
+    ) -> "ConstraintGuide":
+        """Keeps every two agents ``distance`` (m) apart: squared shortfalls in units of ``distance``, over all steps.
+
+        Raises ``ValueError`` for a distance that is not positive.
+        """
+        _positive(distance=distance)
+
+        def violation(estimate: Estimate) -> Tensor:
+            gaps, there = _gaps(estimate)
+            return ((1 - gaps / distance).relu().square() * there[:, None, :, None]).sum((2, 3))
+
+        return cls(violation, weight, levels, "separation", agents_need_positions=True)
+
+    @classmethod
+    def workspace(
+        cls,
+        low: Sequence[float],
+        high: Sequence[float],
+        weight: float = 1.0,
+        levels: tuple[float, float] | None = ALWAYS,
+    ) -> "ConstraintGuide":
+        """Keeps every agent's position inside a box (m): squared distances to it, over all steps.
+
+        Raises ``ValueError`` when ``low`` is not below ``high``.
+        """
+        if len(low) != len(high) or any(not a < b for a, b in zip(low, high, strict=True)):
+            raise ValueError(f"low={tuple(low)} must lie below high={tuple(high)} in every entry; swap or widen them.")
+
+        def violation(estimate: Estimate) -> Tensor:
+            least, most = (estimate.positions.new_tensor(side) for side in (low, high))
+            outside = (least - estimate.positions).relu() + (estimate.positions - most).relu()
+            return estimate.per_agent(outside.square().sum((3, 4)))
+
+        return cls(violation, weight, levels, "workspace", agents_need_positions=True)
+
+    @classmethod
+    def speed(cls, limit: float, weight: float = 1.0, levels: tuple[float, float] | None = ALWAYS) -> "ConstraintGuide":
+        """Keeps every agent below a speed (m/s) between planned steps: squared excess in units of ``limit``.
+
+        Raises ``ValueError`` for a limit that is not positive.
+        """
+        _positive(limit=limit)
+
+        def violation(estimate: Estimate) -> Tensor:
+            speeds = _length(estimate.positions.diff(dim=3)) / estimate.spec.dt
+            return estimate.per_agent((speeds / limit - 1).relu().square().sum(3))
+
+        return cls(violation, weight, levels, "speed", agents_need_positions=True)
+
+
+@dataclass
+class GoalGuide(Guide):
+    """Draws agents to positions: log-weight = - sum |position - goal|^2 / (2 tolerance^2).
+
+    Args:
+        goals: {agent: position (m)}.
+        step: planned step at which they should be there; -1 is the last one.
+        tolerance: standard deviation around the goal (m).
+        weight: as in ``Guide``.
+        levels: as in ``Guide``.
+        name: of its term in ``Plan.terms``.
+    """
+
+    goals: Mapping[str, Sequence[float]]
+    step: int = -1
+    tolerance: float = 0.1
+    weight: float = 1.0
+    levels: tuple[float, float] | None = ALWAYS
+    name: str = "goal"
+
+    def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
+        agents = [estimate.spec.names.index(name) for name in self.goals]
+        goals = estimate.positions.new_tensor(list(self.goals.values()))
+        errors = estimate.positions[:, :, agents, self.step] - goals
+        return -errors.square().sum((2, 3)) / (2 * self.tolerance**2)
+
+    def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
+        super().check(spec, normalizer, horizon)
+        _positive(tolerance=self.tolerance)
+        unknown = [name for name in self.goals if name not in spec.agents]
+        if unknown or not self.goals:
+            raise ValueError(f"goals are for agents {list(self.goals)}; the plan has {list(spec.agents)}.")
+        width = _position_index(spec).shape[1]
+        wrong = {name: tuple(goal) for name, goal in self.goals.items() if len(goal) != width}
+        if wrong:
+            raise ValueError(f"goals {wrong} are not positions of {width} numbers (m).")
+        if not -horizon <= self.step < horizon:
+            raise ValueError(f"step={self.step} is outside the plan of {horizon} steps.")
+        for name, goal in self.goals.items():
+            role, entries = list(spec.roles).index(spec.agents[name]), list(spec.role_of(name).position)
+            center, scale = (np.array(normalizer.config[key])[role, entries] for key in ("center", "scale"))
+            if (np.abs(goal - center) > FARTHEST * scale).any():
+                low, high = (center - FARTHEST * scale).round(2), (center + FARTHEST * scale).round(2)
+                raise ValueError(
+                    f"the goal {tuple(goal)} of {name!r} lies outside of what the data cover, {low.tolist()} to "
+                    f"{high.tolist()}; choose a goal inside, or train on data that go there."
+                )
+
+
+@dataclass
+class ValueGuide(Guide):
+    """Prefers plans of high value: log-weight = the planned return by a value function, in units of its returns.
+
+    Args:
+        value_function: trained by ``train_value`` for the planner's agents and normaliser.
+        agent: count only this agent's own return; the team's (the sum) if None.
+        weight: as in ``Guide``: 1 makes one unit of the value function's scaled return worth one nat.
+        levels: as in ``Guide``.
+        name: of its term in ``Plan.terms``.
+    """
+
+    value_function: ValueFunction
+    agent: str | None = None
+    weight: float = 1.0
+    levels: tuple[float, float] | None = ALWAYS
+    name: str = "value"
+
+    def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
+        B, S = estimate.normalized.shape[:2]
+        O = estimate.spec.observation_size
+        cells = estimate.normalized.flatten(0, 1)
+        roles = torch.from_numpy(estimate.spec.role_index).to(cells.device)
+        mask = estimate.agent_mask.repeat_interleave(S, 0)
+        values = self.value_function.plan_values(cells[..., :O], cells[..., O:], roles, mask)
+        values = values.reshape(B, S, -1) / self.value_function.config.reward_scale
+        if self.agent is not None:
+            return values[..., estimate.spec.names.index(self.agent)]
+        return estimate.per_agent(values)
+
+    def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
+        super().check(spec, normalizer, horizon)
+        config = self.value_function.config
+        theirs = (config.observation_size, config.action_size, config.num_roles)
+        ours = (spec.observation_size, spec.action_size, len(spec.roles))
+        if theirs != ours:
+            raise ValueError(
+                f"the value function is for (O, A, roles) = {theirs}, the planner for {ours}; train one on its data."
+            )
+        if self.agent is not None and self.agent not in spec.agents:
+            raise ValueError(f"agent={self.agent!r} is not in the plan; it has {list(spec.agents)}.")
+
+
+def _positive(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 < number < float("inf"):
+            raise ValueError(f"{name}={number}; it must be a positive number.")
+
+
+def _position_index(spec: JointSpec) -> Int[Tensor, "N P"]:
+    """Which observation entries are each agent's position."""
+    rows = [spec.role_of(name).position for name in spec.names]
+    if not rows[0] or len({len(row) for row in rows}) > 1:
+        widths = {name: len(row) for name, row in zip(spec.names, rows, strict=True)}
+        raise ValueError(f"positions have {widths} entries; this guide needs as many of all agents: set Role.position.")
+    return torch.tensor(rows)
+
+
+def _entries(observations: Float[Tensor, "B S N H O"], index: Int[Tensor, "N P"]) -> Float[Tensor, "B S N H P"]:
+    shape = (*observations.shape[:-1], index.shape[1])
+    return observations.gather(-1, index[:, None].expand(shape))
+
+
+def _gaps(estimate: Estimate) -> tuple[Float[Tensor, "B S pairs H"], Bool[Tensor, "B pairs"]]:
+    """Distances between every two agents (m), and whether both are present."""
+    first, second = torch.triu_indices(estimate.spec.num_agents, estimate.spec.num_agents, 1)
+    gaps = _length(estimate.positions[:, :, first] - estimate.positions[:, :, second])
+    return gaps, estimate.agent_mask[:, first] & estimate.agent_mask[:, second]
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Euclidean length over the last axis, with a finite gradient at 0."""
+    return (vectors.square().sum(-1) + 1e-12).sqrt()

@@ -1,0 +1,105 @@
+"""What one plan starts from, and how it is laid out as a grid of known and unknown cells in the network's units."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from diffplan.datasets.normalizer import Normalizer
+from diffplan.planners.guides import Guide
+from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.trajectory import Cells, Plan
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one plan starts from.
+
+    Args:
+        observations: the present. An agent without a key is absent; a NaN entry is unknown (partial observability).
+        past: (observations, actions) of earlier steps, the latest last.
+        given: further known cells: a goal, a partner's announced plan, actions to forecast under.
+        warm_start: an earlier plan, shifted so that its step 0 is now.
+        seed: of this plan's noise.
+    """
+
+    observations: Mapping[str, Any]
+    past: Sequence[tuple[Observations, Actions]] = ()
+    given: Cells | None = None
+    warm_start: Plan | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How plans are sampled; the arguments of ``DiffusionPlanner.__call__`` that say so, explained there."""
+
+    num_samples: int = 1
+    num_inference_steps: int = 5
+    warm_start_level: float = 0.7
+    decode_actions: bool = False
+    return_chain: bool = False
+    guides: Sequence[Guide] = ()
+    resample: bool = False
+    target_return: float | None = None
+    guidance_scale: float = 1.0
+    deadline_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "num_inference_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; ask for at least one.")
+        if not 0 < self.warm_start_level <= 1:
+            raise ValueError(f"warm_start_level={self.warm_start_level}; choose a noise level in (0, 1].")
+        if self.resample and not self.guides:
+            raise ValueError("resample=True needs guides; without them every candidate counts alike.")
+        if self.target_return is not None and not 0 <= self.target_return <= 1:
+            raise ValueError(f"target_return={self.target_return}; give a rank among the data, 0 (worst) to 1 (best).")
+        if self.deadline_ms is not None and not self.deadline_ms > 0:
+            raise ValueError(f"deadline_ms={self.deadline_ms}; give a positive number of milliseconds.")
+
+
+def known_grid(
+    question: Question, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int
+) -> tuple[Float[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"]]:
+    """Normalised known values (NaN where unknown, 0 where nothing exists), and which entries exist."""
+    O, W = spec.observation_size, history + horizon
+    present, agent_mask = spec.stack_observations(question.observations)
+    if not agent_mask.any():
+        raise ValueError(f"no agent is present; observations must name some of {list(spec.names)}.")
+    values = np.full((spec.num_agents, W, spec.size), np.nan, np.float32)
+    exists = np.repeat((spec.feature_mask & agent_mask[:, None])[:, None], W, axis=1)
+    exists[:, :history] = False
+    values[:, history, :O] = present
+    static = spec.static_mask[:, None, :O]
+    values[..., :O] = np.where(static, present[:, None], values[..., :O])
+    past = question.past[-history:] if history else ()
+    for step, (observations, actions) in enumerate(past, start=history - len(past)):
+        values[:, step, :O], was_there = spec.stack_observations(observations)
+        values[:, step, O:], _ = spec.stack_actions(actions)
+        exists[:, step] = spec.feature_mask & was_there[:, None]
+    if question.given is not None:
+        given = np.concatenate((question.given.observations, question.given.actions), axis=-1)
+        if given.shape != (spec.num_agents, horizon, spec.size):
+            raise ValueError(f"given cells have shape {given.shape}, expected {(spec.num_agents, horizon, spec.size)}.")
+        absent = [name for i, name in enumerate(spec.names) if not agent_mask[i] and np.isfinite(given[i]).any()]
+        if absent:
+            raise ValueError(f"cells of absent agents {absent} are given; add them to observations (NaN if unseen).")
+        future = values[:, history:]
+        values[:, history:] = np.where(np.isnan(given), future, given)
+    values = normalizer.normalize(values, spec.role_index)
+    return np.where(exists, values, 0).astype(np.float32), exists
+
+
+def warm_grid(
+    plan: Plan, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int, num_samples: int
+) -> Float[np.ndarray, "S N W D"]:
+    """The earlier plan in the network's units; the history is known anyway, so it is left 0."""
+    cells = np.concatenate((plan.observations, plan.actions), axis=-1)
+    if cells.shape[1:] != (spec.num_agents, horizon, spec.size):
+        raise ValueError(f"warm_start is {plan}, expected N={spec.num_agents}, H={horizon}.")
+    index = np.resize(np.arange(len(cells)), num_samples)
+    normalized = normalizer.normalize(cells[index], spec.role_index)
+    return np.pad(normalized, ((0, 0), (0, 0), (history, 0), (0, 0)))

@@ -1,0 +1,139 @@
+"""Plans for a return that is asked for, plans in time, and first actions that a critic has refined.
+
+The world: points on a line drift right or left, half of the episodes each; a step is paid for by where it goes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffplan as dp
+from diffplan.models.value import lower_twin
+from diffplan.planners import ConstraintGuide
+from diffplan.planners.deadline import Deadline
+from diffplan.planners.refinement import refine_first_actions
+from diffplan.questions import draw_returns
+
+LENGTH, HORIZON = 8, 4
+LINE = dp.JointSpec({"a": "point", "b": "point"}, {"point": dp.Role(1, (-1.0,), (1.0,), position=(0,))})
+NOW = {"a": np.zeros(1), "b": np.zeros(1)}
+
+
+def episode(rng: np.random.Generator, direction: float) -> dp.Trajectory:
+    actions = np.clip(direction * 0.5 + rng.normal(0, 0.1, (LENGTH, 2, 1)), -1, 1).astype(np.float32)
+    there = np.concatenate([np.zeros((1, 2, 1), np.float32), actions.cumsum(0)])
+    flags = np.zeros((LENGTH, 2), bool)
+    ends = flags.copy()
+    ends[-1] = True
+    return dp.Trajectory(LINE, there, actions, actions[..., 0], flags, ends, np.ones((LENGTH + 1, 2), bool))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> dp.TrajectoryDataset:
+    folder, rng = tmp_path_factory.mktemp("stores") / "line", np.random.default_rng(0)
+    dp.TrajectoryStore.create(folder, LINE).append([episode(rng, direction) for direction in (1.0, -1.0) * 50])
+    return dp.load_dataset(folder, horizon=HORIZON)
+
+
+@pytest.fixture(scope="module")
+def planner(dataset: dp.TrajectoryDataset) -> dp.DiffusionPlanner:
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=1, return_conditioning=True)
+    dp.train(planner, dataset, steps=300, batch_size=32, progress=False)
+    return planner
+
+
+def heading(plan: dp.Plan) -> float:
+    return float(plan.actions.mean())
+
+
+def test_ranks_order_the_episodes_by_their_return(dataset: dp.TrajectoryDataset) -> None:
+    ranks, returns = dataset.return_ranks, dataset.store.returns.sum(1)
+    assert ranks[returns.argmax()] == pytest.approx(0.995) and ranks[returns.argmin()] == pytest.approx(0.005)
+    assert ranks.mean() == pytest.approx(0.5)
+
+
+def test_the_return_that_is_asked_for_settles_what_is_planned(planner: dp.DiffusionPlanner) -> None:
+    good, poor = (heading(planner(NOW, target_return=rank, num_samples=32)) for rank in (0.9, 0.1))
+    assert good > 0.35 and poor < -0.35
+    assert abs(heading(planner(NOW, num_samples=128))) < 0.3
+
+
+def test_guidance_scale_goes_from_unconditional_to_conditional_and_beyond(planner: dp.DiffusionPlanner) -> None:
+    def plan(scale: float) -> np.ndarray:
+        return planner(NOW, target_return=0.9, guidance_scale=scale, num_inference_steps=1).actions
+
+    free, told = planner(NOW, num_inference_steps=1).actions, plan(1.0)
+    np.testing.assert_allclose(plan(0.0), free, atol=1e-5)
+    np.testing.assert_allclose(plan(1.5), free + 1.5 * (told - free), atol=1e-4)
+
+
+def test_a_share_of_the_windows_tells_no_return() -> None:
+    told = draw_returns(dp.QuestionMix(conditional=0.8), torch.full((10_000,), 0.3), torch.Generator().manual_seed(0))
+    assert told.isnan().float().mean() == pytest.approx(0.2, abs=0.02)
+    assert (told[~told.isnan()] == torch.tensor(0.3)).all()
+
+
+def test_a_planner_without_returns_refuses_one(dataset: dp.TrajectoryDataset) -> None:
+    plain = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1)
+    with pytest.raises(ValueError, match="target_return needs a planner that was trained for it"):
+        plain(NOW, target_return=0.5)
+    with pytest.raises(ValueError, match="target_return=7; give a rank among the data"):
+        plain(NOW, target_return=7)
+
+
+def test_a_short_deadline_leaves_fewer_candidates_and_steps_and_a_long_one_all(planner: dp.DiffusionPlanner) -> None:
+    full = planner(NOW, num_samples=8, num_inference_steps=4, deadline_ms=60_000)
+    assert (full.num_samples, full.num_inference_steps) == (8, 4)
+    short = planner(NOW, num_samples=8, num_inference_steps=4, deadline_ms=1e-3)
+    assert (short.num_samples, short.num_inference_steps) == (1, 1)
+    assert np.isfinite(short.actions).all()
+    guide = ConstraintGuide(lambda plan: plan.actions.sum((2, 3, 4)))
+    steered = planner(NOW, num_samples=8, deadline_ms=1e-3, resample=True, guides=[guide])
+    assert steered.num_inference_steps == 1
+    with pytest.raises(ValueError, match="deadline_ms=0; give a positive number"):
+        planner(NOW, deadline_ms=0)
+
+
+def test_candidates_are_cut_to_what_time_allows() -> None:
+    deadline = Deadline(1_000.0)
+    assert deadline.affordable(64, calls=5, pace=None) == 64
+    assert 15 <= deadline.affordable(64, calls=5, pace=0.01) <= 18
+    assert deadline.affordable(64, calls=5, pace=10.0) == 1
+    assert Deadline(None).affordable(64, calls=5, pace=10.0) == 64
+
+
+def test_refined_first_actions_are_worth_more_and_stay_within_reach(dataset, planner) -> None:
+    value = dp.ValueFunction.for_dataset(dataset, width=16, depth=1)
+    dp.train_value(value, dataset, steps=60, batch_size=64, learning_rate=3e-3, progress=False)
+    plan, other = planner(NOW, seed=1), planner(NOW, seed=2)
+    refined = refine_first_actions([plan, other], value, planner.normalizer, 0.5)
+
+    def worth(plan: dp.Plan) -> float:
+        cells = np.concatenate((plan.observations[:, :, :1], plan.actions[:, :, :1]), -1)
+        cells = torch.from_numpy(planner.normalizer.normalize(cells, LINE.role_index)[:, :, 0])
+        roles, mask = torch.from_numpy(LINE.role_index), torch.ones(1, 2, dtype=torch.bool)
+        return lower_twin(value.action_values(cells[..., :1], cells[..., 1:], roles, mask)).sum().item()
+
+    scale = planner.normalizer.config.scale[0][1]
+    for before, after in zip((plan, other), refined, strict=True):
+        assert worth(after) > worth(before)
+        assert np.array_equal(before.actions[:, :, 1:], after.actions[:, :, 1:])
+        assert (after.actions[:, :, 0] > before.actions[:, :, 0]).all()  # it pays to go right
+        assert np.abs(after.actions[:, :, 0] - before.actions[:, :, 0]).max() <= 0.5 * scale * 1.001
+
+
+def test_a_policy_that_refines_needs_a_value_function_and_saves_it(dataset, planner, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a planner with a value function"):
+        dp.RecedingHorizonPolicy(planner, refine=0.5)
+    value = dp.ValueFunction.for_dataset(dataset, width=16, depth=1)
+    planner.register_modules(value_function=value)
+    planner.save_pretrained(tmp_path / "planner")
+    reloaded = dp.DiffusionPlanner.from_pretrained(tmp_path)
+    plans = []
+    for one in (planner, reloaded):
+        policy = dp.RecedingHorizonPolicy(one, refine=0.5)
+        policy.reset([0])
+        plans.append(policy([NOW])[0])
+    assert all(np.array_equal(plans[0][name], plans[1][name]) for name in NOW)

@@ -1,0 +1,170 @@
+"""Guided sampling against closed forms, and what guides promise. The prior is exact: its denoiser is a formula."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import diffplan as dp
+from diffplan.models.denoiser import JointDenoiser
+from diffplan.planners import ConstraintGuide, Estimate, GoalGuide, Guide, make_scheduler
+
+S = 4_000
+
+
+class GaussianPrior(JointDenoiser):
+    """The exact denoiser of agents whose positions are jointly Gaussian, mean 0, with the covariance given."""
+
+    covariance: Tensor | None = None  # the unit matrix
+
+    def forward(self, sample: Tensor, noise_level: Tensor, *_: object) -> Tensor:
+        level = float(noise_level.max())
+        unit = torch.eye(sample.shape[1])
+        covariance = unit if self.covariance is None else self.covariance
+        gain = (1 - level) * covariance @ torch.linalg.inv((1 - level) ** 2 * covariance + level**2 * unit)
+        return torch.einsum("mn,bnwd->bmwd", gain, sample)
+
+
+class TwoModes(JointDenoiser):
+    """The exact denoiser of an even mixture of Gaussians at -1.5 and 1.5 with std 0.3."""
+
+    def forward(self, sample: Tensor, noise_level: Tensor, *_: object) -> Tensor:
+        level = float(noise_level.max())
+        means, variance = torch.tensor([-1.5, 1.5]), (1 - level) ** 2 * 0.3**2 + level**2
+        error = sample[..., None] - (1 - level) * means
+        share = (-error.square() / (2 * variance)).softmax(-1)
+        return (share * (means + (1 - level) * 0.3**2 / variance * error)).sum(-1)
+
+
+def exact_planner(denoiser: type[JointDenoiser], agents: int = 1, shift: float = 1.0) -> dp.DiffusionPlanner:
+    """A planner for points on a line that plan one step: one number an agent, all of it unknown."""
+    spec = dp.JointSpec({f"point_{i}": "point" for i in range(agents)}, {"point": dp.Role(1, (), (), position=(0,))})
+    normalizer = dp.Normalizer("gaussian", [[0.0]], [[1.0]])
+    planner = dp.DiffusionPlanner(denoiser(1, 1, patch_size=1), make_scheduler("flow"), normalizer, spec, horizon=1)
+    planner.scheduler.set_shift(shift)
+    planner.precision = "float32"
+    return planner
+
+
+def unknown(planner: dp.DiffusionPlanner) -> dict[str, np.ndarray]:
+    return {name: np.array([np.nan]) for name in planner.spec.names}
+
+
+def near_two(agent: int = 0) -> ConstraintGuide:
+    return ConstraintGuide(lambda plan: (plan.positions[:, :, agent] - 2).square().sum((2, 3)) / 2)
+
+
+def sampled(planner: dp.DiffusionPlanner, guide: Guide, steps: int, resample: bool, number: int = S) -> np.ndarray:
+    """[S, N] positions of guided plans."""
+    plan = planner(
+        unknown(planner), guides=[guide], num_samples=number, num_inference_steps=steps, resample=resample, seed=1
+    )
+    return plan.observations[:, :, 0, 0]
+
+
+@pytest.mark.parametrize(("steps", "resample"), [(200, False), (20, True)])
+def test_guided_samples_match_the_exact_gaussian_posterior(steps: int, resample: bool) -> None:
+    """Prior N(0, 1) times exp(-(x - 2)^2 / 2) is N(1, 1/2)."""
+    x = sampled(exact_planner(GaussianPrior), near_two(), steps, resample)
+    assert x.mean() == pytest.approx(1.0, abs=0.04)
+    assert x.std() == pytest.approx(math.sqrt(0.5), rel=0.04)
+
+
+def test_a_correlated_partner_follows_as_the_prior_says() -> None:
+    """Robot 0 is drawn to 2; robot 1, correlated by 0.8, comes along to 0.8 and keeps the variance of the posterior."""
+    planner = exact_planner(GaussianPrior, agents=2)
+    planner.denoiser.covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+    x = sampled(planner, near_two(), 100, resample=True)
+    covariance = np.linalg.inv(np.linalg.inv(planner.denoiser.covariance.numpy()) + np.diag([1.0, 0.0]))
+    np.testing.assert_allclose(x.mean(0), [1.0, 0.8], atol=0.06)
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.06)
+
+
+def test_particles_fill_two_modes_as_prior_times_weight_does() -> None:
+    """The weight exp(0.4 x) makes the right mode e^1.2 times as likely as the left one."""
+    guide = ConstraintGuide(lambda plan: -0.4 * plan.positions.sum((2, 3, 4)))
+    x = sampled(exact_planner(TwoModes), guide, 20, resample=True)
+    assert (x > 0).mean() == pytest.approx(1 / (1 + math.exp(-1.2)), abs=0.05)
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e3, 1e6])
+def test_no_weight_makes_a_plan_that_is_not_finite_or_far_out(weight: float) -> None:
+    guides = (
+        ConstraintGuide(lambda plan: -plan.positions.sum((2, 3, 4)), weight),
+        ConstraintGuide(lambda plan: (plan.positions - 2).pow(4).sum((2, 3, 4)), weight),
+    )
+    for guide in guides:
+        x = sampled(exact_planner(GaussianPrior), guide, 10, resample=False, number=50)
+        assert np.isfinite(x).all() and np.abs(x).max() < 10
+
+
+def test_separation_keeps_two_robots_apart_that_would_meet() -> None:
+    planner = exact_planner(GaussianPrior, agents=2)
+    guide = ConstraintGuide.separation(1.0, weight=200.0)
+    free, apart = (np.abs(np.diff(sampled(planner, one, 50, False))) for one in (ConstraintGuide(no_violation), guide))
+    assert (free < 1.0).mean() > 0.4
+    assert (apart < 0.9).mean() < 0.02
+
+
+def no_violation(plan: Estimate) -> Tensor:
+    return 0 * plan.positions.sum((2, 3, 4))
+
+
+def test_a_goal_draws_the_named_agent_only() -> None:
+    planner = exact_planner(GaussianPrior, agents=2)
+    x = sampled(planner, GoalGuide({"point_1": [1.5]}, tolerance=0.05), 50, False)
+    np.testing.assert_allclose(x.mean(0), [0.0, 1.5], atol=0.06)
+
+
+def test_a_guide_that_only_ranks_leaves_the_candidates_and_orders_them() -> None:
+    planner = exact_planner(GaussianPrior)
+    guides = [ConstraintGuide(near_two().violation, 2.0, None, "near"), ConstraintGuide(no_violation, name="nothing")]
+    plan = planner(unknown(planner), guides=guides, num_samples=16, seed=3)
+    plain = planner(unknown(planner), num_samples=16, seed=3)
+    assert np.array_equal(plan.observations, plain.observations) and plain.values is None
+    assert list(plan.terms) == ["near", "nothing"]
+    np.testing.assert_allclose(plan.values, plan.terms["near"] + plan.terms["nothing"])
+    np.testing.assert_allclose(plan.terms["near"], -((plan.observations[:, 0, 0, 0] - 2) ** 2), rtol=1e-5)
+    assert plan.best().observations.item() == plan.observations[np.argmax(plan.values)].item()
+
+
+def test_an_absent_agent_does_not_count(tmp_path) -> None:
+    planner = exact_planner(GaussianPrior, agents=2)
+    alone = {"point_0": np.array([0.3])}
+    plan = planner(alone, guides=[ConstraintGuide.separation(5.0), ConstraintGuide.workspace([0.0], [1.0])])
+    assert plan.terms["separation"] == 0 and plan.terms["workspace"] == 0
+    plan.save(tmp_path / "plan.safetensors")
+    assert dp.Plan.load(tmp_path / "plan.safetensors").terms.keys() == plan.terms.keys()
+
+
+@pytest.mark.parametrize(
+    ("guide", "message"),
+    [
+        (ConstraintGuide(lambda plan: plan.positions.sum()), r"returns \(\), expected a tensor \[B, S\] = \(1, 2\)"),
+        (ConstraintGuide(lambda plan: plan.positions.sum((2, 3, 4)) * math.nan), "not finite for an ordinary plan"),
+        (ConstraintGuide(lambda plan: torch.zeros(plan.positions.shape[:2])), "has no gradient.*or set levels=None"),
+        (ConstraintGuide(no_violation, weight=-1.0), "weight=-1.0; give a finite number, 0 or more"),
+        (ConstraintGuide(no_violation, levels=(0.8, 0.2)), r"give \(lowest, highest\) within"),
+        (GoalGuide({"other": [0.0]}), "goals are for agents"),
+        (GoalGuide({"point_0": [0.0, 1.0]}), "not positions of 1 numbers"),
+        (GoalGuide({"point_0": [0.0]}, step=1), "step=1 is outside the plan of 1 steps"),
+        (GoalGuide({"point_0": [50.0]}), "point_0.*lies outside of what the data cover"),
+    ],
+)
+def test_a_guide_that_cannot_guide_is_refused_before_sampling(guide: Guide, message: str) -> None:
+    planner = exact_planner(GaussianPrior)
+    planner.denoiser.forward = pytest.fail  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=message):
+        planner(unknown(planner), guides=[guide])
+
+
+def test_contradictory_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="distance=-1; it must be a positive number"):
+        ConstraintGuide.separation(-1)
+    with pytest.raises(ValueError, match="must lie below high"):
+        ConstraintGuide.workspace([1.0], [0.0])
+    planner = exact_planner(GaussianPrior)
+    with pytest.raises(ValueError, match="resample=True needs guides"):
+        planner(unknown(planner), resample=True)
