@@ -8,7 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from diffplan.commands.output import check_ending, save_figure, show, waiting
-from diffplan.commands.worlds import Options, Run, Scheduler, load
+from diffplan.commands.worlds import Options, Run, Scheduler, load, make_safety, parse_guides
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Train:
       diffplan train data/crossing --out runs/crossing
       diffplan train data/crossing --out runs/crossing --resume
       diffplan train data/crossing --out runs/small --width 64 --depth 2 --steps 1000
+      diffplan train data/crossing --out runs/crossing --resume --value-steps 5000
       torchrun --nproc_per_node 2 -m diffplan train data/crossing --out runs/two
 
     Args:
@@ -37,6 +38,8 @@ class Train:
         patch_size: steps a token, a divisor of history + horizon; the largest of 8, 4, 2, 1 by default.
         agent_attention: cut attention to other agents: every agent plans alone (the ablation).
         prediction: what the network's output is.
+        return_conditioning: also learn to plan for a return that is asked for.
+        value_steps: then train a value function too, for so many steps; it becomes part of the planner.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes.
         learning_rate: peak of the schedule.
@@ -58,11 +61,13 @@ class Train:
     history: int = 0
     stride: int = 1
     normalizer: Literal["limits", "gaussian", "quantile"] = "gaussian"
-    width: int = 128
+    width: int = 96
     depth: int = 3
     patch_size: int | None = None
     agent_attention: bool = True
     prediction: Literal["sample", "velocity"] = "sample"
+    return_conditioning: bool = False
+    value_steps: int = 0
     steps: int = 3_000
     batch_size: int = 128
     learning_rate: float = 2e-3
@@ -79,8 +84,10 @@ class Train:
 
     def run(self) -> None:
         from diffplan.datasets import load_dataset
+        from diffplan.models import ValueFunction
         from diffplan.planners import DiffusionPlanner
         from diffplan.training import train
+        from diffplan.value_training import train_value
 
         with waiting("reading the data", shown=not self.json):
             dataset = load_dataset(self.path, self.horizon, self.history, self.normalizer, self.stride)
@@ -93,6 +100,7 @@ class Train:
             patch_size=self.patch_size,
             agent_attention=self.agent_attention,
             prediction=self.prediction,
+            return_conditioning=self.return_conditioning,
             seed=self.seed,
         )
         report = train(
@@ -113,6 +121,11 @@ class Train:
             tensorboard=self.tensorboard,
             progress=not self.json,
         )
+        if self.value_steps:
+            value = ValueFunction.for_dataset(dataset, seed=self.seed)
+            train_value(value, dataset, steps=self.value_steps, seed=self.seed, progress=not self.json)
+            planner.register_modules(value_function=value)
+            planner.save_pretrained(self.out / "planner")
         loss = report.losses[-1] if report.losses else None
         result = {"planner": str(self.out / "planner"), "steps": self.steps, "loss": loss, "seconds": report.seconds}
         if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
@@ -126,6 +139,7 @@ class MakePlan:
     For example:
       diffplan plan runs/crossing --plot plan.png
       diffplan plan runs/crossing --seed 3 --num-samples 64 --scheduler dpm
+      diffplan plan runs/crossing --guide value=0.5 --guide separation:0.2=100 --deadline-ms 50
       diffplan plan runs/crossing --option num_robots=6 --out plan.safetensors
 
     Args:
@@ -136,6 +150,11 @@ class MakePlan:
         num_samples: how many candidate plans.
         num_inference_steps: denoising steps.
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
+        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES, speed:LIMIT.
+        resample: resample the candidates as particles while they are denoised; needs --guide.
+        target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
+        guidance_scale: how far to go for that; above 1 exaggerates it.
+        deadline_ms: be done by then, with fewer candidates and steps.
         decode_actions: read actions off the planned observations (inverse dynamics).
         plot: picture to write (.png, .svg or .pdf).
         out: file for the plan itself (.safetensors; read it with Plan.load).
@@ -149,6 +168,11 @@ class MakePlan:
     num_samples: int = 16
     num_inference_steps: int = 5
     scheduler: Scheduler | None = None
+    guide: Options = field(default_factory=list)
+    resample: bool = False
+    target_return: float | None = None
+    guidance_scale: float = 1.0
+    deadline_ms: float | None = None
     decode_actions: bool = False
     plot: Path | None = None
     out: Path | None = None
@@ -165,6 +189,11 @@ class MakePlan:
             observations,
             num_samples=self.num_samples,
             num_inference_steps=self.num_inference_steps,
+            guides=parse_guides(self.guide, planner),
+            resample=self.resample,
+            target_return=self.target_return,
+            guidance_scale=self.guidance_scale,
+            deadline_ms=self.deadline_ms,
             seed=self.seed,
             decode_actions=self.decode_actions,
         )
@@ -188,6 +217,7 @@ class Evaluate:
       diffplan evaluate runs/crossing --episodes 20 --option num_robots=6
       diffplan evaluate runs/crossing --env crossing-v0 --option layout=doorway --json
       diffplan evaluate runs/crossing --scheduler ddim --num-inference-steps 10
+      diffplan evaluate runs/crossing --num-samples 16 --guide value=0.5 --guide separation:0.2=100
 
     Args:
         path: folder of a run or of a planner.
@@ -203,8 +233,14 @@ class Evaluate:
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
         warm_start_level: noise level at which later plans start from the last one; 1 is pure noise.
         warm_start_steps: denoising steps of those.
+        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES, speed:LIMIT.
+        resample: resample the candidates as particles while they are denoised; needs --guide.
+        target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
+        guidance_scale: how far to go for that; above 1 exaggerates it.
+        refine: how far the value function may move first actions, in standard deviations.
         decode_actions: read actions off the planned observations (inverse dynamics).
-        deadline_ms: a plan that takes longer is not used, and counted.
+        deadline_ms: plan in this time; a plan that takes longer is not used, and counted.
+        safety: change actions where robots would come too close.
         json: print the report, with every episode, as JSON.
     """
 
@@ -221,8 +257,14 @@ class Evaluate:
     scheduler: Scheduler | None = None
     warm_start_level: float = 0.7
     warm_start_steps: int = 1
+    guide: Options = field(default_factory=list)
+    resample: bool = False
+    target_return: float | None = None
+    guidance_scale: float = 1.0
+    refine: float = 0.0
     decode_actions: bool = False
     deadline_ms: float | None = None
+    safety: bool = False
     json: bool = False
 
     def run(self) -> None:
@@ -238,7 +280,13 @@ class Evaluate:
             warm_start_level=self.warm_start_level,
             warm_start_steps=self.warm_start_steps,
             decode_actions=self.decode_actions,
+            guides=parse_guides(self.guide, planner),
+            resample=self.resample,
+            target_return=self.target_return,
+            guidance_scale=self.guidance_scale,
+            refine=self.refine,
             deadline_ms=self.deadline_ms,
+            safety=make_safety(env) if self.safety else None,
         )
         report = evaluate(
             policy,

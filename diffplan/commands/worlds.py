@@ -1,13 +1,14 @@
 """From words on the command line to environments and planners."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
-    from diffplan.planners import DiffusionPlanner
+    from diffplan.planners import DiffusionPlanner, Guide, SafetyFilter
 
 Run = Annotated[Path, Positional, arg(metavar="RUN")]
 Options = Annotated[list[str], UseAppendAction]
@@ -32,6 +33,59 @@ def parse_options(options: list[str]) -> dict[str, Any]:
         if isinstance(parsed[name], list | dict):
             raise ValueError(f"option {option!r} is not one plain value (a number, a word, true, false or null).")
     return parsed
+
+
+def parse_guides(words: list[str], planner: "DiffusionPlanner") -> list["Guide"]:
+    """``["value=0.5", "separation:0.2=2"]`` -> guides of these weights.
+
+    Known are ``value`` (the team's), ``value:AGENT``, ``separation`` (``:METRES``; the robots' diameter by default) and
+    ``speed:LIMIT`` (m/s).
+
+    Raises:
+        ValueError: anything else, or a value where the planner has no value function.
+    """
+    return [_parse_guide(word, planner) for word in words]
+
+
+def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
+    from diffplan.planners import ConstraintGuide, ValueGuide
+
+    head, _, weight = word.partition("=")
+    name, *details = head.split(":")
+    if name == "value" and len(details) <= 1 and _is_number(weight):
+        if planner.value_function is None:
+            raise ValueError(f"guide {word!r}: the planner has no value function; train one with --value-steps 5000.")
+        return ValueGuide(planner.value_function, details[0] if details else None, float(weight))
+    if name in ("separation", "speed") and len(details) <= 1 and all(map(_is_number, (weight, *details))):
+        if name == "speed" and details:
+            return ConstraintGuide.speed(float(details[0]), float(weight))
+        diameter = 2 * max(role.radius for role in planner.spec.roles.values())
+        if name == "separation" and (details or diameter):
+            return ConstraintGuide.separation(float(details[0]) if details else diameter, float(weight))
+    raise ValueError(
+        f"guide {word!r} is none of value=WEIGHT, value:AGENT=WEIGHT, separation:METRES=WEIGHT and "
+        "speed:LIMIT=WEIGHT; e.g. --guide value=0.5 --guide separation:0.2=100"
+    )
+
+
+def make_safety(env: Any) -> "SafetyFilter":
+    """The safety filter for an environment's robots. Raises ``ValueError`` when it does not say what these can do."""
+    from diffplan.planners import SafetyFilter
+
+    limits = getattr(env, "robot_limits", None)
+    if limits is None:
+        raise ValueError(
+            f"{env} does not say what its robots can do (robot_limits), so --safety cannot keep them apart; leave it "
+            "out, or make a SafetyFilter in Python."
+        )
+    return SafetyFilter(**limits)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def make_env(env_id: str, options: dict[str, Any]) -> Any:
