@@ -5,7 +5,7 @@ of the team, by critics that follow slowly:
 
     V regresses   min Q of the followers, errors weighted by ``expectile`` where the advantage is positive, else by
                   ``1 - expectile``
-    Q regresses   the rewards of the transition + discount^n V(o')
+    Q regresses   the rewards of the transition's n steps + discount^n V(o')
     reward        regresses the reward of the step
 
 The weight is one for the team, so that agents' values add up to the team's expectile exactly.
@@ -50,7 +50,7 @@ def train_value(
     learning_rate: float = 3e-4,
     expectile: float = 0.7,
     target_rate: float = 0.005,
-    return_steps: int = 1,
+    return_steps: int = 10,
     seed: int = 0,
     log_every: int = 50,
     progress: bool = True,
@@ -65,8 +65,10 @@ def train_value(
         learning_rate: of AdamW (arXiv 1711.05101), decaying to 0 by a cosine.
         expectile: 0.5 values what the data do on average, more the better part of it; below 1.
         target_rate: share of the critics that the followers take on at every step.
-        return_steps: rewards taken from the data before the value function is trusted. More carry late rewards back
-            sooner, and value less what the best of the data could do from each of these steps.
+        return_steps: up to how many steps' rewards are taken from the data before V is trusted (n; 1 in the paper).
+            More carry late rewards back in fewer optimiser steps, but value the data's own way on these steps instead
+            of its better part. On 250 episodes of simple_spread, 2,000 steps, one seed: realised over predicted returns
+            had the slope 1.07 with 10, 1.68 with 1.
         seed: of everything random.
         log_every: steps between two lines of the report.
         progress: show a bar.

@@ -34,9 +34,10 @@ class ValueFunction(ModelMixin, ConfigMixin):
         observation_size: O, the width of a padded observation.
         action_size: A, the width of a padded action.
         num_roles: how many kinds of agents there are.
-        width: channels of a token. The reward network, which scores every step of every candidate, has half as many.
-        depth: blocks of the critics; the reward network has one.
+        width: channels of a token of the critics.
+        depth: blocks of the critics.
         num_heads: attention heads of the critics; a divisor of ``width``.
+        reward_width: channels of the reward network: one block, one head, for it is run at every step of a plan.
         discount: of rewards, a step.
         reward_scale: what the spread of returns is in physical units.
         reward_mean: mean reward of an agent and step, in physical units: where the reward network starts.
@@ -56,6 +57,7 @@ class ValueFunction(ModelMixin, ConfigMixin):
         width: int = 128,
         depth: int = 2,
         num_heads: int = 4,
+        reward_width: int = 32,
         discount: float = 0.99,
         reward_scale: float = 1.0,
         reward_mean: float = 0.0,
@@ -63,12 +65,12 @@ class ValueFunction(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         sizes = {"observation_size": observation_size, "action_size": action_size, "num_roles": num_roles}
-        sizes |= {"width": width, "depth": depth, "num_heads": num_heads}
+        sizes |= {"width": width, "depth": depth, "num_heads": num_heads, "reward_width": reward_width}
         if min(sizes.values()) < 1:
             raise ValueError(f"{sizes}: every one must be at least 1.")
-        if width % (2 * num_heads):
-            near = max(1, width // (2 * num_heads)) * 2 * num_heads
-            raise ValueError(f"width={width} is not a multiple of 2 * num_heads={2 * num_heads}; use {near}.")
+        if width % num_heads:
+            near = max(1, width // num_heads) * num_heads
+            raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}; use {near}.")
         if not 0 <= discount < 1:
             raise ValueError(f"discount={discount}; choose 0 or more and less than 1.")
         if not (reward_scale > 0 and reward_std > 0):
@@ -76,7 +78,7 @@ class ValueFunction(ModelMixin, ConfigMixin):
         both = observation_size + action_size
         self.critics = TeamNetwork(both, num_roles, width, depth, num_heads, members=2)
         self.states = TeamNetwork(observation_size, num_roles, width, depth, num_heads)
-        self.steps = TeamNetwork(both, num_roles, width // 2, depth=1, num_heads=1)
+        self.steps = TeamNetwork(both, num_roles, reward_width, depth=1, num_heads=1)
 
     @classmethod
     def for_dataset(
