@@ -131,6 +131,14 @@ def test_relabelling_agents_relabels_their_values(random_value) -> None:
         torch.testing.assert_close(one[..., order], other)
 
 
+def test_a_plan_that_stands_still_is_worth_the_same_seen_at_every_step_or_at_some(random_value) -> None:
+    observations, actions, roles, mask = random_team()
+    still = [cells[:, :, None].expand(-1, -1, 10, -1) for cells in (observations, actions)]
+    exact = random_value.plan_values(*still, roles, mask)
+    for stride in (2, 4, 20):
+        torch.testing.assert_close(random_value.plan_values(*still, roles, mask, stride), exact)
+
+
 def test_absent_agents_are_worth_nothing_and_change_nobody(random_value) -> None:
     observations, actions, roles, mask = random_team()
     mask[:, 2] = False

@@ -147,19 +147,24 @@ class ValueFunction(ModelMixin, ConfigMixin):
         actions: Float[Tensor, "B N H A"],
         roles: Int[Tensor, "N"],
         mask: Bool[Tensor, "B N"],
+        stride: int = 1,
     ) -> Float[Tensor, "B N"]:
         """Each agent's discounted return of a planned future, in physical rewards; sum over N for the team's.
 
-        Differentiable in observations and actions. The agents of ``mask`` are taken to be there at every step.
+        Differentiable in observations and actions. The agents of ``mask`` are taken to be there at every step. With a
+        ``stride``, every so many steps' reward stands for all of them, which costs as much less.
         """
         B, N, H, _ = observations.shape
         last = lower_twin(self.action_values(observations[:, :, -1], actions[:, :, -1], roles, mask))
         values = self.config.discount ** (H - 1) * last
         if H > 1:
-            seen, done = (x[:, :, :-1].transpose(1, 2).flatten(0, 1) for x in (observations, actions))
-            steps = self.rewards(seen, done, roles, mask.repeat_interleave(H - 1, dim=0)).reshape(B, H - 1, N)
+            seen, done = (x[:, :, :-1:stride].transpose(1, 2) for x in (observations, actions))
+            looked_at = seen.shape[1]
+            everybody = mask.repeat_interleave(looked_at, dim=0)
+            steps = self.rewards(seen.flatten(0, 1), done.flatten(0, 1), roles, everybody).reshape(B, looked_at, N)
             discounts = self.config.discount ** torch.arange(H - 1, device=steps.device, dtype=steps.dtype)
-            values = values + torch.einsum("bhn,h->bn", steps, discounts)
+            stands_for = F.pad(discounts, (0, -(H - 1) % stride)).reshape(looked_at, stride).sum(1)
+            values = values + torch.einsum("bhn,h->bn", steps, stands_for)
         return self.config.reward_scale * values
 
 

@@ -215,14 +215,16 @@ class ValueGuide(Guide):
         value_function: trained by ``train_value`` for the planner's agents and normaliser.
         agent: count only this agent's own return; the team's (the sum) if None.
         weight: as in ``Guide``: 1 makes one unit of the value function's scaled return worth one nat.
-        levels: as in ``Guide``.
+        levels: as in ``Guide``; at higher ones the estimate says little about where the plan will go, and values cost.
+        stride: look at every so many steps' reward.
         name: of its term in ``Plan.terms``.
     """
 
     value_function: ValueFunction
     agent: str | None = None
     weight: float = 1.0
-    levels: tuple[float, float] | None = ALWAYS
+    levels: tuple[float, float] | None = (0.0, 0.85)
+    stride: int = 4
     name: str = "value"
 
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
@@ -231,7 +233,7 @@ class ValueGuide(Guide):
         cells = estimate.normalized.flatten(0, 1)
         roles = torch.from_numpy(estimate.spec.role_index).to(cells.device)
         mask = estimate.agent_mask.repeat_interleave(S, 0)
-        values = self.value_function.plan_values(cells[..., :O], cells[..., O:], roles, mask)
+        values = self.value_function.plan_values(cells[..., :O], cells[..., O:], roles, mask, self.stride)
         values = values.reshape(B, S, -1) / self.value_function.config.reward_scale
         if self.agent is not None:
             return values[..., estimate.spec.names.index(self.agent)]
@@ -239,6 +241,8 @@ class ValueGuide(Guide):
 
     def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
         super().check(spec, normalizer, horizon)
+        if self.stride < 1:
+            raise ValueError(f"stride={self.stride}; look at every step (1), every other (2), and so on.")
         config = self.value_function.config
         theirs = (config.observation_size, config.action_size, config.num_roles)
         ours = (spec.observation_size, spec.action_size, len(spec.roles))
