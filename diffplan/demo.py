@@ -55,7 +55,7 @@ class Budget:
     workers: int
 
 
-FULL = Budget(1_000, 3_000, 128, width=128, depth=3, cloning_steps=3_000, evaluation_episodes=100, workers=2)
+FULL = Budget(1_000, 2_500, 128, width=64, depth=3, cloning_steps=3_000, evaluation_episodes=100, workers=2)
 QUICK = Budget(12, 20, 16, width=32, depth=1, cloning_steps=20, evaluation_episodes=4, workers=0)
 
 

@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        lr: float = 2e-3,
+        lr: float = 8e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.01,
         dtype: torch.dtype = torch.float32,

@@ -49,7 +49,7 @@ def train(
     *,
     steps: int = 3_000,
     batch_size: int = 128,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 8e-3,
     ema_decay: float = 0.999,
     precision: str = "auto",
     mix: QuestionMix | None = None,

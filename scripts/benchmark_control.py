@@ -46,8 +46,8 @@ class Row:
 
 LARGE = {"episodes": 10_000, "variants": (JOINT, CLONING)}
 ROWS = {
-    "crossing_open_4": Row("crossing_open_4_success", "crossing-v0", steps=5_000),
-    "crossing_open_8": Row("crossing_open_8_success", "crossing-v0", {"num_robots": 8}, steps=7_000, **LARGE),
+    "crossing_open_4": Row("crossing_open_4_success", "crossing-v0", steps=4_000),
+    "crossing_open_8": Row("crossing_open_8_success", "crossing-v0", {"num_robots": 8}, steps=6_000, **LARGE),
     "zero_shot_8": Row(
         "zero_shot_8_success",
         "crossing-v0",
@@ -55,7 +55,7 @@ ROWS = {
         ({"num_robots": 4}, {"num_robots": 6}),
         variants=(JOINT,),
         episodes=10_000,
-        steps=7_000,
+        steps=6_000,
     ),
     "crossing_doorway_4": Row(
         "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, steps=20_000, **LARGE
@@ -63,7 +63,7 @@ ROWS = {
     "crossing_obstacles_4": Row(
         "crossing_obstacles_4_success", "crossing-v0", {"layout": "obstacles"}, steps=8_000, **LARGE
     ),
-    "transport_3": Row("transport_3_success", "transport-v0", steps=8_000, **LARGE),
+    "transport_3": Row("transport_3_success", "transport-v0", steps=6_000, **LARGE | {"episodes": 5_000}),
     "simple_spread": Row(
         "simple_spread_expert_score",
         "mpe:simple_spread_v3",

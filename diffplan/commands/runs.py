@@ -22,7 +22,7 @@ class Train:
     For example:
       diffplan train data/crossing --out runs/crossing
       diffplan train data/crossing --out runs/crossing --resume
-      diffplan train data/crossing --out runs/small --width 64 --depth 2 --steps 1000
+      diffplan train data/crossing --out runs/small --width 32 --depth 2 --steps 1000
       diffplan train data/crossing --out runs/crossing --resume --value-steps 5000
       torchrun --nproc_per_node 2 -m diffplan train data/crossing --out runs/two
 
@@ -61,7 +61,7 @@ class Train:
     history: int = 0
     stride: int = 1
     normalizer: Literal["limits", "gaussian", "quantile"] = "gaussian"
-    width: int = 96
+    width: int = 64
     depth: int = 3
     patch_size: int | None = None
     agent_attention: bool = True
@@ -70,7 +70,7 @@ class Train:
     value_steps: int = 0
     steps: int = 3_000
     batch_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 8e-3
     ema_decay: float = 0.999
     start_share: float = 0.25
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

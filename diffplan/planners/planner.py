@@ -84,7 +84,7 @@ class DiffusionPlanner(DiffusionPipeline):
         cls,
         dataset: "TrajectoryDataset",
         *,
-        width: int = 96,
+        width: int = 64,
         depth: int = 3,
         patch_size: int | None = None,
         agent_attention: bool = True,
