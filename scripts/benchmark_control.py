@@ -63,7 +63,7 @@ ROWS = {
     "crossing_obstacles_4": Row(
         "crossing_obstacles_4_success", "crossing-v0", {"layout": "obstacles"}, steps=8_000, **LARGE
     ),
-    "transport_3": Row("transport_3_success", "transport-v0", steps=6_000, **LARGE | {"episodes": 5_000}),
+    "transport_3": Row("transport_3_success", "transport-v0", steps=6_000, **LARGE | {"episodes": 7_000}),
     "simple_spread": Row(
         "simple_spread_expert_score",
         "mpe:simple_spread_v3",
