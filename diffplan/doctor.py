@@ -122,7 +122,7 @@ def check_torch() -> Check:
     try:
         import torch
 
-        from diffplan.planners.planner import uses_bfloat16
+        from diffplan.planners.estimator import uses_bfloat16
 
         total = float((torch.ones(8, 8) @ torch.ones(8, 8)).sum())
     except (ImportError, OSError, RuntimeError) as error:

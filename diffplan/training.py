@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.optimizers import Muon
-from diffplan.planners.planner import DiffusionPlanner, uses_bfloat16
+from diffplan.planners.estimator import uses_bfloat16
+from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix, draw_known, draw_levels, draw_returns, held_beyond_the_end
 
 WARMUP_STEPS = 100

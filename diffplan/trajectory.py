@@ -200,6 +200,11 @@ class Plan:
             terms={name: term[keep] for name, term in self.terms.items()},
         )
 
+    def with_term(self, name: str, term: Float[np.ndarray, "S"]) -> "Plan":
+        """The plan with one more term, which counts in ``values``."""
+        terms = {**self.terms, name: term}
+        return dataclasses.replace(self, terms=terms, values=np.sum(list(terms.values()), axis=0))
+
     def actions_at(self, step: int) -> Actions:
         """{agent: action} of the best candidate at a planned step, for the present agents, within their bounds."""
         if not 0 <= step < self.horizon:

@@ -196,6 +196,36 @@ def test_an_evaluation_reports_every_episode(run: Path, capsys: pytest.CaptureFi
     assert "success      0 [0, 0]" in capsys.readouterr().out
 
 
+def test_guided_plans_and_safe_episodes(run: Path, capsys: pytest.CaptureFixture[str]):
+    guides = ("--guide", "separation=10", "--guide", "speed:0.5=1")
+    few = ("plan", run, "--num-samples", 4)
+    plain, guided = (answer(capsys, *few, *flags) for flags in ((), guides))
+    assert "values" in guided["plan"] and "values" not in plain["plan"]
+    assert guided["actions_at_0"] != plain["actions_at_0"]
+    report = answer(capsys, "evaluate", run, "--episodes", 1, "--num-samples", 2, *guides, "--realism", 1, "--safe")
+    assert len(report["returns"]) == 1
+
+
+def test_a_sweep_over_a_guides_weight_is_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    picture = tmp_path / "guidance.png"
+    weights = ("--guide", "separation", "--weights", 0, 100)
+    table = answer(capsys, "guidance", run, *weights, "--episodes", 2, "--plot", picture)
+    assert list(table) == ["separation 0", "separation 100"]
+    assert {"realism", "guides", "success", "contacts"} <= set(table["separation 0"])
+    assert table["separation 100"]["guides"]["value"] >= table["separation 0"]["guides"]["value"]
+    assert iio.imread(picture).std() > 0
+
+
+def test_a_value_function_is_trained_into_a_planner_that_is_there(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert "no value function" in complaint(capsys, "plan", copy, "--guide", "value=1")
+    answer(capsys, "train", store, "--out", copy, "--resume", *SIZES, "--value-steps", 3)
+    assert DiffusionPlanner.from_pretrained(copy).value_function is not None
+    assert "values" in answer(capsys, "plan", copy, "--guide", "value=1", "--num-samples", 2)["plan"]
+
+
 def test_options_lead_to_another_environment_than_that_of_the_data(run: Path, capsys: pytest.CaptureFixture[str]):
     assert len(DiffusionPlanner.from_pretrained(run).spec.agents) == 3
     assert len(answer(capsys, "plan", run)["actions_at_0"]) == 3

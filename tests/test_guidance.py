@@ -1,5 +1,6 @@
 """Guided sampling against closed forms, and what guides promise. The prior is exact: its denoiser is a formula."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import ConstraintGuide, Estimate, GoalGuide, Guide, make_scheduler
+from diffplan.planners.judging import rank, realism
 
 S = 4_000
 
@@ -38,12 +40,12 @@ class TwoModes(JointDenoiser):
         return (share * (means + (1 - level) * 0.3**2 / variance * error)).sum(-1)
 
 
-def exact_planner(denoiser: type[JointDenoiser], agents: int = 1, shift: float = 1.0) -> dp.DiffusionPlanner:
-    """A planner for points on a line that plan one step: one number an agent, all of it unknown."""
+def exact_planner(denoiser: type[JointDenoiser], agents: int = 1, horizon: int = 1) -> dp.DiffusionPlanner:
+    """A planner for points on a line: one number an agent and step, of which nothing is known."""
     spec = dp.JointSpec({f"point_{i}": "point" for i in range(agents)}, {"point": dp.Role(1, (), (), position=(0,))})
     normalizer = dp.Normalizer("gaussian", [[0.0]], [[1.0]])
-    planner = dp.DiffusionPlanner(denoiser(1, 1, patch_size=1), make_scheduler("flow"), normalizer, spec, horizon=1)
-    planner.scheduler.set_shift(shift)
+    planner = dp.DiffusionPlanner(denoiser(1, horizon, patch_size=1), make_scheduler("flow"), normalizer, spec, horizon)
+    planner.scheduler.set_shift(1.0)
     planner.precision = "float32"
     return planner
 
@@ -128,6 +130,17 @@ def test_a_guide_that_only_ranks_leaves_the_candidates_and_orders_them() -> None
     np.testing.assert_allclose(plan.values, plan.terms["near"] + plan.terms["nothing"])
     np.testing.assert_allclose(plan.terms["near"], -((plan.observations[:, 0, 0, 0] - 2) ** 2), rtol=1e-5)
     assert plan.best().observations.item() == plan.observations[np.argmax(plan.values)].item()
+
+
+def test_a_likely_plan_is_more_realistic_than_an_unlikely_one() -> None:
+    planner = exact_planner(GaussianPrior, horizon=2)
+    plan = planner({"point_0": np.zeros(1)}, num_samples=3, realism=2.0)
+    observations = np.array([[0.0, 0.0], [0.0, 1.0], [0.0, 5.0]], np.float32)[:, None, :, None]
+    likely = dataclasses.replace(plan, observations=observations)
+    scores = realism(planner, likely)
+    assert scores[0] > scores[1] > scores[2]
+    np.testing.assert_allclose(plan.terms["realism"], 2 * realism(planner, plan), rtol=1e-4)
+    np.testing.assert_allclose(rank(planner, likely, [near_two()])["constraint"], [-4.0, -2.5, -6.5], rtol=1e-5)
 
 
 def test_an_absent_agent_does_not_count(tmp_path) -> None:

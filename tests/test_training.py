@@ -13,7 +13,7 @@ import torch
 
 import diffplan as dp
 from diffplan.checkpoints import checkpoints, save_checkpoint
-from diffplan.planners.planner import uses_bfloat16
+from diffplan.planners.estimator import uses_bfloat16
 from diffplan.training import check_world_size
 
 SIZES = {"width": 16, "depth": 1}

@@ -5,6 +5,7 @@ Everything heavy is imported inside ``run``, so that help stays instant.
 
 from typing import Protocol
 
+from diffplan.commands.diagnosis import Guidance
 from diffplan.commands.episodes import Collect, Data
 from diffplan.commands.pictures import Plot
 from diffplan.commands.runs import Evaluate, MakePlan, Train
@@ -24,6 +25,7 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "plan": MakePlan,
     "evaluate": Evaluate,
+    "guidance": Guidance,
     "plot": Plot,
     "demo": Demo,
     "doctor": Doctor,

@@ -237,10 +237,11 @@ class Evaluate:
         resample: resample the candidates as particles while they are denoised; needs --guide.
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.
+        realism: weight of how likely a plan looks to the unguided network, in the ranking.
         refine: how far the value function may move first actions, in standard deviations.
         decode_actions: read actions off the planned observations (inverse dynamics).
         deadline_ms: plan in this time; a plan that takes longer is not used, and counted.
-        safety: change actions where robots would come too close.
+        safe: change actions where robots would come too close (SafetyFilter).
         json: print the report, with every episode, as JSON.
     """
 
@@ -261,10 +262,11 @@ class Evaluate:
     resample: bool = False
     target_return: float | None = None
     guidance_scale: float = 1.0
+    realism: float = 0.0
     refine: float = 0.0
     decode_actions: bool = False
     deadline_ms: float | None = None
-    safety: bool = False
+    safe: bool = False
     json: bool = False
 
     def run(self) -> None:
@@ -284,9 +286,10 @@ class Evaluate:
             resample=self.resample,
             target_return=self.target_return,
             guidance_scale=self.guidance_scale,
+            realism=self.realism,
             refine=self.refine,
             deadline_ms=self.deadline_ms,
-            safety=make_safety(env) if self.safety else None,
+            safety=make_safety(env) if self.safe else None,
         )
         report = evaluate(
             policy,

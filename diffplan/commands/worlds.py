@@ -75,7 +75,7 @@ def make_safety(env: Any) -> "SafetyFilter":
     limits = getattr(env, "robot_limits", None)
     if limits is None:
         raise ValueError(
-            f"{env} does not say what its robots can do (robot_limits), so --safety cannot keep them apart; leave it "
+            f"{env} does not say what its robots can do (robot_limits), so --safe cannot keep them apart; leave it "
             "out, or make a SafetyFilter in Python."
         )
     return SafetyFilter(**limits)

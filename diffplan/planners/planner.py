@@ -16,8 +16,10 @@ from diffplan.files import read_json, write_json
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.models.value import ValueFunction
 from diffplan.planners.deadline import Deadline
+from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
+from diffplan.planners.judging import realism
 from diffplan.planners.question import Question, Sampling, known_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
 from diffplan.planners.saving import INDEX, find_planner, load_components, whole_folder
@@ -26,6 +28,9 @@ from diffplan.trajectory import Cells, Plan
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
+
+
+PLAIN = Sampling()
 
 
 class DiffusionPlanner(DiffusionPipeline):
@@ -181,6 +186,7 @@ class DiffusionPlanner(DiffusionPipeline):
         resample: bool = False,
         target_return: float | None = None,
         guidance_scale: float = 1.0,
+        realism: float = 0.0,
         deadline_ms: float | None = None,
     ) -> Plan:
         """Samples plans from the present observations on.
@@ -205,6 +211,7 @@ class DiffusionPlanner(DiffusionPipeline):
                 the network must have been trained with ``return_conditioning``.
             guidance_scale: how far to go from the unconditional estimate to the one for ``target_return`` (1: all the
                 way) and beyond (classifier-free guidance, arXiv 2207.12598, eq. 6).
+            realism: weight in the ranking of how likely a plan looks to the unguided network (``judging.py``).
             deadline_ms: be done by then: with fewer candidates, and with fewer steps, where the time is short. The
                 plan says how many it used.
 
@@ -222,12 +229,13 @@ class DiffusionPlanner(DiffusionPipeline):
             resample,
             target_return,
             guidance_scale,
+            realism,
             deadline_ms,
         )
         return self.answer([Question(observations, past, given, warm_start, seed)], sampling)[0]
 
     @torch.no_grad()
-    def answer(self, questions: Sequence[Question], sampling: Sampling = Sampling()) -> list[Plan]:  # noqa: B008
+    def answer(self, questions: Sequence[Question], sampling: Sampling = PLAIN) -> list[Plan]:
         """Samples plans for many questions in one batch, all with a warm start or none; see ``__call__``."""
         if not questions:
             return []
@@ -270,7 +278,7 @@ class DiffusionPlanner(DiffusionPipeline):
         grids_of = [
             self._physical(step.reshape(noise.shape)) for step in (chain if sampling.return_chain else chain[-1:])
         ]
-        return [
+        plans = [
             self._plan(
                 [grid[i] for grid in grids_of],
                 exists[i].cpu().numpy(),
@@ -279,6 +287,9 @@ class DiffusionPlanner(DiffusionPipeline):
             )
             for i in range(len(questions))
         ]
+        if sampling.realism:
+            plans = [plan.with_term("realism", sampling.realism * realism(self, plan)) for plan in plans]
+        return plans
 
     def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:
         generator = torch.Generator().manual_seed(seed)
@@ -302,7 +313,7 @@ class DiffusionPlanner(DiffusionPipeline):
         else:
             number = len(sample) // len(known)
             known, exists = known.repeat_interleave(number, 0), exists.repeat_interleave(number, 0)
-        estimate = self._estimator(known, exists, sampling, len(sample))
+        estimate = self.estimator(known, exists, len(sample), sampling)
 
         def stop() -> bool:
             return deadline is not None and deadline.over(len(sample))
@@ -323,31 +334,20 @@ class DiffusionPlanner(DiffusionPipeline):
 
         return denoise_grid(guided, sample, known, levels, second_order, stop)
 
-    def _estimator(
-        self, known: Bool[Tensor, "_ N W D"], exists: Bool[Tensor, "_ N W D"], sampling: Sampling, batch_size: int
+    def estimator(
+        self,
+        known: Bool[Tensor, "_ N W D"],
+        exists: Bool[Tensor, "_ N W D"],
+        batch_size: int,
+        sampling: Sampling = PLAIN,
     ) -> Callable[[Tensor, float], Tensor]:
-        """(sample, level) -> the network's estimate of the clean sample, with classifier-free guidance if asked."""
-        mask = None if exists.any(-1).all() else exists.any(-1)
-        given = known & exists
-        unknown_cell = (~known & exists).any(-1).to(torch.float32)
+        """(sample, noise level) -> the network's estimate of the clean sample, without guides."""
         roles = torch.from_numpy(self.spec.role_index).to(known.device)
         worthwhile = self.precision != "auto" or (known.device.type == "cpu" and batch_size >= 8)
         half = worthwhile and uses_bfloat16(self.precision)
-        target, scale = sampling.target_return, sampling.guidance_scale
-
-        def network(sample: Tensor, level: float, *conditions: Tensor) -> Tensor:
-            with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
-                clean = self.denoiser(sample, level * unknown_cell, given, roles, mask, *conditions)
-            return clean.to(sample.dtype) * exists
-
-        def estimate(sample: Tensor, level: float) -> Tensor:
-            if target is None:
-                return network(sample, level)
-            told = sample.new_full((len(sample),), target)
-            conditional = network(sample, level, told)
-            return torch.lerp(network(sample, level, torch.full_like(told, torch.nan)), conditional, scale)
-
-        return estimate
+        return make_estimator(
+            self.denoiser, known, exists, roles, half, sampling.target_return, sampling.guidance_scale
+        )
 
     def _physical(self, cells: Tensor) -> np.ndarray:
         return self.normalizer.unnormalize(cells.cpu().numpy(), self.spec.role_index)
@@ -374,11 +374,3 @@ class DiffusionPlanner(DiffusionPipeline):
 def _mixed(questions: Sequence[Question]) -> int:
     """One seed made of the seeds of all questions."""
     return int(np.random.SeedSequence([question.seed for question in questions]).generate_state(1)[0])
-
-
-def uses_bfloat16(precision: str) -> bool:
-    """Whether to compute in bfloat16: as told, or for ``"auto"`` where the device can (4 times as fast as float32)."""
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision={precision!r}; choose 'auto', 'float32' or 'bfloat16'.")
-    can = torch.cuda.is_available() or bool(torch.cpu._is_avx512_bf16_supported())
-    return precision == "bfloat16" or (precision == "auto" and can)

@@ -67,6 +67,7 @@ class RecedingHorizonPolicy:
         resample: treat the candidates as particles, see there.
         target_return: see there.
         guidance_scale: see there.
+        realism: see there.
         refine: how far the planner's value function may move the first action of a plan uphill, in standard deviations
             of the data's actions; 0 leaves it as planned. Wants ``execute_steps=1``.
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch
@@ -92,6 +93,7 @@ class RecedingHorizonPolicy:
         resample: bool = False,
         target_return: float | None = None,
         guidance_scale: float = 1.0,
+        realism: float = 0.0,
         refine: float = 0.0,
         deadline_ms: float | None = None,
         safety: SafetyFilter | None = None,
@@ -115,6 +117,7 @@ class RecedingHorizonPolicy:
             resample=resample,
             target_return=target_return,
             guidance_scale=guidance_scale,
+            realism=realism,
             deadline_ms=deadline_ms,
         )
         self.safety, self.stats = safety, PlanningStats()

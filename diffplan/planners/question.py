@@ -45,6 +45,7 @@ class Sampling:
     resample: bool = False
     target_return: float | None = None
     guidance_scale: float = 1.0
+    realism: float = 0.0
     deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +56,8 @@ class Sampling:
             raise ValueError(f"warm_start_level={self.warm_start_level}; choose a noise level in (0, 1].")
         if self.resample and not self.guides:
             raise ValueError("resample=True needs guides; without them every candidate counts alike.")
+        if not 0 <= self.realism < float("inf"):
+            raise ValueError(f"realism={self.realism}; give the weight of the realism term, 0 or more.")
         if self.target_return is not None and not 0 <= self.target_return <= 1:
             raise ValueError(f"target_return={self.target_return}; give a rank among the data, 0 (worst) to 1 (best).")
         if self.deadline_ms is not None and not self.deadline_ms > 0:

@@ -1,0 +1,51 @@
+"""Judging plans that are there: what guides say of them, and how likely they look to the unguided network."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from diffplan.planners.guidance import Guidance
+from diffplan.planners.guides import Guide
+from diffplan.planners.question import Question, known_grid, warm_grid
+from diffplan.trajectory import Plan
+
+if TYPE_CHECKING:
+    from diffplan.planners.planner import DiffusionPlanner
+
+LEVEL, DRAWS = 0.5, 4
+
+
+@torch.no_grad()
+def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
+    """Minus the mean squared error with which the network restores a plan that was noised, per candidate.
+
+    Unknown cells are noised to ``LEVEL``, ``DRAWS`` times. Errors are in units of the data's variance: 0 is best, -1
+    as wrong as a guess from the data's mean.
+    """
+    names = [name for name, there in zip(plan.spec.names, plan.agent_mask, strict=True) if there]
+    question = Question({name: plan.observations[0, plan.spec.names.index(name), 0] for name in names})
+    layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
+    values, exists = (torch.from_numpy(part)[None].to(planner.device) for part in known_grid(question, *layout))
+    clean = torch.from_numpy(warm_grid(plan, *layout, plan.num_samples)).to(planner.device) * exists
+    known = ~values.isnan()
+    estimate, free = planner.estimator(known, exists, plan.num_samples), ~known & exists
+    generator = torch.Generator().manual_seed(0)
+    error = torch.zeros(len(clean), device=clean.device)
+    for _ in range(DRAWS):
+        noise = torch.randn(clean.shape[1:], generator=generator).to(clean)
+        noisy = torch.where(free, torch.lerp(clean, noise, LEVEL), clean)
+        error += ((estimate(noisy, LEVEL) - clean).square() * free).flatten(1).sum(1)
+    return -(error / DRAWS / free.sum()).cpu().numpy()
+
+
+@torch.no_grad()
+def rank(planner: "DiffusionPlanner", plan: Plan, guides: Sequence[Guide]) -> dict[str, Float[np.ndarray, "S"]]:
+    """What guides say of a plan: every one's weighted log-weight, per candidate. Raises as ``Guidance.check``."""
+    agent_mask = torch.from_numpy(plan.agent_mask)[None]
+    guidance = Guidance(guides, planner.spec, planner.normalizer, agent_mask, 0, plan.num_samples)
+    guidance.check(planner.horizon)
+    cells = warm_grid(plan, planner.spec, planner.normalizer, planner.horizon, 0, plan.num_samples)
+    return {name: term[0].numpy() for name, term in guidance.terms(torch.from_numpy(cells)).items()}
