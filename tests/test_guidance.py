@@ -114,6 +114,25 @@ def no_violation(plan: Estimate) -> Tensor:
     return 0 * plan.positions.sum((2, 3, 4))
 
 
+def test_pulling_at_one_agent_moves_those_that_belong_together() -> None:
+    """Without resampling: robot 1 follows robot 0 by their correlation, though only robot 0 is pulled."""
+    planner = exact_planner(GaussianPrior, agents=2)
+    planner.denoiser.covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+    free, pulled = (sampled(planner, guide, 60, False, 200) for guide in (ConstraintGuide(no_violation), near_two()))
+    shift = pulled.mean(0) - free.mean(0)
+    assert shift[0] == pytest.approx(1.0, abs=0.15)
+    assert shift[1] == pytest.approx(0.8 * shift[0], abs=0.1)
+
+
+def test_clearance_counts_how_far_a_body_is_inside_the_margin_of_an_obstacle() -> None:
+    """A disc of radius 0.5 at (1, 0); robots of radius 0.1 whose surfaces are 0.2, 0.1 and 0 m from it; margin 0.2."""
+    role = dp.Role(5, (), (), (0, 1), static=(2, 3, 4), obstacles=(2, 3, 4), radius=0.1)
+    spec = dp.JointSpec({"robot": "robot"}, {"robot": role})
+    seen = torch.tensor([[0.2, 0, 1, 0, 0.5], [0.3, 0, 1, 0, 0.5], [0.4, 0, 1, 0, 0.5]])[None, :, None, None]
+    plans = Estimate(spec, seen, torch.zeros(1, 3, 1, 1, 0), seen, torch.ones(1, 1, dtype=torch.bool))
+    torch.testing.assert_close(ConstraintGuide.clearance(0.2).log_weight(plans), -torch.tensor([[0.0, 0.25, 1.0]]))
+
+
 def test_a_goal_draws_the_named_agent_only() -> None:
     planner = exact_planner(GaussianPrior, agents=2)
     x = sampled(planner, GoalGuide({"point_1": [1.5]}, tolerance=0.05), 50, False)

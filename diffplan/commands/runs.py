@@ -139,7 +139,7 @@ class MakePlan:
     For example:
       diffplan plan runs/crossing --plot plan.png
       diffplan plan runs/crossing --seed 3 --num-samples 64 --scheduler dpm
-      diffplan plan runs/crossing --guide value=0.5 --guide separation:0.2=100 --deadline-ms 50
+      diffplan plan runs/crossing --guide value=0.5 --guide separation:0.2=10 --deadline-ms 50
       diffplan plan runs/crossing --option num_robots=6 --out plan.safetensors
 
     Args:
@@ -150,7 +150,8 @@ class MakePlan:
         num_samples: how many candidate plans.
         num_inference_steps: denoising steps.
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
-        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES, speed:LIMIT.
+        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES,
+            clearance:METRES, speed:LIMIT.
         resample: resample the candidates as particles while they are denoised; needs --guide.
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.
@@ -217,7 +218,7 @@ class Evaluate:
       diffplan evaluate runs/crossing --episodes 20 --option num_robots=6
       diffplan evaluate runs/crossing --env crossing-v0 --option layout=doorway --json
       diffplan evaluate runs/crossing --scheduler ddim --num-inference-steps 10
-      diffplan evaluate runs/crossing --num-samples 16 --guide value=0.5 --guide separation:0.2=100
+      diffplan evaluate runs/crossing --num-samples 16 --guide value=0.5 --guide separation:0.2=10
 
     Args:
         path: folder of a run or of a planner.
@@ -233,7 +234,8 @@ class Evaluate:
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
         warm_start_level: noise level at which later plans start from the last one; 1 is pure noise.
         warm_start_steps: denoising steps of those.
-        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES, speed:LIMIT.
+        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES,
+            clearance:METRES, speed:LIMIT.
         resample: resample the candidates as particles while they are denoised; needs --guide.
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.

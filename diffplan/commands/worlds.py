@@ -38,8 +38,8 @@ def parse_options(options: list[str]) -> dict[str, Any]:
 def parse_guides(words: list[str], planner: "DiffusionPlanner") -> list["Guide"]:
     """``["value=0.5", "separation:0.2=2"]`` -> guides of these weights.
 
-    Known are ``value`` (the team's), ``value:AGENT``, ``separation`` (``:METRES``; the robots' diameter by default) and
-    ``speed:LIMIT`` (m/s).
+    Known are ``value`` (the team's), ``value:AGENT``, ``separation`` (``:METRES``; the robots' diameter by default),
+    ``clearance:METRES`` (from obstacles) and ``speed:LIMIT`` (m/s).
 
     Raises:
         ValueError: anything else, or a value where the planner has no value function.
@@ -56,15 +56,17 @@ def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
         if planner.value_function is None:
             raise ValueError(f"guide {word!r}: the planner has no value function; train one with --value-steps 5000.")
         return ValueGuide(planner.value_function, details[0] if details else None, float(weight))
-    if name in ("separation", "speed") and len(details) <= 1 and all(map(_is_number, (weight, *details))):
+    if name in ("separation", "speed", "clearance") and len(details) <= 1 and all(map(_is_number, (weight, *details))):
+        if name == "clearance" and details:
+            return ConstraintGuide.clearance(float(details[0]), float(weight))
         if name == "speed" and details:
             return ConstraintGuide.speed(float(details[0]), float(weight))
         diameter = 2 * max(role.radius for role in planner.spec.roles.values())
         if name == "separation" and (details or diameter):
             return ConstraintGuide.separation(float(details[0]) if details else diameter, float(weight))
     raise ValueError(
-        f"guide {word!r} is none of value=WEIGHT, value:AGENT=WEIGHT, separation:METRES=WEIGHT and "
-        "speed:LIMIT=WEIGHT; e.g. --guide value=0.5 --guide separation:0.2=100"
+        f"guide {word!r} is none of value=WEIGHT, value:AGENT=WEIGHT, separation:METRES=WEIGHT, "
+        "clearance:METRES=WEIGHT and speed:LIMIT=WEIGHT; e.g. --guide value=0.5 --guide separation:0.2=10"
     )
 
 

@@ -1,20 +1,20 @@
-"""Guidance: moves the denoised estimate towards what guides prefer, as far as the noise level leaves open.
+"""Guidance: moves the denoised estimate towards what guides prefer, as far as the noise level leaves it open.
 
-At noise level s (``sample = (1 - s) clean + s noise``) the clean cells are open by about
+At noise level s (``sample = (1 - s) clean + s noise``) the clean cells, given the sample, have about the covariance
 
-    variance(s) = s^2 / ((1 - s)^2 + s^2),
+    C = s^2 / (1 - s) J^T,    J = d estimate / d sample    (Tweedie's second-order formula, arXiv 2301.11558, eq. 9),
 
-exact for cells of unit variance, which normalised data have. The guided estimate is the mean of the Gaussian of that
-variance around the network's estimate, times the weight exp(g) (a proximal step, as DiffPIR takes on images: arXiv
-2305.08995, eq. 12; the usual ``variance * gradient`` of arXiv 2105.05233 overshoots where the weight is curved). With
-the curvature h of g along its gradient, measured by one more gradient a little further on, that is
+which knows what belongs together: pulling at positions moves the actions that lead there. The guided estimate is the
+mean of the Gaussian (estimate, C) times the weight exp(g):
 
-    clean + variance / (1 + variance h) gradient g,
+    estimate + C u,    u = (1 + H C)^-1 gradient g.
 
-cell by cell, and never further than a few standard deviations. Exact for the product of two Gaussians.
+``C g`` alone (arXiv 2209.14687, 2204.03458) overshoots where the weight is curved. The curvature H along C g is
+measured, cell by cell, by one more gradient a little further on. Exact for the product of two Gaussians; and no cell
+moves farther than a few standard deviations of what is open.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,7 +25,8 @@ from diffplan.planners.guides import Estimate, Guide
 from diffplan.spec import JointSpec
 
 TRUST = 2.0  # standard deviations that one level may move a cell's entries, on average
-PROBE = 0.1  # of a standard deviation: where the curvature is measured
+PROBE = 0.1  # of a standard deviation: how far on the curvature is measured
+LEAST_SIGNAL = 0.05  # of 1 - s: at pure noise J is 0, and the formula 0 / 0
 
 
 class Guidance:
@@ -87,22 +88,41 @@ class Guidance:
         total = clean.new_zeros(len(self.agent_mask), self.num_samples)
         return total + sum(guide.weight * guide.log_weight(estimate) for guide in moving)
 
-    def nudge(
-        self, clean: Float[Tensor, "BS N W D"], level: float, free: Bool[Tensor, "_ N W D"]
-    ) -> Float[Tensor, "BS N W D"]:
-        """The guided estimate: see the module's equation. Only ``free`` entries move."""
+    def guided(
+        self,
+        estimate: Callable[[Tensor, float], Tensor],
+        sample: Float[Tensor, "BS N W D"],
+        level: float,
+        known: Bool[Tensor, "_ N W D"],
+        free: Bool[Tensor, "_ N W D"],
+    ) -> tuple[Float[Tensor, "BS N W D"], Float[Tensor, "BS N W D"]]:
+        """The estimate of the clean cells, and the guided one (the module's equation); only ``free`` entries move."""
         if not any(_moves(guide, level) for guide in self.guides):
-            return clean
-        variance = level**2 / ((1 - level) ** 2 + level**2)
-        gradient = self._gradient(clean, level) * free
-        slope = gradient.square().sum(-1, keepdim=True).sqrt()
-        direction = gradient / slope.clamp(min=1e-12)
-        probe = torch.minimum(variance * slope, torch.full_like(slope, PROBE * variance**0.5))
-        further = self._gradient(clean + probe * direction, level) * free
-        bend = (slope - (further * direction).sum(-1, keepdim=True)) / probe.clamp(min=1e-12)
-        step = variance * slope / (1 + variance * bend.clamp(min=0))
-        limit = TRUST * (variance * free.sum(-1, keepdim=True)).sqrt()
-        return clean + torch.minimum(step, limit).nan_to_num() * direction.nan_to_num()
+            clean = torch.where(known, sample, estimate(sample, level))
+            return clean, clean
+        with torch.enable_grad():
+            variable = sample.clone().requires_grad_()
+            traced = torch.where(known, sample, estimate(variable, level))
+        clean = traced.detach()
+        pull = self._gradient(clean, level) * free
+        if not pull.any():
+            return clean, clean
+        gain = level**2 / max(1 - level, LEAST_SIGNAL)
+
+        def covariant(pull: Tensor) -> Tensor:
+            (moved,) = torch.autograd.grad(traced, variable, pull, retain_graph=True)
+            return (gain * moved * free).nan_to_num()
+
+        spread = level / ((1 - level) ** 2 + level**2) ** 0.5
+        limit = spread * free.sum(-1, keepdim=True).sqrt()
+        probe = covariant(pull)
+        lengths = (_length(probe) / limit.clamp(min=1e-9)).flatten(1).amax(1)
+        share = (PROBE / lengths.clamp(min=PROBE))[:, None, None, None]
+        further = self._gradient(clean + share * probe, level) * free
+        squares = pull.square().sum(-1, keepdim=True)
+        bend = ((pull - further) * pull).sum(-1, keepdim=True) / (share * squares).clamp(min=1e-30)
+        shift = covariant(pull / (1 + bend.clamp(min=0)))
+        return clean, clean + shift * (TRUST * limit / _length(shift).clamp(min=1e-9)).clamp(max=1)
 
     def _gradient(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "BS N W D"]:
         with torch.enable_grad():
@@ -115,6 +135,10 @@ class Guidance:
         shape, O = (len(self.agent_mask), self.num_samples, *future.shape[1:]), self.spec.observation_size
         physical = self.normalizer.unnormalize(future, self.spec.role_index).reshape(shape)
         return Estimate(self.spec, physical[..., :O], physical[..., O:], future.reshape(shape), self.agent_mask)
+
+
+def _length(cells: Tensor) -> Tensor:
+    return cells.square().sum(-1, keepdim=True).sqrt()
 
 
 def _moves(guide: Guide, level: float) -> bool:

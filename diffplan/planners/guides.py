@@ -122,6 +122,28 @@ class ConstraintGuide(Guide):
         return cls(violation, weight, levels, "separation", agents_need_positions=True)
 
     @classmethod
+    def clearance(
+        cls, margin: float, weight: float = 1.0, levels: tuple[float, float] | None = ALWAYS
+    ) -> "ConstraintGuide":
+        """Keeps every agent's body ``margin`` (m) from the round obstacles that it sees: squared shortfalls in units of
+        ``margin``, over all obstacles and steps. Roles must say where obstacles are observed (``Role.obstacles``).
+
+        Raises ``ValueError`` for a margin that is not positive.
+        """
+        _positive(margin=margin)
+
+        def violation(estimate: Estimate) -> Tensor:
+            totals = []
+            for index, name in enumerate(estimate.spec.names):
+                role, seen = estimate.spec.role_of(name), estimate.observations[:, :, index]
+                discs = seen[..., list(role.obstacles)].reshape(*seen.shape[:-1], -1, 3)  # x, y, radius
+                gaps = _length(seen[..., None, list(role.position)] - discs[..., :2]) - discs[..., 2] - role.radius
+                totals.append((1 - gaps / margin).relu().square().sum((2, 3)))
+            return estimate.per_agent(torch.stack(totals, dim=-1))
+
+        return cls(violation, weight, levels, "clearance", agents_need_positions=True)
+
+    @classmethod
     def workspace(
         cls,
         low: Sequence[float],

@@ -322,17 +322,13 @@ class DiffusionPlanner(DiffusionPipeline):
         if guidance is None or not guidance.guides:
             return denoise_grid(estimate, sample, known, levels, second_order, stop)
 
-        def nudge(clean: Tensor, level: float) -> Tensor:
-            return guidance.nudge(clean, level, ~known & exists)
+        def guided(sample: Tensor, level: float) -> tuple[Tensor, Tensor]:
+            return guidance.guided(estimate, sample, level, known, ~known & exists)
 
         if sampling.resample:
             generator = torch.Generator().manual_seed(seed)
-            return steer_particles(estimate, nudge, guidance.log_weight, sample, known, levels, generator, stop)
-
-        def guided(sample: Tensor, level: float) -> Tensor:
-            return nudge(torch.where(known, sample, estimate(sample, level)), level)
-
-        return denoise_grid(guided, sample, known, levels, second_order, stop)
+            return steer_particles(guided, guidance.log_weight, sample, known, levels, generator, stop)
+        return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop)
 
     def estimator(
         self,

@@ -102,8 +102,7 @@ def _half_step_ratio(before: float, level: float, lower: float) -> float:
 
 
 def steer_particles(
-    denoise: Callable[[Tensor, float], Tensor],
-    nudge: Callable[[Tensor, float], Tensor],
+    denoise: Callable[[Tensor, float], tuple[Tensor, Tensor]],
     weigh: Callable[[Tensor, float], Float[Tensor, "B S"]],
     sample: Float[Tensor, "BS N W D"],
     known: Bool[Tensor, "_ N W D"],
@@ -120,21 +119,27 @@ def steer_particles(
     ``denoise_grid`` does, and
 
     Args:
+        denoise: (sample, level) -> estimate of the clean sample, and the guided one.
         weigh: (clean estimate, level) -> log-weight of every particle.
         generator: of the noise and of resampling.
     """
     chain, proposal = [sample], torch.zeros(1)
     before: Tensor | float = 0.0
     for level, lower in pairwise(levels):
-        clean = torch.where(known, sample, denoise(sample, level))
+        clean, guided = denoise(sample, level)
         lower = 0.0 if stop() else lower
         value = weigh(clean, level)
         weight = proposal.to(value.device) + value - before
         pick, weight = _resampled(weight, generator, always=lower == 0)
-        clean, sample, before = clean[pick], sample[pick], value.flatten()[pick].reshape(value.shape)
+        clean, guided, sample, before = (
+            clean[pick],
+            guided[pick],
+            sample[pick],
+            value.flatten()[pick].reshape(value.shape),
+        )
         if lower > 0:
             share, std = _ancestral(level, lower)
-            shift = (1 - lower - share * (1 - level)) * (nudge(clean, level) - clean) * ~known
+            shift = (1 - lower - share * (1 - level)) * (guided - clean) * ~known
             noise = torch.randn(sample.shape, generator=generator).to(sample) * ~known * std
             mean = (1 - lower) * clean + share * (sample - (1 - level) * clean)
             sample = torch.where(known, sample, mean + shift + noise)
