@@ -25,6 +25,7 @@ from diffplan.files import read_json, write_json
 
 FOLDER = Path("runs/benchmark")
 JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"
+UNGUIDED, SAFE = "without guides", "with guides and safety filter"
 COMMAND = "python scripts/benchmark_control.py --rows {row} --seeds {seeds}"
 BASELINE_SEEDS = 2
 
@@ -41,6 +42,8 @@ class Row:
     episodes: int = 1_000
     horizon: int = 32
     steps: int = 3_000
+    width: int = 64
+    clearance: float = 0.0  # weight of the guides that keep robots apart and clear of obstacles
     random_return: float | None = None  # counts as 0, the data's own return as 100 (mean over agents); None: success
 
 
@@ -61,7 +64,14 @@ ROWS = {
         "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, steps=20_000, **LARGE
     ),
     "crossing_obstacles_4": Row(
-        "crossing_obstacles_4_success", "crossing-v0", {"layout": "obstacles"}, steps=8_000, **LARGE
+        "crossing_obstacles_4_success",
+        "crossing-v0",
+        {"layout": "obstacles"},
+        variants=(JOINT, UNGUIDED, SAFE, CLONING),
+        episodes=10_000,
+        steps=6_000,
+        width=96,
+        clearance=10.0,
     ),
     "transport_3": Row("transport_3_success", "transport-v0", steps=6_000, **LARGE | {"episodes": 7_000}),
     "simple_spread": Row(
@@ -88,12 +98,21 @@ def train_and_evaluate(name: str, variant: str, seed: int, episodes: int) -> dic
     if variant in (CLONING, CLONING_ALONE):
         policy = train_behavior_cloning(dataset, joint=variant == CLONING, seed=seed)
     else:
-        planner = dp.DiffusionPlanner.for_dataset(dataset, agent_attention=variant == JOINT, seed=seed)
-        dp.train(planner, dataset, steps=row.steps, seed=seed, out=path.with_suffix(""), resume=True, progress=False)
-        policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec))
+        planner = dp.DiffusionPlanner.for_dataset(dataset, width=row.width, agent_attention=variant != ALONE, seed=seed)
+        out = FOLDER / name / f"{ALONE if variant == ALONE else JOINT}_{seed}".replace(" ", "_")
+        dp.train(planner, dataset, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
+        policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec), **acting(row, env, variant))
     report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
     write_json(path, report)
     return report
+
+
+def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
+    """How a variant of a row acts: with guides where the row has them, and the safety filter where it says so."""
+    if not row.clearance or variant == UNGUIDED:
+        return {}
+    guides = [dp.ConstraintGuide.separation(0.2, row.clearance), dp.ConstraintGuide.clearance(0.05, row.clearance)]
+    return {"guides": guides} | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
 
 
 def collect(row: Row, out: Path) -> None:
@@ -119,10 +138,14 @@ def interval(name: str, reports: list[dict[str, Any]]) -> Interval:
 def run(name: str, seeds: int, episodes: int, workers: int) -> Figure:
     row = ROWS[name]
     collect(row, FOLDER / name / "data")
-    trained = {variant: seeds if variant == JOINT else min(seeds, BASELINE_SEEDS) for variant in row.variants}
-    jobs = [(name, variant, seed, episodes) for variant in row.variants for seed in range(trained[variant])]
+    trained = {v: seeds if v in (JOINT, UNGUIDED, SAFE) else min(seeds, BASELINE_SEEDS) for v in row.variants}
+    reports = {}
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        reports = dict(zip(jobs, pool.map(train_and_evaluate, *zip(*jobs, strict=True)), strict=True))
+        for group in ({JOINT, ALONE, CLONING, CLONING_ALONE}, {UNGUIDED, SAFE}):  # the last two act with the first
+            jobs = [(name, v, seed, episodes) for v in row.variants if v in group for seed in range(trained[v])]
+            reports |= (
+                dict(zip(jobs, pool.map(train_and_evaluate, *zip(*jobs, strict=True)), strict=True)) if jobs else {}
+            )
     unit, command = "share" if row.random_return is None else "points", COMMAND.format(row=name, seeds=seeds)
 
     def figure(label: str, variant: str, baselines: dict[str, Figure]) -> Figure:

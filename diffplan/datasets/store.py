@@ -282,10 +282,13 @@ class TrajectoryStore:
 
 
 def check_same_spec(what: str, spec: JointSpec, store: TrajectoryStore) -> None:
-    """Raises ``ValueError`` saying in which field the spec of ``what`` differs from the store's."""
+    """Raises ``ValueError`` saying in which field the spec of ``what`` differs from the store's.
+
+    Roles are compared as such: what they only describe (``Role.velocity`` and so on) may be known better now.
+    """
     got, expected = plain(spec), plain(store.spec)
     for field in expected:
-        if got[field] != expected[field]:
+        if got[field] != expected[field] and (field != "roles" or spec.roles != store.spec.roles):
             raise ValueError(
                 f"{what} has {field}={got[field]}, but {store.path} has {expected[field]}; give it a store of its own."
             )
