@@ -306,3 +306,12 @@ def test_matplotlibs_settings_are_left_as_they_were(plan):
 def test_pictures_need_neither_pyplot_nor_torch():
     code = "import sys, diffplan.plotting, diffplan.rollout; print({'torch', 'matplotlib.pyplot'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_obstacles_that_agents_see_are_drawn_once_each() -> None:
+    role = dp.Role(5, (), (), (0, 1), static=(2, 3, 4), obstacles=(2, 3, 4))
+    spec = dp.JointSpec({"a": "robot", "b": "robot"}, {"robot": role})
+    observations = np.tile(np.array([0.1, 0.2, 0.5, 0.6, 0.3], np.float32), (1, 2, 4, 1))
+    plan = dp.Plan(spec, observations, np.zeros((1, 2, 4, 0), np.float32), np.ones(2, bool))
+    (disc,) = dp.plot_plan(plan).axes[0].patches
+    assert disc.center == pytest.approx((0.5, 0.6)) and disc.radius == pytest.approx(0.3)

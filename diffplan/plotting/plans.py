@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
 
 from diffplan.envs.scene import AGENT_COLORS, Color
 from diffplan.plotting.style import (
@@ -36,7 +37,7 @@ def plot_plan(
     """Draws every candidate faintly and the best one strongly, with dots at equal times: who is where when.
 
     Agents with a position are seen from above, in metres; of others, observations and actions are drawn over time.
-    To add walls and the like, draw on ``figure.axes[0]``.
+    Round obstacles that agents see (``Role.obstacles``) are drawn; to add walls, draw on ``figure.axes[0]``.
 
     Args:
         plan: from a planner, ``Plan.load`` or elsewhere.
@@ -99,10 +100,22 @@ def _draw_map(
         if name in goals:
             x, y = goals[name]
             axes.scatter(x, y, s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=3)
+    for x, y, radius in _obstacles(plan, names):
+        axes.add_patch(Circle((x, y), radius, facecolor=HAIRLINE, edgecolor=MUTED, linewidth=0.8, zorder=1))
     style_map(axes)
     axes.set(xlabel="x (m)", ylabel="y (m)", adjustable="datalim")
     handles = _agent_handles(plan, names) + _stroke_handles(plan, every, executed is not None, bool(goals))
     figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
+
+
+def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
+    """The round obstacles (x, y, radius in m) that the agents see now, each once."""
+    seen: list[list[float]] = []
+    for name in names:
+        entries = list(plan.spec.role_of(name).obstacles)
+        now = plan.observations[0, plan.spec.names.index(name), 0, entries].reshape(-1, 3).round(4)
+        seen += [disc for disc in now.tolist() if disc not in seen]
+    return seen
 
 
 def _draw_best(axes: Axes, path: Float[np.ndarray, "H 2"], color: Color, every: int) -> None:
