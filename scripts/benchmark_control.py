@@ -43,6 +43,7 @@ class Row:
     horizon: int = 32
     steps: int = 3_000
     width: int = 64
+    batch_size: int = 50  # episodes side by side
     clearance: float = 0.0  # weight of the guides that keep robots apart and clear of obstacles
     random_return: float | None = None  # counts as 0, the data's own return as 100 (mean over agents); None: success
 
@@ -83,7 +84,12 @@ ROWS = {
         random_return=-26.6,
     ),
     "two_arm_lift": Row(
-        "two_arm_lift_success", "robosuite:TwoArmLift", episodes=200, steps=6_000, variants=(JOINT, CLONING)
+        "two_arm_lift_success",
+        "robosuite:TwoArmLift",
+        episodes=200,
+        steps=6_000,
+        variants=(JOINT, CLONING),
+        batch_size=10,
     ),
 }
 
@@ -102,7 +108,7 @@ def train_and_evaluate(name: str, variant: str, seed: int, episodes: int) -> dic
         out = FOLDER / name / f"{ALONE if variant == ALONE else JOINT}_{seed}".replace(" ", "_")
         dp.train(planner, dataset, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
         policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec), **acting(row, env, variant))
-    report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
+    report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed, batch_size=row.batch_size).to_dict()
     write_json(path, report)
     return report
 
