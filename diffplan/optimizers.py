@@ -1,6 +1,6 @@
 """Muon: gradient descent whose step is the nearest orthogonal matrix to the momentum (Jordan et al., 2024)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dtype": dtype})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Moves every matrix that has a gradient."""
         for group in self.param_groups:
             matrices = sorted((p for p in group["params"] if p.grad is not None), key=_wide_shape)

@@ -246,7 +246,8 @@ class Plan:
         arrays |= {f"terms/{name}": term for name, term in self.terms.items()}
         present = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
         with atomic_path(path) as temporary:
-            save_file(present, temporary, metadata={"spec": json.dumps(self.spec.to_dict())})
+            facts = {"spec": self.spec.to_dict(), "num_inference_steps": self.num_inference_steps}
+            save_file(present, temporary, metadata={name: json.dumps(fact) for name, fact in facts.items()})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -255,11 +256,11 @@ class Plan:
 
         try:
             with safe_open(path, "numpy") as file:
-                spec = JointSpec.from_dict(json.loads((file.metadata() or {}).get("spec", "{}")))
+                facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+                spec, steps = JointSpec.from_dict(facts.get("spec", {})), facts.get("num_inference_steps")
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            terms = {
-                name.removeprefix("terms/"): arrays.pop(name) for name in list(arrays) if name.startswith("terms/")
-            }
-            return cls(spec, **arrays, terms=terms)
+            names = [name for name in arrays if name.startswith("terms/")]
+            terms = {name.removeprefix("terms/"): arrays.pop(name) for name in names}
+            return cls(spec, **arrays, terms=terms, num_inference_steps=steps)
         except (SafetensorError, json.JSONDecodeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved plan ({error}); write one with Plan.save.") from error

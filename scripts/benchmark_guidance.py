@@ -78,7 +78,7 @@ def extremes() -> Iterator[Figure]:
             broken += int((~np.isfinite(plan.actions)).any((1, 2, 3)).sum())
             for sample in range(plan.num_samples):
                 actions = np.stack(list(plan.sample(sample).actions_at(0).values()))
-                outside += int(((actions < limits[0, 0]) | (actions > limits[0, 1])).any())
+                outside += int(not ((actions >= limits[0, 0]) & (actions <= limits[0, 1])).all())
     yield Figure("bound_violations", outside, outside, outside, "plans", 1, plans, COMMAND)
     yield Figure("non_finite_plans", broken, broken, broken, "plans", 1, plans, COMMAND)
 

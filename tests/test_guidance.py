@@ -10,8 +10,9 @@ from torch import Tensor
 
 import diffplan as dp
 from diffplan.models.denoiser import JointDenoiser
-from diffplan.planners import ConstraintGuide, Estimate, GoalGuide, Guide, make_scheduler
+from diffplan.planners import ConstraintGuide, Estimate, GoalGuide, Guide, Question, make_scheduler
 from diffplan.planners.judging import rank, realism
+from diffplan.planners.question import Sampling
 
 S = 4_000
 
@@ -40,10 +41,12 @@ class TwoModes(JointDenoiser):
         return (share * (means + (1 - level) * 0.3**2 / variance * error)).sum(-1)
 
 
-def exact_planner(denoiser: type[JointDenoiser], agents: int = 1, horizon: int = 1) -> dp.DiffusionPlanner:
+def exact_planner(
+    denoiser: type[JointDenoiser], agents: int = 1, horizon: int = 1, center: float = 0.0
+) -> dp.DiffusionPlanner:
     """A planner for points on a line: one number an agent and step, of which nothing is known."""
     spec = dp.JointSpec({f"point_{i}": "point" for i in range(agents)}, {"point": dp.Role(1, (), (), position=(0,))})
-    normalizer = dp.Normalizer("gaussian", [[0.0]], [[1.0]])
+    normalizer = dp.Normalizer("gaussian", [[center]], [[1.0]])
     planner = dp.DiffusionPlanner(denoiser(1, horizon, patch_size=1), make_scheduler("flow"), normalizer, spec, horizon)
     planner.scheduler.set_shift(1.0)
     planner.precision = "float32"
@@ -124,6 +127,51 @@ def test_pulling_at_one_agent_moves_those_that_belong_together() -> None:
     assert shift[1] == pytest.approx(0.8 * shift[0], abs=0.1)
 
 
+def test_a_stiff_pull_does_not_mute_a_soft_one_in_the_same_cell() -> None:
+    """Weights exp(-(100 (x - 1)^2 + (y - 1)^2) / 2) on N(0, I): means 100/101 and 1/2, stds 0.1 and 0.71."""
+    spec = dp.JointSpec({"point": "point"}, {"point": dp.Role(2, (), (), position=(0, 1))})
+    normalizer = dp.Normalizer("gaussian", [[0.0, 0.0]], [[1.0, 1.0]])
+    planner = dp.DiffusionPlanner(
+        GaussianPrior(2, 1, patch_size=1), make_scheduler("flow"), normalizer, spec, horizon=1
+    )
+    guide = ConstraintGuide(lambda plan: ((plan.positions - 1).square() * torch.tensor([50.0, 0.5])).sum((2, 3, 4)))
+    nowhere = {"point": np.full(2, np.nan)}
+    plan = planner(nowhere, guides=[guide], num_samples=S, num_inference_steps=200, seed=0)
+    x, y = plan.observations[:, 0, 0].T
+    assert (x.mean(), y.mean()) == pytest.approx((0.99, 0.5), abs=0.05)
+    assert (x.std(), y.std()) == pytest.approx((0.1, 0.71), abs=0.05)
+
+
+def test_a_plan_does_not_depend_on_what_else_is_asked_for_in_the_batch() -> None:
+    """Also where other cells are known, and particles are resampled."""
+    planner = exact_planner(GaussianPrior, agents=2)
+    guide = near_two()
+    sampling = Sampling(num_samples=8, guides=(guide,), resample=True)
+    mine, other = Question(unknown(planner), seed=1), Question({"point_0": [np.nan], "point_1": [0.5]}, seed=2)
+    (alone,), (together, _) = planner.answer([mine], sampling), planner.answer([mine, other], sampling)
+    np.testing.assert_allclose(alone.observations, together.observations, atol=1e-5)
+    np.testing.assert_allclose(alone.values, together.values, atol=1e-4)
+
+
+def test_a_guide_acts_only_at_its_noise_levels() -> None:
+    planner = exact_planner(GaussianPrior)
+    means = {
+        levels: sampled(planner, ConstraintGuide(near_two().violation, 1.0, levels), 50, False, 500).mean()
+        for levels in ((0.0, 1.0), (0.5, 1.0), (0.9, 1.0))
+    }
+    assert means[0.0, 1.0] > means[0.5, 1.0] > means[0.9, 1.0]
+    with pytest.raises(ValueError, match=r"moves plans at noise levels \(0.0, 0.1\), but only .* are visited"):
+        sampled(planner, ConstraintGuide(near_two().violation, 1.0, (0.0, 0.1)), 5, False, 2)
+
+
+def test_a_value_that_is_no_number_is_never_the_best() -> None:
+    planner = exact_planner(GaussianPrior)
+    guide = ConstraintGuide(lambda plan: -(plan.positions.sum((2, 3, 4)) + 1.7).log(), levels=None)
+    plan = planner(unknown(planner), guides=[guide], num_samples=64, seed=1)
+    assert (plan.observations < -1.7).any() and np.isfinite(plan.values).all()
+    assert plan.best().observations.item() == plan.observations.max()
+
+
 def test_clearance_counts_how_far_a_body_is_inside_the_margin_of_an_obstacle() -> None:
     """A disc of radius 0.5 at (1, 0); robots of radius 0.1 whose surfaces are 0.2, 0.1 and 0 m from it; margin 0.2."""
     role = dp.Role(5, (), (), (0, 1), static=(2, 3, 4), obstacles=(2, 3, 4), radius=0.1)
@@ -163,12 +211,15 @@ def test_a_likely_plan_is_more_realistic_than_an_unlikely_one() -> None:
 
 
 def test_an_absent_agent_does_not_count(tmp_path) -> None:
-    planner = exact_planner(GaussianPrior, agents=2)
+    planner = exact_planner(GaussianPrior, agents=2, center=5.0)
     alone = {"point_0": np.array([0.3])}
-    plan = planner(alone, guides=[ConstraintGuide.separation(5.0), ConstraintGuide.workspace([0.0], [1.0])])
-    assert plan.terms["separation"] == 0 and plan.terms["workspace"] == 0
+    effort = ConstraintGuide(lambda plan: plan.observations.square().sum((2, 3, 4)))
+    plan = planner(alone, guides=[ConstraintGuide.separation(5.0), GoalGuide({"point_1": [4.0]}), effort])
+    assert plan.terms["separation"] == 0 and plan.terms["goal"] == 0
+    assert plan.terms["constraint"] == pytest.approx(-0.09, abs=1e-5)
     plan.save(tmp_path / "plan.safetensors")
-    assert dp.Plan.load(tmp_path / "plan.safetensors").terms.keys() == plan.terms.keys()
+    reloaded = dp.Plan.load(tmp_path / "plan.safetensors")
+    assert reloaded.terms.keys() == plan.terms.keys() and reloaded.num_inference_steps == plan.num_inference_steps == 5
 
 
 @pytest.mark.parametrize(

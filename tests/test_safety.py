@@ -230,3 +230,11 @@ def test_a_role_that_does_not_say_where_its_velocity_is_is_refused() -> None:
 def test_settings_that_contradict_are_refused_in_words(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         new_filter(**changes)
+
+
+def test_an_obstacle_that_is_not_seen_does_not_hide_those_that_are() -> None:
+    role = dp.Role(10, (-1.0, -1.0), (1.0, 1.0), (0, 1), velocity=(2, 3), obstacles=tuple(range(4, 10)))
+    spec = dp.JointSpec({"robot": "robot"}, {"robot": role})
+    seen = np.array([0.0, 0.0, 0.0, 0.0, 0.25, 0.0, 0.15, np.nan, np.nan, np.nan])
+    slowed = new_filter().filter_actions(spec, {"robot": seen}, {"robot": np.array([0.9, 0.0])})
+    assert slowed["robot"][0] < 0.5

@@ -18,7 +18,8 @@ class Guidance:
 
     Args:
         path: folder of a run or of a planner.
-        guide: what plans should be like: value, value:AGENT, separation, separation:METRES or speed:LIMIT.
+        guide: what plans should be like: value, value:AGENT, separation, separation:METRES,
+            clearance:METRES or speed:LIMIT.
         weights: strengths to try; 0 is the unguided planner.
         env: environment to act in; by default the one that the data are from.
         option: an option of the environment as NAME=VALUE; repeat it for more.

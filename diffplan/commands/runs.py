@@ -103,6 +103,8 @@ class Train:
             return_conditioning=self.return_conditioning,
             seed=self.seed,
         )
+        if self.resume and (self.out / "planner").exists():  # what was trained beside the denoiser stays
+            planner.register_modules(value_function=DiffusionPlanner.from_pretrained(self.out).value_function)
         report = train(
             planner,
             dataset,
@@ -121,14 +123,15 @@ class Train:
             tensorboard=self.tensorboard,
             progress=not self.json,
         )
-        if self.value_steps:
+        first = os.environ.get("RANK", "0") == "0"  # of several processes, one trains values and answers
+        if self.value_steps and first:
             value = ValueFunction.for_dataset(dataset, seed=self.seed)
             train_value(value, dataset, steps=self.value_steps, seed=self.seed, progress=not self.json)
             planner.register_modules(value_function=value)
             planner.save_pretrained(self.out / "planner")
         loss = report.losses[-1] if report.losses else None
         result = {"planner": str(self.out / "planner"), "steps": self.steps, "loss": loss, "seconds": report.seconds}
-        if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
+        if first:
             show(result, self.json)
 
 
@@ -304,4 +307,8 @@ class Evaluate:
         )
         if self.json:
             return show(report.to_dict(), as_json=True)
-        show({**report.summary(), "plan_ms": f"{report.plan_ms:.1f}", "fallbacks": report.fallbacks})
+        facts = {**report.summary(), "plan_ms": f"{report.plan_ms:.1f}", "fallbacks": report.fallbacks}
+        if policy.safety is not None:
+            stats = policy.safety.stats
+            facts["filter"] = f"changed {stats.changed} of {stats.calls} joint actions, {stats.infeasible} infeasible"
+        show(facts)

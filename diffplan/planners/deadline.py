@@ -10,12 +10,17 @@ class Deadline:
 
     Args:
         milliseconds: until the plan must be there.
+        calls_after: calls of the network that follow the denoising.
     """
 
-    def __init__(self, milliseconds: float | None):
-        self.last = time.perf_counter()
+    def __init__(self, milliseconds: float | None, calls_after: int = 0):
+        self.last, self.calls_after = time.perf_counter(), calls_after
         self.end = None if milliseconds is None else self.last + (1 - RESERVE) * milliseconds / 1e3
         self.pace: float | None = None
+
+    def start(self) -> None:
+        """Called before the first call of the network."""
+        self.last = time.perf_counter()
 
     def affordable(self, candidates: int, calls: int, pace: float | None) -> int:
         """How many of ``candidates`` can be denoised in time, at least 1.
@@ -28,11 +33,11 @@ class Deadline:
         if self.end is None or pace is None:
             return candidates
         left = self.end - time.perf_counter()
-        return max(1, min(candidates, int(left / (pace * calls))))
+        return max(1, min(candidates, int(left / (pace * (calls + self.calls_after)))))
 
     def over(self, candidates: int) -> bool:
         """Called after every call of the network for so many candidates: whether another one would be too late."""
         now = time.perf_counter()
         took, self.last = now - self.last, now
         self.pace = took / candidates
-        return self.end is not None and now + took > self.end
+        return self.end is not None and now + took * (1 + self.calls_after) > self.end

@@ -9,9 +9,9 @@ mean of the Gaussian (estimate, C) times the weight exp(g):
 
     estimate + C u,    u = (1 + H C)^-1 gradient g.
 
-``C g`` alone (arXiv 2209.14687, 2204.03458) overshoots where the weight is curved. The curvature H along C g is
-measured, cell by cell, by one more gradient a little further on. Exact for the product of two Gaussians; and no cell
-moves farther than a few standard deviations of what is open.
+``C g`` alone (arXiv 2209.14687, 2204.03458) overshoots where the weight is curved. How H bends the gradient along C g
+is measured, entry by entry, by one more gradient a little further on: exact for Gaussians whose entries do not depend
+on each other, an approximation otherwise. No cell moves farther than a few standard deviations of what is open.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ from diffplan.spec import JointSpec
 
 TRUST = 2.0  # standard deviations that one level may move a cell's entries, on average
 PROBE = 0.1  # of a standard deviation: how far on the curvature is measured
+WORST = -1e30  # what a log-weight that is not a number counts as
 LEAST_SIGNAL = 0.05  # of 1 - s: at pure noise J is 0, and the formula 0 / 0
 
 
@@ -56,37 +57,53 @@ class Guidance:
     def check(self, horizon: int) -> None:
         """Tries every guide on two made-up plans. Raises ``ValueError`` for what cannot guide."""
         trial = Guidance(self.guides, self.spec, self.normalizer, self.agent_mask[:1], 0, 2)
-        cells = torch.linspace(-1, 1, self.spec.size, device=self.agent_mask.device)
+        shape, generator = (2, self.spec.num_agents, horizon, self.spec.size), torch.Generator().manual_seed(0)
+        cells = torch.randn(shape, generator=generator).to(self.agent_mask.device)
         for guide in self.guides:
             guide.check(self.spec, self.normalizer, horizon)
             with torch.enable_grad():
-                plans = cells.repeat(2, self.spec.num_agents, horizon, 1).requires_grad_()
+                plans = cells.clone().requires_grad_()
                 values = guide.log_weight(trial._estimate(plans, 0))
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             if got != (1, 2):
                 raise ValueError(f"guide {guide.name!r} returns {got}, expected a tensor [B, S] = (1, 2).")
             if not torch.isfinite(values).all():
                 raise ValueError(f"guide {guide.name!r} returns numbers that are not finite for an ordinary plan.")
-            if guide.levels is not None and not values.requires_grad:
+            if guide.levels is not None and not _depends(values, plans):
                 raise ValueError(
                     f"guide {guide.name!r} has no gradient; compute it from the estimate's tensors, or set levels=None."
+                )
+
+    def check_levels(self, levels: Sequence[float]) -> None:
+        """Raises ``ValueError`` when a guide that should move plans does so at none of the noise levels visited."""
+        for guide in self.guides:
+            if guide.levels is not None and guide.weight > 0 and not any(_moves(guide, level) for level in levels):
+                visited = [round(level, 2) for level in levels]
+                raise ValueError(
+                    f"guide {guide.name!r} moves plans at noise levels {guide.levels}, but only {visited} are visited; "
+                    "widen its levels, take more denoising steps, or set levels=None to rank."
                 )
 
     def terms(self, clean: Float[Tensor, "BS N W D"]) -> dict[str, Float[Tensor, "B S"]]:
         """Every guide's weighted log-weight of every candidate; guides of one name add."""
         found: dict[str, Tensor] = {}
+        if not self.guides:
+            return found
         estimate = self._estimate(clean, self.history)
         for guide in self.guides:
-            value = (guide.weight * guide.log_weight(estimate)).detach()
+            value = (guide.weight * guide.log_weight(estimate)).detach().nan_to_num(nan=WORST)
             found[guide.name] = found[guide.name] + value if guide.name in found else value
         return found
 
-    def log_weight(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "B S"]:
-        """The sum of the guides that move plans at this noise level."""
+    def particle_weight(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "B S"]:
+        """Log-weight of particles at a noise level: of the guides that move plans, from where they begin to do so."""
+        begun = [guide for guide in self.guides if guide.levels is not None and level <= guide.levels[1]]
+        return self._sum(begun, clean).nan_to_num(nan=WORST)
+
+    def _sum(self, guides: Sequence[Guide], clean: Float[Tensor, "BS N W D"]) -> Float[Tensor, "B S"]:
         estimate = self._estimate(clean, self.history)
-        moving = [guide for guide in self.guides if _moves(guide, level)]
         total = clean.new_zeros(len(self.agent_mask), self.num_samples)
-        return total + sum(guide.weight * guide.log_weight(estimate) for guide in moving)
+        return total + sum(guide.weight * guide.log_weight(estimate) for guide in guides)
 
     def guided(
         self,
@@ -119,26 +136,34 @@ class Guidance:
         lengths = (_length(probe) / limit.clamp(min=1e-9)).flatten(1).amax(1)
         share = (PROBE / lengths.clamp(min=PROBE))[:, None, None, None]
         further = self._gradient(clean + share * probe, level) * free
-        squares = pull.square().sum(-1, keepdim=True)
-        bend = ((pull - further) * pull).sum(-1, keepdim=True) / (share * squares).clamp(min=1e-30)
+        bend = (pull - further) * pull.sign() / (share * pull.abs()).clamp(min=1e-30)
         shift = covariant(pull / (1 + bend.clamp(min=0)))
         return clean, clean + shift * (TRUST * limit / _length(shift).clamp(min=1e-9)).clamp(max=1)
 
     def _gradient(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "BS N W D"]:
         with torch.enable_grad():
             variable = clean.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.log_weight(variable, level).sum(), variable)
+            moving = [guide for guide in self.guides if _moves(guide, level)]
+            (gradient,) = torch.autograd.grad(self._sum(moving, variable).sum(), variable)
         return gradient.nan_to_num()
 
     def _estimate(self, clean: Float[Tensor, "BS N W D"], history: int) -> Estimate:
         future = clean[:, :, history:]
         shape, O = (len(self.agent_mask), self.num_samples, *future.shape[1:]), self.spec.observation_size
         physical = self.normalizer.unnormalize(future, self.spec.role_index).reshape(shape)
+        features = torch.from_numpy(self.spec.feature_mask).to(future.device)
+        physical = physical * (self.agent_mask[..., None] & features)[:, None, :, None]
         return Estimate(self.spec, physical[..., :O], physical[..., O:], future.reshape(shape), self.agent_mask)
 
 
 def _length(cells: Tensor) -> Tensor:
     return cells.square().sum(-1, keepdim=True).sqrt()
+
+
+def _depends(values: Tensor, plans: Tensor) -> bool:
+    """Whether values have a gradient in plans."""
+    with torch.enable_grad():
+        return values.requires_grad and torch.autograd.grad(values.sum(), plans, allow_unused=True)[0] is not None
 
 
 def _moves(guide: Guide, level: float) -> bool:

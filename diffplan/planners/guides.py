@@ -86,6 +86,7 @@ class ConstraintGuide(Guide):
         weight: nats a unit of violation.
         levels: noise levels at which it moves the plan; ``None``: it only ranks.
         name: of its term in ``Plan.terms``.
+        requirement: raises ``ValueError`` for agents of which the violation makes no sense.
 
     Example:
         ``ConstraintGuide(lambda plan: plan.actions.square().sum((2, 3, 4)), weight=0.1, name="effort")``
@@ -95,15 +96,14 @@ class ConstraintGuide(Guide):
     weight: float = 1.0
     levels: tuple[float, float] | None = ALWAYS
     name: str = "constraint"
-    agents_need_positions: bool = field(default=False, repr=False)
+    requirement: Callable[[JointSpec], object] = field(default=lambda spec: None, repr=False, compare=False)
 
     def log_weight(self, estimate: Estimate) -> Tensor:
         return -self.violation(estimate)
 
     def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
         super().check(spec, normalizer, horizon)
-        if self.agents_need_positions:
-            _position_index(spec)
+        self.requirement(spec)
 
     @classmethod
     def separation(
@@ -119,7 +119,7 @@ class ConstraintGuide(Guide):
             gaps, there = _gaps(estimate)
             return ((1 - gaps / distance).relu().square() * there[:, None, :, None]).sum((2, 3))
 
-        return cls(violation, weight, levels, "separation", agents_need_positions=True)
+        return cls(violation, weight, levels, "separation", _position_index)
 
     @classmethod
     def clearance(
@@ -141,7 +141,7 @@ class ConstraintGuide(Guide):
                 totals.append((1 - gaps / margin).relu().square().sum((2, 3)))
             return estimate.per_agent(torch.stack(totals, dim=-1))
 
-        return cls(violation, weight, levels, "clearance", agents_need_positions=True)
+        return cls(violation, weight, levels, "clearance", _check_obstacles)
 
     @classmethod
     def workspace(
@@ -163,7 +163,7 @@ class ConstraintGuide(Guide):
             outside = (least - estimate.positions).relu() + (estimate.positions - most).relu()
             return estimate.per_agent(outside.square().sum((3, 4)))
 
-        return cls(violation, weight, levels, "workspace", agents_need_positions=True)
+        return cls(violation, weight, levels, "workspace", lambda spec: _check_width(spec, len(low)))
 
     @classmethod
     def speed(cls, limit: float, weight: float = 1.0, levels: tuple[float, float] | None = ALWAYS) -> "ConstraintGuide":
@@ -177,7 +177,7 @@ class ConstraintGuide(Guide):
             speeds = _length(estimate.positions.diff(dim=3)) / estimate.spec.dt
             return estimate.per_agent((speeds / limit - 1).relu().square().sum(3))
 
-        return cls(violation, weight, levels, "speed", agents_need_positions=True)
+        return cls(violation, weight, levels, "speed", _position_index)
 
 
 @dataclass
@@ -203,8 +203,8 @@ class GoalGuide(Guide):
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
         agents = [estimate.spec.names.index(name) for name in self.goals]
         goals = estimate.positions.new_tensor(list(self.goals.values()))
-        errors = estimate.positions[:, :, agents, self.step] - goals
-        return -errors.square().sum((2, 3)) / (2 * self.tolerance**2)
+        errors = (estimate.positions[:, :, agents, self.step] - goals).square().sum(3)
+        return -(errors * estimate.agent_mask[:, None, agents]).sum(2) / (2 * self.tolerance**2)
 
     def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
         super().check(spec, normalizer, horizon)
@@ -289,6 +289,21 @@ def _position_index(spec: JointSpec) -> Int[Tensor, "N P"]:
         widths = {name: len(row) for name, row in zip(spec.names, rows, strict=True)}
         raise ValueError(f"positions have {widths} entries; this guide needs as many of all agents: set Role.position.")
     return torch.tensor(rows)
+
+
+def _check_width(spec: JointSpec, width: int) -> None:
+    got = _position_index(spec).shape[1]
+    if got != width:
+        raise ValueError(f"low and high have {width} entries, positions {got}; give as many.")
+
+
+def _check_obstacles(spec: JointSpec) -> None:
+    blind = [name for name, role in spec.roles.items() if not role.obstacles or len(role.position) != 2]
+    if blind:
+        raise ValueError(
+            f"roles {blind} do not say where a planar position and round obstacles are observed, so there is nothing "
+            "to keep clear of; set Role.position and Role.obstacles."
+        )
 
 
 def _entries(observations: Float[Tensor, "B S N H O"], index: Int[Tensor, "N P"]) -> Float[Tensor, "B S N H P"]:

@@ -22,11 +22,12 @@ LEVEL, DRAWS = 0.5, 4
 def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
     """Minus the mean squared error with which the network restores a plan that was noised, per candidate.
 
-    Unknown cells are noised to ``LEVEL``, ``DRAWS`` times. Errors are in units of the data's variance: 0 is best, -1
-    as wrong as a guess from the data's mean.
+    Unknown cells are noised to ``LEVEL``, ``DRAWS`` times. Errors are in units of the normaliser: 0 is best; with
+    a Gaussian one, -1 is as wrong as a guess from the data's mean.
     """
-    names = [name for name, there in zip(plan.spec.names, plan.agent_mask, strict=True) if there]
-    question = Question({name: plan.observations[0, plan.spec.names.index(name), 0] for name in names})
+    present = zip(plan.spec.names, plan.observations[0, :, 0], plan.agent_mask, strict=True)
+    seen = {name: row[: plan.spec.role_of(name).observation_size] for name, row, there in present if there}
+    question = Question(seen)
     layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
     values, exists = (torch.from_numpy(part)[None].to(planner.device) for part in known_grid(question, *layout))
     clean = torch.from_numpy(warm_grid(plan, *layout, plan.num_samples)).to(planner.device) * exists
@@ -44,8 +45,9 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
 @torch.no_grad()
 def rank(planner: "DiffusionPlanner", plan: Plan, guides: Sequence[Guide]) -> dict[str, Float[np.ndarray, "S"]]:
     """What guides say of a plan: every one's weighted log-weight, per candidate. Raises as ``Guidance.check``."""
-    agent_mask = torch.from_numpy(plan.agent_mask)[None]
+    agent_mask = torch.from_numpy(plan.agent_mask)[None].to(planner.device)
     guidance = Guidance(guides, planner.spec, planner.normalizer, agent_mask, 0, plan.num_samples)
     guidance.check(planner.horizon)
     cells = warm_grid(plan, planner.spec, planner.normalizer, planner.horizon, 0, plan.num_samples)
-    return {name: term[0].numpy() for name, term in guidance.terms(torch.from_numpy(cells)).items()}
+    terms = guidance.terms(torch.from_numpy(cells).to(planner.device))
+    return {name: term[0].cpu().numpy() for name, term in terms.items()}

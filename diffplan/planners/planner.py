@@ -83,6 +83,7 @@ class DiffusionPlanner(DiffusionPipeline):
         self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history)
         self.horizon, self.history, self.precision = horizon, history, "auto"
         self._pace: float | None = None  # seconds that the network last took for one candidate
+        self._checked: Sequence[Guide] = ()  # the guides that were tried last
 
     @classmethod
     def for_dataset(
@@ -129,6 +130,7 @@ class DiffusionPlanner(DiffusionPipeline):
         """
         if unused:
             raise TypeError(f"save_pretrained takes only a folder, got also {sorted(unused)}.")
+        self.register_modules(value_function=self.value_function)  # also where it was only assigned
         with whole_folder(Path(save_directory)) as folder:
             super().save_pretrained(folder)
             index = read_json(folder / INDEX)  # diffusers sorts keys, but the order of agents and roles has a meaning
@@ -220,26 +222,27 @@ class DiffusionPlanner(DiffusionPipeline):
                 nothing is sampled then.
         """
         sampling = Sampling(
-            num_samples,
-            num_inference_steps,
-            warm_start_level,
-            decode_actions,
-            return_chain,
-            guides,
-            resample,
-            target_return,
-            guidance_scale,
-            realism,
-            deadline_ms,
+            num_samples=num_samples,
+            num_inference_steps=num_inference_steps,
+            warm_start_level=warm_start_level,
+            decode_actions=decode_actions,
+            return_chain=return_chain,
+            guides=guides,
+            resample=resample,
+            target_return=target_return,
+            guidance_scale=guidance_scale,
+            realism=realism,
+            deadline_ms=deadline_ms,
         )
         return self.answer([Question(observations, past, given, warm_start, seed)], sampling)[0]
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def answer(self, questions: Sequence[Question], sampling: Sampling = PLAIN) -> list[Plan]:
         """Samples plans for many questions in one batch, all with a warm start or none; see ``__call__``."""
         if not questions:
             return []
-        deadline = Deadline(sampling.deadline_ms)
+        deadline = Deadline(sampling.deadline_ms, 4 * bool(sampling.realism) + sampling.decode_actions)
         if sampling.target_return is not None and not self.denoiser.config.return_conditioning:
             raise ValueError(
                 "target_return needs a planner that was trained for it: "
@@ -258,16 +261,18 @@ class DiffusionPlanner(DiffusionPipeline):
         number = deadline.affordable(sampling.num_samples, len(questions) * (len(levels) - 1), self._pace)
         present = exists[:, :, self.history].any(-1)
         guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, number)
-        guidance.check(self.horizon)
+        if [*map(id, sampling.guides)] != [*map(id, self._checked)]:
+            guidance.check(self.horizon)
+            self._checked = tuple(sampling.guides)
+        guidance.check_levels(levels[:-1])
         noise = torch.stack([self._noise(question.seed, number) for question in questions])
         noisy = noise * levels[0]
         if warm:
             earlier = np.stack([warm_grid(plan, *layout, number) for plan in warm])
             noisy = noisy + (1 - levels[0]) * torch.from_numpy(earlier).to(self.device)
         sample = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
-        chain = self._sample(
-            sample.flatten(0, 1), known, exists, levels, sampling, guidance, deadline, _mixed(questions)
-        )
+        seeds = [question.seed for question in questions]
+        chain = self._sample(sample.flatten(0, 1), known, exists, levels, sampling, guidance, deadline, seeds)
         num_inference_steps, self._pace = len(chain) - 1, deadline.pace
         if sampling.decode_actions:
             observed = torch.arange(self.spec.size, device=self.device) < self.spec.observation_size
@@ -305,7 +310,7 @@ class DiffusionPlanner(DiffusionPipeline):
         sampling: Sampling,
         guidance: Guidance | None = None,
         deadline: Deadline | None = None,
-        seed: int = 0,
+        seeds: Sequence[int] = (),
     ) -> list[Tensor]:
         """Runs the network down the levels; what is the same for the whole batch is computed once."""
         if (known == known[:1]).all() and (exists == exists[:1]).all():
@@ -316,7 +321,12 @@ class DiffusionPlanner(DiffusionPipeline):
         estimate = self.estimator(known, exists, len(sample), sampling)
 
         def stop() -> bool:
+            if deadline is not None and sample.is_cuda:
+                torch.cuda.synchronize(sample.device)
             return deadline is not None and deadline.over(len(sample))
+
+        if deadline is not None:
+            deadline.start()
 
         second_order = isinstance(self.scheduler, DPMSolverMultistepScheduler)
         if guidance is None or not guidance.guides:
@@ -326,8 +336,8 @@ class DiffusionPlanner(DiffusionPipeline):
             return guidance.guided(estimate, sample, level, known, ~known & exists)
 
         if sampling.resample:
-            generator = torch.Generator().manual_seed(seed)
-            return steer_particles(guided, guidance.log_weight, sample, known, levels, generator, stop)
+            generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
+            return steer_particles(guided, guidance.particle_weight, sample, known, levels, generators, stop)
         return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop)
 
     def estimator(
@@ -365,8 +375,3 @@ class DiffusionPlanner(DiffusionPipeline):
             terms,
             num_inference_steps,
         )
-
-
-def _mixed(questions: Sequence[Question]) -> int:
-    """One seed made of the seeds of all questions."""
-    return int(np.random.SeedSequence([question.seed for question in questions]).generate_state(1)[0])

@@ -104,6 +104,8 @@ class RecedingHorizonPolicy:
             )
         if warm_start_level is not None and not 0 < warm_start_level <= 1:
             raise ValueError(f"warm_start_level={warm_start_level}; choose a noise level in (0, 1], or None.")
+        if not 0 <= refine < float("inf"):
+            raise ValueError(f"refine={refine}; give a number of standard deviations, 0 or more.")
         if refine and planner.value_function is None:
             raise ValueError(f"refine={refine} needs a planner with a value function; train one with train_value.")
         self.planner, self.execute_steps, self.refine, self.deadline_ms = planner, execute_steps, refine, deadline_ms

@@ -60,6 +60,8 @@ class Sampling:
             raise ValueError(f"realism={self.realism}; give the weight of the realism term, 0 or more.")
         if self.target_return is not None and not 0 <= self.target_return <= 1:
             raise ValueError(f"target_return={self.target_return}; give a rank among the data, 0 (worst) to 1 (best).")
+        if self.target_return is None and self.guidance_scale != 1:
+            raise ValueError(f"guidance_scale={self.guidance_scale} needs target_return, the return to go for.")
         if self.deadline_ms is not None and not self.deadline_ms > 0:
             raise ValueError(f"deadline_ms={self.deadline_ms}; give a positive number of milliseconds.")
 
@@ -99,10 +101,11 @@ def known_grid(
 def warm_grid(
     plan: Plan, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int, num_samples: int
 ) -> Float[np.ndarray, "S N W D"]:
-    """The earlier plan in the network's units; the history is known anyway, so it is left 0."""
+    """The earlier plan, its best candidates where fewer are wanted, in the network's units; 0 in the known history."""
     cells = np.concatenate((plan.observations, plan.actions), axis=-1)
     if cells.shape[1:] != (spec.num_agents, horizon, spec.size):
         raise ValueError(f"warm_start is {plan}, expected N={spec.num_agents}, H={horizon}.")
-    index = np.resize(np.arange(len(cells)), num_samples)
+    order = np.arange(len(cells)) if plan.values is None else np.argsort(-plan.values, kind="stable")
+    index = np.resize(order if num_samples < len(cells) else np.arange(len(cells)), num_samples)
     normalized = normalizer.normalize(cells[index], spec.role_index)
     return np.pad(normalized, ((0, 0), (0, 0), (history, 0), (0, 0)))

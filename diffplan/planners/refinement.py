@@ -30,11 +30,11 @@ def refine_first_actions(
     cells = np.concatenate(
         [np.concatenate((p.observations[:, :, :1], p.actions[:, :, :1]), axis=-1) for p in best]
     )  # [B, N, 1, D]
-    normalized = torch.from_numpy(normalizer.normalize(cells, spec.role_index)[:, :, 0])
-    mask = torch.from_numpy(np.stack([plan.agent_mask for plan in plans]))
-    roles, O = torch.from_numpy(spec.role_index), spec.observation_size
+    O = spec.observation_size
+    masks = (np.stack([plan.agent_mask for plan in plans]), spec.role_index, spec.feature_mask[:, O:])
+    normalized = torch.from_numpy(normalizer.normalize(cells, spec.role_index)[:, :, 0]).to(value_function.device)
+    mask, roles, features = (torch.from_numpy(array).to(value_function.device) for array in masks)
     observations, start = normalized[..., :O], normalized[..., O:]
-    features = torch.from_numpy(spec.feature_mask)[:, O:]
     limit = radius * features.sum(-1, keepdim=True).sqrt()
     actions = start
     for _ in range(STEPS):
@@ -46,7 +46,7 @@ def refine_first_actions(
         direction = gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-9)
         moved = actions + 2 * limit / STEPS * direction - start
         actions = start + moved * (limit / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
-    cells[:, :, 0, :] = torch.cat((observations, actions), dim=-1).numpy()
+    cells[:, :, 0, :] = torch.cat((observations, actions), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
     return [_with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
 

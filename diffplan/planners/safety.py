@@ -126,7 +126,7 @@ class SafetyFilter:
             obstacles.append(seen[list(role.obstacles)].reshape(-1, 3))
         if not actions:
             return {}
-        known = [rows for rows in obstacles if np.isfinite(rows).all()]
+        known = [rows[np.isfinite(rows).all(1)] for rows in obstacles]
         wanted = np.stack(list(actions.values()))
         safe = self.filter(np.stack(positions), np.stack(velocities), wanted, np.unique(np.concatenate(known), axis=0))
         return dict(zip(actions, safe, strict=True))

@@ -9,7 +9,7 @@ diffusers step costs more than the network's call on small plans; tests hold it 
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -107,7 +107,7 @@ def steer_particles(
     sample: Float[Tensor, "BS N W D"],
     known: Bool[Tensor, "_ N W D"],
     levels: list[float],
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Tensor]:
     """Samples prior x weight by sequential Monte Carlo (the twisted diffusion sampler, arXiv 2306.17775, algorithm 1).
@@ -115,13 +115,13 @@ def steer_particles(
     The S candidates of a question are particles. Each step draws from the ancestral kernel with its larger variance
     (arXiv 2006.11239, section 3.2), shifted by the guides; importance weights make up for the shift and for what the
     weight of the new estimate says that the old one did not; particles are resampled when fewer than half count. So
-    guided samples follow prior x weight as S grows, however coarse the guides' gradient. Takes and returns what
-    ``denoise_grid`` does, and
+    guided samples follow prior x weight as S and the number of steps grow, however coarse the guides' gradient. Takes
+    and returns what ``denoise_grid`` does (always in first order), and
 
     Args:
         denoise: (sample, level) -> estimate of the clean sample, and the guided one.
         weigh: (clean estimate, level) -> log-weight of every particle.
-        generator: of the noise and of resampling.
+        generators: of the noise and of resampling, one a question.
     """
     chain, proposal = [sample], torch.zeros(1)
     before: Tensor | float = 0.0
@@ -130,7 +130,7 @@ def steer_particles(
         lower = 0.0 if stop() else lower
         value = weigh(clean, level)
         weight = proposal.to(value.device) + value - before
-        pick, weight = _resampled(weight, generator, always=lower == 0)
+        pick, weight = _resampled(weight, generators, always=lower == 0)
         clean, guided, sample, before = (
             clean[pick],
             guided[pick],
@@ -140,7 +140,9 @@ def steer_particles(
         if lower > 0:
             share, std = _ancestral(level, lower)
             shift = (1 - lower - share * (1 - level)) * (guided - clean) * ~known
-            noise = torch.randn(sample.shape, generator=generator).to(sample) * ~known * std
+            shape = (len(sample) // len(generators), *sample.shape[1:])
+            drawn = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+            noise = drawn.to(sample) * ~known * std
             mean = (1 - lower) * clean + share * (sample - (1 - level) * clean)
             sample = torch.where(known, sample, mean + shift + noise)
             ratio = -(shift * (shift + 2 * noise)).flatten(1).sum(1) / (2 * std**2)
@@ -160,12 +162,12 @@ def _ancestral(level: float, lower: float) -> tuple[float, float]:
 
 
 def _resampled(
-    weight: Float[Tensor, "B S"], generator: torch.Generator, always: bool
+    weight: Float[Tensor, "B S"], generators: Sequence[torch.Generator], always: bool
 ) -> tuple[Int[Tensor, "BS"], Float[Tensor, "B S"]]:
     """Which particles go on (systematic resampling where fewer than half of a question's count), and their weights."""
     B, S = weight.shape
     shares = weight.softmax(1)
-    starts = torch.rand(B, 1, generator=generator).to(weight)
+    starts = torch.stack([torch.rand(1, generator=generator) for generator in generators]).to(weight)
     places = (starts + torch.arange(S, device=weight.device)) / S
     drawn = torch.searchsorted(shares.cumsum(1).contiguous(), places.contiguous()).clamp(max=S - 1)
     due = (1 / shares.square().sum(1, keepdim=True) < S / 2) | always
