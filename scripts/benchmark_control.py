@@ -70,7 +70,7 @@ ROWS = {
         {"layout": "obstacles"},
         variants=(JOINT, UNGUIDED, SAFE, CLONING),
         episodes=10_000,
-        steps=6_000,
+        steps=5_000,
         width=96,
         clearance=10.0,
     ),

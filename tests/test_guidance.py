@@ -134,9 +134,12 @@ def test_a_stiff_pull_does_not_mute_a_soft_one_in_the_same_cell() -> None:
     planner = dp.DiffusionPlanner(
         GaussianPrior(2, 1, patch_size=1), make_scheduler("flow"), normalizer, spec, horizon=1
     )
-    guide = ConstraintGuide(lambda plan: ((plan.positions - 1).square() * torch.tensor([50.0, 0.5])).sum((2, 3, 4)))
+    guides = [
+        ConstraintGuide(lambda plan, entry=entry: (plan.positions[..., entry] - 1).square().sum((2, 3)) / 2, weight)
+        for entry, weight in enumerate((100.0, 1.0))
+    ]
     nowhere = {"point": np.full(2, np.nan)}
-    plan = planner(nowhere, guides=[guide], num_samples=S, num_inference_steps=200, seed=0)
+    plan = planner(nowhere, guides=guides, num_samples=S, num_inference_steps=200, seed=0)
     x, y = plan.observations[:, 0, 0].T
     assert (x.mean(), y.mean()) == pytest.approx((0.99, 0.5), abs=0.05)
     assert (x.std(), y.std()) == pytest.approx((0.1, 0.71), abs=0.05)

@@ -10,8 +10,8 @@ mean of the Gaussian (estimate, C) times the weight exp(g):
     estimate + C u,    u = (1 + H C)^-1 gradient g.
 
 ``C g`` alone (arXiv 2209.14687, 2204.03458) overshoots where the weight is curved. How H bends the gradient along C g
-is measured, entry by entry, by one more gradient a little further on: exact for Gaussians whose entries do not depend
-on each other, an approximation otherwise. No cell moves farther than a few standard deviations of what is open.
+is measured for every guide and cell by one more gradient a little further on: exact for Gaussians where cells do not
+depend on each other, an approximation otherwise. No cell moves farther than a few standard deviations of what is open.
 """
 
 from collections.abc import Callable, Sequence
@@ -121,8 +121,8 @@ class Guidance:
             variable = sample.clone().requires_grad_()
             traced = torch.where(known, sample, estimate(variable, level))
         clean = traced.detach()
-        pull = self._gradient(clean, level) * free
-        if not pull.any():
+        pulls = self._gradients(clean, level) * free
+        if not pulls.any():
             return clean, clean
         gain = level**2 / max(1 - level, LEAST_SIGNAL)
 
@@ -132,20 +132,25 @@ class Guidance:
 
         spread = level / ((1 - level) ** 2 + level**2) ** 0.5
         limit = spread * free.sum(-1, keepdim=True).sqrt()
-        probe = covariant(pull)
+        probe = covariant(pulls.sum(0))
         lengths = (_length(probe) / limit.clamp(min=1e-9)).flatten(1).amax(1)
         share = (PROBE / lengths.clamp(min=PROBE))[:, None, None, None]
-        further = self._gradient(clean + share * probe, level) * free
-        bend = (pull - further) * pull.sign() / (share * pull.abs()).clamp(min=1e-30)
-        shift = covariant(pull / (1 + bend.clamp(min=0)))
+        further = self._gradients(clean + share * probe, level) * free
+        squares = pulls.square().sum(-1, keepdim=True)
+        bends = ((pulls - further) * pulls).sum(-1, keepdim=True) / (share * squares).clamp(min=1e-30)
+        shift = covariant((pulls / (1 + bends.clamp(min=0))).sum(0))
         return clean, clean + shift * (TRUST * limit / _length(shift).clamp(min=1e-9)).clamp(max=1)
 
-    def _gradient(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "BS N W D"]:
-        with torch.enable_grad():
-            variable = clean.clone().requires_grad_()
-            moving = [guide for guide in self.guides if _moves(guide, level)]
-            (gradient,) = torch.autograd.grad(self._sum(moving, variable).sum(), variable)
-        return gradient.nan_to_num()
+    def _gradients(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "guides BS N W D"]:
+        """Of every guide that moves plans at this level."""
+        gradients: list[Tensor] = []
+        for guide in self.guides:
+            if _moves(guide, level):
+                with torch.enable_grad():
+                    variable = clean.clone().requires_grad_()
+                    total = self._sum([guide], variable).sum()
+                    gradients += torch.autograd.grad(total, variable)
+        return torch.stack(gradients).nan_to_num()
 
     def _estimate(self, clean: Float[Tensor, "BS N W D"], history: int) -> Estimate:
         future = clean[:, :, history:]
