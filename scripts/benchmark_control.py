@@ -62,7 +62,7 @@ ROWS = {
         steps=6_000,
     ),
     "crossing_doorway_4": Row(
-        "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, steps=20_000, **LARGE
+        "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, steps=20_000, width=128, **LARGE
     ),
     "crossing_obstacles_4": Row(
         "crossing_obstacles_4_success",
@@ -74,7 +74,7 @@ ROWS = {
         width=96,
         clearance=10.0,
     ),
-    "transport_3": Row("transport_3_success", "transport-v0", steps=6_000, **LARGE | {"episodes": 7_000}),
+    "transport_3": Row("transport_3_success", "transport-v0", steps=8_000, width=128, **LARGE | {"episodes": 7_000}),
     "simple_spread": Row(
         "simple_spread_expert_score",
         "mpe:simple_spread_v3",

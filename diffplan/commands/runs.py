@@ -61,7 +61,7 @@ class Train:
     history: int = 0
     stride: int = 1
     normalizer: Literal["limits", "gaussian", "quantile"] = "gaussian"
-    width: int = 64
+    width: int = 96
     depth: int = 3
     patch_size: int | None = None
     agent_attention: bool = True

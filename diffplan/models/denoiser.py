@@ -44,7 +44,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         window: int,
         num_roles: int = 1,
         patch_size: int = 4,
-        width: int = 64,
+        width: int = 96,
         depth: int = 3,
         num_heads: int = 4,
         agent_attention: bool = True,

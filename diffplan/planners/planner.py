@@ -90,7 +90,7 @@ class DiffusionPlanner(DiffusionPipeline):
         cls,
         dataset: "TrajectoryDataset",
         *,
-        width: int = 64,
+        width: int = 96,
         depth: int = 3,
         patch_size: int | None = None,
         agent_attention: bool = True,
