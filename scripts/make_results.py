@@ -9,9 +9,9 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
 def readme() -> str:
-    """The README with the figures of docs/results/control.json between its marks, each beside its baselines."""
+    """The README with the figures of control and guidance between its marks, each beside its baselines."""
     lines = ["| figure | diffplan | beside it | seeds, episodes | command |", "|---|---|---|---|---|"]
-    figures = read(RESULTS / "control.json")
+    figures = [one for topic in ("control", "guidance") for one in read(RESULTS / f"{topic}.json")]
     for one in sorted(figures, key=lambda figure: figure.unit not in ("share", "points")):  # tasks before speeds
         beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
         value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"
