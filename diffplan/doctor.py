@@ -127,8 +127,9 @@ def check_torch() -> Check:
         total = float((torch.ones(8, 8) @ torch.ones(8, 8)).sum())
     except (ImportError, OSError, RuntimeError) as error:
         return Check("torch computes", False, str(error), "reinstall torch for this machine: https://pytorch.org")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    detail = f"{device}, {torch.get_num_threads()} threads, bfloat16 {'fast' if uses_bfloat16('auto') else 'slow'}"
+    cuda = torch.cuda.is_available()
+    device, half = torch.cuda.get_device_name() if cuda else "CPU", uses_bfloat16("auto", cuda)
+    detail = f"{device}, {torch.get_num_threads()} threads, bfloat16 {'fast' if half else 'slow'}"
     return Check("torch computes", total == 512, detail)
 
 

@@ -93,7 +93,7 @@ def train(
     """
     _check(planner, dataset, out, resume, start_share)
     _check_positive(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
-    half = uses_bfloat16(precision)
+    half = uses_bfloat16(precision, torch.cuda.is_available())
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_world_size(accelerator.num_processes)
     if batch_size % accelerator.num_processes:

@@ -133,7 +133,7 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path,
     dp.train(planner, dataset, **RUN, out=tmp_path / "run")
     with pytest.raises(ValueError, match="is of another run: {'seed': 0} there, {'seed': 3} here"):
         dp.train(planner, dataset, **RUN, out=tmp_path / "run", resume=True, seed=3)
-    other = "float32" if uses_bfloat16("auto") else "bfloat16"
+    other = "float32" if uses_bfloat16("auto", torch.cuda.is_available()) else "bfloat16"
     with pytest.raises(ValueError, match="is of another run: {'bfloat16'"):
         dp.train(planner, dataset, **RUN, out=tmp_path / "run", resume=True, precision=other)
     other = dp.collect_episodes(

@@ -47,9 +47,9 @@ def make_estimator(
     return network if target_return is None else guided
 
 
-def uses_bfloat16(precision: str) -> bool:
+def uses_bfloat16(precision: str, on_cuda: bool) -> bool:
     """Whether to compute in bfloat16: as told, or for ``"auto"`` where the device can (4 times as fast as float32)."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision={precision!r}; choose 'auto', 'float32' or 'bfloat16'.")
-    can = torch.cuda.is_available() or bool(torch.cpu._is_avx512_bf16_supported())
+    can = on_cuda or bool(torch.cpu._is_avx512_bf16_supported())
     return precision == "bfloat16" or (precision == "auto" and can)

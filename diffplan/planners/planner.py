@@ -350,7 +350,7 @@ class DiffusionPlanner(DiffusionPipeline):
         """(sample, noise level) -> the network's estimate of the clean sample, without guides."""
         roles = torch.from_numpy(self.spec.role_index).to(known.device)
         worthwhile = self.precision != "auto" or (known.device.type == "cpu" and batch_size >= 8)
-        half = worthwhile and uses_bfloat16(self.precision)
+        half = worthwhile and uses_bfloat16(self.precision, known.is_cuda)
         return make_estimator(
             self.denoiser, known, exists, roles, half, sampling.target_return, sampling.guidance_scale
         )
