@@ -250,7 +250,9 @@ class DiffusionPlanner(DiffusionPipeline):
             )
         layout = (self.spec, self.normalizer, self.horizon, self.history)
         grids = [known_grid(question, *layout) for question in questions]
-        values, exists = (torch.from_numpy(np.stack(parts)).to(self.device) for parts in zip(*grids, strict=True))
+        values, exists = (
+            torch.from_numpy(np.stack(parts)).to(self.denoiser.device) for parts in zip(*grids, strict=True)
+        )
         known = ~values.isnan()
         levels = noise_levels(self.scheduler, sampling.num_inference_steps)
         warm = [question.warm_start for question in questions if question.warm_start is not None]
@@ -269,13 +271,13 @@ class DiffusionPlanner(DiffusionPipeline):
         noisy = noise * levels[0]
         if warm:
             earlier = np.stack([warm_grid(plan, *layout, number) for plan in warm])
-            noisy = noisy + (1 - levels[0]) * torch.from_numpy(earlier).to(self.device)
+            noisy = noisy + (1 - levels[0]) * torch.from_numpy(earlier).to(self.denoiser.device)
         sample = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
         seeds = [question.seed for question in questions]
         chain = self._sample(sample.flatten(0, 1), known, exists, levels, sampling, guidance, deadline, seeds)
         num_inference_steps, self._pace = len(chain) - 1, deadline.pace
         if sampling.decode_actions:
-            observed = torch.arange(self.spec.size, device=self.device) < self.spec.observation_size
+            observed = torch.arange(self.spec.size, device=self.denoiser.device) < self.spec.observation_size
             sample = torch.where(known[:, None] | observed, chain[-1].reshape(noise.shape), noise) * exists[:, None]
             plain = dataclasses.replace(sampling, guides=(), resample=False)
             chain[-1] = self._sample(sample.flatten(0, 1), known | observed, exists, [1.0, 0.0], plain)[-1]
@@ -299,7 +301,7 @@ class DiffusionPlanner(DiffusionPipeline):
     def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:
         generator = torch.Generator().manual_seed(seed)
         shape = (num_samples, self.spec.num_agents, self.history + self.horizon, self.spec.size)
-        return torch.randn(shape, generator=generator).to(self.device)
+        return torch.randn(shape, generator=generator).to(self.denoiser.device)
 
     def _sample(
         self,
