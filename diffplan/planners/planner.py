@@ -19,7 +19,7 @@ from diffplan.planners.deadline import Deadline
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
-from diffplan.planners.judging import realism
+from diffplan.planners.judging import DRAWS, realism
 from diffplan.planners.question import Question, Sampling, known_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
 from diffplan.planners.saving import INDEX, find_planner, load_components, whole_folder
@@ -242,7 +242,7 @@ class DiffusionPlanner(DiffusionPipeline):
         """Samples plans for many questions in one batch, all with a warm start or none; see ``__call__``."""
         if not questions:
             return []
-        deadline = Deadline(sampling.deadline_ms, 4 * bool(sampling.realism) + sampling.decode_actions)
+        deadline = Deadline(sampling.deadline_ms, DRAWS * bool(sampling.realism) + sampling.decode_actions)
         if sampling.target_return is not None and not self.denoiser.config.return_conditioning:
             raise ValueError(
                 "target_return needs a planner that was trained for it: "

@@ -131,12 +131,8 @@ def steer_particles(
         value = weigh(clean, level)
         weight = proposal.to(value.device) + value - before
         pick, weight = _resampled(weight, generators, always=lower == 0)
-        clean, guided, sample, before = (
-            clean[pick],
-            guided[pick],
-            sample[pick],
-            value.flatten()[pick].reshape(value.shape),
-        )
+        clean, guided, sample = clean[pick], guided[pick], sample[pick]
+        before = value.flatten()[pick].reshape(value.shape)
         if lower > 0:
             share, std = _ancestral(level, lower)
             shift = (1 - lower - share * (1 - level)) * (guided - clean) * ~known
