@@ -22,8 +22,8 @@ def refine_first_actions(
 ) -> list[Plan]:
     """Plans (all of the same agents) whose best candidate's first joint action has a higher value.
 
-    Ascends min Q(o_0, a_0), the team's; no agent's action moves farther than ``radius``, in standard
-    deviations of the data's actions (root mean square over its entries).
+    Ascends min Q(o_0, a_0), the team's, within the actions' bounds; no agent's action moves farther than ``radius``, in
+    standard deviations of the data's actions (root mean square over its entries).
     """
     spec = plans[0].spec
     best = [plan.best() for plan in plans]
@@ -34,7 +34,9 @@ def refine_first_actions(
     masks = (np.stack([plan.agent_mask for plan in plans]), spec.role_index, spec.feature_mask[:, O:])
     normalized = torch.from_numpy(normalizer.normalize(cells, spec.role_index)[:, :, 0]).to(value_function.device)
     mask, roles, features = (torch.from_numpy(array).to(value_function.device) for array in masks)
-    observations, start = normalized[..., :O], normalized[..., O:]
+    bounds = np.concatenate((np.zeros((2, spec.num_agents, O), np.float32), spec.action_bounds), axis=-1)
+    low, high = torch.from_numpy(normalizer.normalize(bounds[:, :, None], spec.role_index)[:, :, 0, O:]).to(mask.device)
+    observations, start = normalized[..., :O], normalized[..., O:].clamp(low, high)
     limit = radius * features.sum(-1, keepdim=True).sqrt()
     actions = start
     for _ in range(STEPS):
@@ -45,7 +47,8 @@ def refine_first_actions(
         gradient = gradient.nan_to_num() * features
         direction = gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-9)
         moved = actions + 2 * limit / STEPS * direction - start
-        actions = start + moved * (limit / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
+        moved = moved * (limit / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
+        actions = (start + moved).clamp(low, high)
     cells[:, :, 0, :] = torch.cat((observations, actions), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
     return [_with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
