@@ -20,20 +20,21 @@ class QuestionMix:
         goal: random agents' last observation is known.
         forecast: all actions are known: how does the world evolve?
         inverse: all observations are known: which actions lead there?
-        partial: of a random set of agents nothing is known, not even their goals.
+        partial: of a random set of agents only what others can sense is known, their history and present without the
+            static entries (their goals); of a random part of these nothing is.
         nothing: the unconditional model.
         independent_levels: share of windows in which every patch of cells has a noise level of its own.
         conditional: share of windows that tell the return of their episode, where the network takes returns.
         level_shift: 1 draws all noise levels alike; larger draws high ones more often (arXiv 2403.03206, eq. 23).
     """
 
-    plan: float = 0.5
+    plan: float = 0.42
     announced: float = 0.2
     prefix: float = 0.1
     goal: float = 0.04
     forecast: float = 0.04
     inverse: float = 0.04
-    partial: float = 0.04
+    partial: float = 0.12
     nothing: float = 0.04
     independent_levels: float = 0.25
     conditional: float = 0.8
@@ -71,7 +72,9 @@ def draw_known(
     known = known | (asked("prefix") & (step < history + prefix_length))
     known = known | (asked("goal") & some_agents & (step == W - 1) & observation)
     known = known | (asked("forecast") & ~observation) | (asked("inverse") & observation)
-    return known & ~(asked("partial") & some_agents) & ~asked("nothing") & exists
+    hidden = asked("partial") & some_agents
+    unseen = hidden & (draw(B, N, 1, 1) < draw(B, 1, 1, 1))
+    return known & ~(hidden & static[:, None]) & ~unseen & ~asked("nothing") & exists
 
 
 def draw_levels(

@@ -45,11 +45,13 @@ def test_forecasts_know_all_actions_and_inverse_dynamics_all_observations() -> N
     assert not draw("inverse")[:, :, HISTORY:, O:].any()
 
 
-def test_under_partial_observability_an_agent_is_known_or_not_known_at_all() -> None:
+def test_under_partial_observability_others_are_seen_without_what_is_private_or_not_at_all() -> None:
     seen = draw("partial", static=(1,))[:, :, :HISTORY]
-    whole = seen.all(dim=(2, 3))
-    assert (whole | ~seen.any(dim=2).any(-1)).all()
-    assert not whole.all()
+    private, sensed = seen[..., 1].all(2), seen[..., [0, 2, 3, 4, 5]].all((2, 3))
+    assert (seen[..., 1].any(2) == private).all() and (seen[..., [0, 2, 3, 4, 5]].any((2, 3)) == sensed).all()
+    assert not (private & ~sensed).any()
+    for share in (private, sensed & ~private, ~sensed):
+        assert 0.1 < share.float().mean() < 0.8
 
 
 def test_nothing_is_known_to_the_unconditional_model() -> None:
