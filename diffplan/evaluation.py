@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from pettingzoo import ParallelEnv
@@ -18,6 +18,13 @@ class Policy(Protocol):
 
     def reset(self, seeds: Sequence[int]) -> None: ...
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]: ...
+
+
+@runtime_checkable
+class SensingPolicy(Policy, Protocol):
+    """A policy that is also told, before every call, the environments' ``infos``; None for those that have ended."""
+
+    def sense(self, infos: Sequence[Mapping[str, Any] | None]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -156,11 +163,15 @@ def run_batch(
 
     ``on_end`` is called whenever an episode ends.
     """
-    observations: list[Observations | None] = [env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)]
+    began = [env.reset(seed=s) for env, s in zip(envs, seeds, strict=True)]
+    observations: list[Observations | None] = [seen for seen, _ in began]
+    told: list[Mapping[str, Any] | None] = [infos for _, infos in began]
     policy.reset(seeds)
     rows = [(np.nan, 0.0, np.nan, 0)] * len(envs)
     won: list[dict[str, float]] = [{} for _ in envs]
     while any(observations):
+        if isinstance(policy, SensingPolicy):
+            policy.sense(told)
         for index, actions in enumerate(policy(observations)):
             if actions is None:
                 continue
@@ -174,6 +185,7 @@ def run_batch(
             rows[index] = (success, total, contacts, steps + 1)
             over = not env.agents or steps + 1 == max_steps
             observations[index] = None if over else {name: seen[name] for name in env.agents}
+            told[index] = None if over else infos
             if over:
                 on_end()
     return rows

@@ -127,10 +127,15 @@ class Cells:
     robots.
 
     Step 0 is the present. Observations and actions may be known independently, entry by entry.
+
+    ``noise_level`` says how well: 0 (also where it is None) exactly; a level l between 0 and 1 as well as a measurement
+    with a standard deviation of l / (1 - l) in the normaliser's units, e.g. what a partner intended some time ago. Such
+    a cell is given whole.
     """
 
     observations: Float[np.ndarray, "N H O"]
     actions: Float[np.ndarray, "N H A"]
+    noise_level: Float[np.ndarray, "N H"] | None = None
 
     @classmethod
     def unknown(cls, spec: JointSpec, horizon: int) -> Self:
@@ -140,9 +145,14 @@ class Cells:
         return cls(blank[..., : spec.observation_size].copy(), blank[..., spec.observation_size :].copy())
 
     def merge(self, other: "Cells") -> "Cells":
-        """The cells of both; where both know an entry, ``other`` wins."""
-        pairs = ((self.observations, other.observations), (self.actions, other.actions))
-        return Cells(*(np.where(np.isnan(new), old, new) for old, new in pairs))
+        """The cells of both; where both know an entry, ``other`` wins, and where it knows any, its noise level."""
+        observations = np.where(np.isnan(other.observations), self.observations, other.observations)
+        actions = np.where(np.isnan(other.actions), self.actions, other.actions)
+        if self.noise_level is None and other.noise_level is None:
+            return Cells(observations, actions)
+        told = ~(np.isnan(other.observations).all(-1) & np.isnan(other.actions).all(-1))
+        old, new = (0.0 if level is None else level for level in (self.noise_level, other.noise_level))
+        return Cells(observations, actions, np.where(told, new, old).astype(np.float32))
 
 
 @dataclass(frozen=True)

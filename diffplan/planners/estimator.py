@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffplan.models.denoiser import JointDenoiser
@@ -17,6 +17,7 @@ def make_estimator(
     half: bool,
     target_return: float | None = None,
     guidance_scale: float = 1.0,
+    ceiling: Float[Tensor, "_ N W"] | None = None,
 ) -> Callable[[Tensor, float], Tensor]:
     """Settles everything but the sample and its noise level.
 
@@ -29,14 +30,17 @@ def make_estimator(
         target_return: see ``DiffusionPlanner.__call__``.
         guidance_scale: goes from the unconditional estimate (0) to the one for ``target_return`` (1) and beyond
             (classifier-free guidance, arXiv 2207.12598, eq. 6).
+        ceiling: noise levels that cells do not exceed, below 1 where they are given with one; None: 1.
     """
     mask = None if exists.any(-1).all() else exists.any(-1)
     given = known & exists
-    unknown_cell = (~known & exists).any(-1).to(torch.float32)
+    highest = (~known & exists).any(-1).to(torch.float32)
+    if ceiling is not None:
+        highest = highest * ceiling
 
     def network(sample: Tensor, level: float, *conditions: Tensor) -> Tensor:
         with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
-            clean = denoiser(sample, level * unknown_cell, given, roles, mask, *conditions)
+            clean = denoiser(sample, highest.clamp(max=level), given, roles, mask, *conditions)
         return torch.as_tensor(clean.to(sample.dtype) * exists)
 
     def guided(sample: Tensor, level: float) -> Tensor:

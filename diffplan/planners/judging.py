@@ -29,9 +29,8 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
     seen = {name: row[: plan.spec.role_of(name).observation_size] for name, row, there in present if there}
     question = Question(seen)
     layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
-    values, exists = (torch.from_numpy(part)[None].to(planner.device) for part in known_grid(question, *layout))
+    _, known, exists, _ = (torch.from_numpy(part)[None].to(planner.device) for part in known_grid(question, *layout))
     clean = torch.from_numpy(warm_grid(plan, *layout, plan.num_samples)).to(planner.device) * exists
-    known = ~values.isnan()
     estimate, free = planner.estimator(known, exists, plan.num_samples), ~known & exists
     generator = torch.Generator().manual_seed(0)
     error = torch.zeros(len(clean), device=clean.device)

@@ -250,10 +250,9 @@ class DiffusionPlanner(DiffusionPipeline):
             )
         layout = (self.spec, self.normalizer, self.horizon, self.history)
         grids = [known_grid(question, *layout) for question in questions]
-        values, exists = (
+        values, known, exists, ceiling = (
             torch.from_numpy(np.stack(parts)).to(self.denoiser.device) for parts in zip(*grids, strict=True)
         )
-        known = ~values.isnan()
         levels = noise_levels(self.scheduler, sampling.num_inference_steps)
         warm = [question.warm_start for question in questions if question.warm_start is not None]
         if warm and len(warm) < len(questions):
@@ -272,15 +271,18 @@ class DiffusionPlanner(DiffusionPipeline):
         if warm:
             earlier = np.stack([warm_grid(plan, *layout, number) for plan in warm])
             noisy = noisy + (1 - levels[0]) * torch.from_numpy(earlier).to(self.denoiser.device)
+        noisy = torch.where(values.isnan()[:, None], noisy, ((1 - ceiling[..., None]) * values)[:, None])
         sample = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
         seeds = [question.seed for question in questions]
-        chain = self._sample(sample.flatten(0, 1), known, exists, levels, sampling, guidance, deadline, seeds)
+        grid = (known, exists, ceiling)
+        chain = self._sample(sample.flatten(0, 1), grid, levels, sampling, guidance, deadline, seeds)
         num_inference_steps, self._pace = len(chain) - 1, deadline.pace
         if sampling.decode_actions:
             observed = torch.arange(self.spec.size, device=self.denoiser.device) < self.spec.observation_size
             sample = torch.where(known[:, None] | observed, chain[-1].reshape(noise.shape), noise) * exists[:, None]
             plain = dataclasses.replace(sampling, guides=(), resample=False)
-            chain[-1] = self._sample(sample.flatten(0, 1), known | observed, exists, [1.0, 0.0], plain)[-1]
+            grid = (known | observed, exists, torch.ones_like(ceiling))
+            chain[-1] = self._sample(sample.flatten(0, 1), grid, [1.0, 0.0], plain)[-1]
         terms = {name: term.cpu().numpy() for name, term in guidance.terms(chain[-1]).items()}
         grids_of = [
             self._physical(step.reshape(noise.shape)) for step in (chain if sampling.return_chain else chain[-1:])
@@ -306,8 +308,7 @@ class DiffusionPlanner(DiffusionPipeline):
     def _sample(
         self,
         sample: Float[Tensor, "BS N W D"],
-        known: Bool[Tensor, "B N W D"],
-        exists: Bool[Tensor, "B N W D"],
+        grid: tuple[Bool[Tensor, "B N W D"], Bool[Tensor, "B N W D"], Float[Tensor, "B N W"]],
         levels: list[float],
         sampling: Sampling,
         guidance: Guidance | None = None,
@@ -315,12 +316,16 @@ class DiffusionPlanner(DiffusionPipeline):
         seeds: Sequence[int] = (),
     ) -> list[Tensor]:
         """Runs the network down the levels; what is the same for the whole batch is computed once."""
-        if (known == known[:1]).all() and (exists == exists[:1]).all():
-            known, exists = known[:1], exists[:1]
+        if all((part == part[:1]).all() for part in grid):
+            known, exists, ceiling = (part[:1] for part in grid)
         else:
-            number = len(sample) // len(known)
-            known, exists = known.repeat_interleave(number, 0), exists.repeat_interleave(number, 0)
-        estimate = self.estimator(known, exists, len(sample), sampling)
+            known, exists, ceiling = (part.repeat_interleave(len(sample) // len(part), 0) for part in grid)
+        heard = ceiling < 1
+        if sampling.resample and heard.any():
+            raise ValueError(
+                "resample=True takes no given cells with a noise level; leave it out, or give them exactly."
+            )
+        estimate = self.estimator(known, exists, len(sample), sampling, ceiling)
 
         def stop() -> bool:
             if deadline is not None and sample.is_cuda:
@@ -332,15 +337,15 @@ class DiffusionPlanner(DiffusionPipeline):
 
         second_order = isinstance(self.scheduler, DPMSolverMultistepScheduler)
         if guidance is None or not guidance.guides:
-            return denoise_grid(estimate, sample, known, levels, second_order, stop)
+            return denoise_grid(estimate, sample, known, levels, second_order, stop, ceiling)
 
         def guided(sample: Tensor, level: float) -> tuple[Tensor, Tensor]:
-            return guidance.guided(estimate, sample, level, known, ~known & exists)
+            return guidance.guided(estimate, sample, level, known, ~known & exists & ~heard[..., None])
 
         if sampling.resample:
             generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
             return steer_particles(guided, guidance.particle_weight, sample, known, levels, generators, stop)
-        return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop)
+        return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop, ceiling)
 
     def estimator(
         self,
@@ -348,13 +353,14 @@ class DiffusionPlanner(DiffusionPipeline):
         exists: Bool[Tensor, "_ N W D"],
         batch_size: int,
         sampling: Sampling = PLAIN,
+        ceiling: Float[Tensor, "_ N W"] | None = None,
     ) -> Callable[[Tensor, float], Tensor]:
         """(sample, noise level) -> the network's estimate of the clean sample, without guides."""
         roles = torch.from_numpy(self.spec.role_index).to(known.device)
         worthwhile = self.precision != "auto" or (known.device.type == "cpu" and batch_size >= 8)
         half = worthwhile and uses_bfloat16(self.precision, known.is_cuda)
         return make_estimator(
-            self.denoiser, known, exists, roles, half, sampling.target_return, sampling.guidance_scale
+            self.denoiser, known, exists, roles, half, sampling.target_return, sampling.guidance_scale, ceiling
         )
 
     def _physical(self, cells: Tensor) -> np.ndarray:

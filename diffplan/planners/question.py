@@ -20,7 +20,8 @@ class Question:
     Args:
         observations: the present. An agent without a key is absent; a NaN entry is unknown (partial observability).
         past: (observations, actions) of earlier steps, the latest last.
-        given: further known cells: a goal, a partner's announced plan, actions to forecast under.
+        given: further known cells: a goal, a partner's announced plan, actions to forecast under. Cells with a noise
+            level count as that well known, and less than what is known anyway (the present, static entries).
         warm_start: an earlier plan, shifted so that its step 0 is now.
         seed: of this plan's noise.
     """
@@ -68,8 +69,12 @@ class Sampling:
 
 def known_grid(
     question: Question, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int
-) -> tuple[Float[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"]]:
-    """Normalised known values (NaN where unknown, 0 where nothing exists), and which entries exist."""
+) -> tuple[Float[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"], Float[np.ndarray, "N W"]]:
+    """Lays a question out: normalised values (NaN where unknown), which of them are known exactly, which entries
+    exist, and the noise level above which no cell starts: that of the given cells that have one, else 1.
+
+    Raises ``ValueError`` for what does not fit the spec.
+    """
     O, W = spec.observation_size, history + horizon
     present, agent_mask = spec.stack_observations(question.observations)
     if not agent_mask.any():
@@ -77,6 +82,7 @@ def known_grid(
     values = np.full((spec.num_agents, W, spec.size), np.nan, np.float32)
     exists = np.repeat((spec.feature_mask & agent_mask[:, None])[:, None], W, axis=1)
     exists[:, :history] = False
+    known, ceiling = np.ones_like(exists), np.ones((spec.num_agents, W), np.float32)
     values[:, history, :O] = present
     static = spec.static_mask[:, None, :O]
     values[..., :O] = np.where(static, present[:, None], values[..., :O])
@@ -89,13 +95,38 @@ def known_grid(
         given = np.concatenate((question.given.observations, question.given.actions), axis=-1)
         if given.shape != (spec.num_agents, horizon, spec.size):
             raise ValueError(f"given cells have shape {given.shape}, expected {(spec.num_agents, horizon, spec.size)}.")
+        levels = _levels(question.given)
         absent = [name for i, name in enumerate(spec.names) if not agent_mask[i] and np.isfinite(given[i]).any()]
         if absent:
             raise ValueError(f"cells of absent agents {absent} are given; add them to observations (NaN if unseen).")
         future = values[:, history:]
-        values[:, history:] = np.where(np.isnan(given), future, given)
+        heard = (levels > 0)[..., None] & np.isnan(future) & exists[:, history:]
+        if (heard & np.isnan(given)).any():
+            agent, step = np.argwhere((heard & np.isnan(given)).any(-1))[0]
+            raise ValueError(
+                f"the given cell of {spec.names[agent]!r} at step {step} has noise level {levels[agent, step]:g} "
+                "but NaN entries; give it whole, or with noise level 0."
+            )
+        keep = np.isnan(given) | ((levels > 0)[..., None] & ~heard)
+        values[:, history:] = np.where(keep, future, given)
+        known[:, history:] &= ~heard
+        ceiling[:, history:] = np.where(heard.any(-1), levels, 1)
     values = normalizer.normalize(values, spec.role_index)
-    return np.where(exists, values, 0).astype(np.float32), exists
+    values = np.where(exists, values, 0).astype(np.float32)
+    return values, known & ~np.isnan(values), exists, ceiling
+
+
+def _levels(given: Cells) -> Float[np.ndarray, "N H"]:
+    """The noise levels of given cells, 0 where nothing is given."""
+    shape = given.actions.shape[:2]
+    levels = np.zeros(shape, np.float32) if given.noise_level is None else given.noise_level
+    if levels.shape != shape or not ((levels >= 0) & (levels < 1)).all():
+        raise ValueError(
+            f"the noise levels of given cells have shape {levels.shape} and range from {np.min(levels)} to "
+            f"{np.max(levels)}; expected {shape}, from 0 (exact) to below 1 (nothing known: give NaN instead)."
+        )
+    nothing = np.isnan(given.observations).all(-1) & np.isnan(given.actions).all(-1)
+    return np.where(nothing, np.float32(0), levels).astype(np.float32)
 
 
 def warm_grid(

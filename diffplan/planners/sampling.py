@@ -61,6 +61,7 @@ def denoise_grid(
     levels: list[float],
     second_order: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    ceiling: Float[Tensor, "_ N W"] | None = None,
 ) -> list[Tensor]:
     """Walks the noise levels down to a clean sample.
 
@@ -72,6 +73,7 @@ def denoise_grid(
         second_order: the multistep correction of DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2) instead of Euler /
             DDIM.
         stop: asked after every estimate: whether it shall be the last, and what it says the plan.
+        ceiling: the noise level at which each cell starts; it waits until the walk comes down to there. None: 1.
 
     Returns:
         The chain of samples: the noise, then the sample after every step, the last one clean.
@@ -85,7 +87,12 @@ def denoise_grid(
         if second_order and index and lower > 0:
             ratio = _half_step_ratio(levels[index - 1], level, lower)
             target = (1 + ratio) * clean - ratio * before
-        sample = torch.where(known, sample, torch.lerp(target, sample, lower / level))
+            if ceiling is not None:  # a cell that waited has no step before
+                target = torch.where(ceiling[..., None] < levels[index - 1], clean, target)
+        share: float | Tensor = lower / level
+        if ceiling is not None:
+            share = (ceiling.clamp(max=lower) / ceiling.clamp(max=level))[..., None]
+        sample = torch.where(known, sample, torch.lerp(target, sample, share))
         chain.append(sample)
         before = clean
     return chain

@@ -1,0 +1,262 @@
+"""One robot of a team: it plans the whole team by itself, from what it sees and hears, and does its own part.
+
+One network, no retraining: what a robot knows is a mask of known cells. Its own cells it knows; of a partner it knows
+what it senses now (not its goal), and what that partner told: cells with a noise level that grows with their age. Three
+ways to agree on one of several joint ways: hoping (private seeds), drawing the same noise (a shared seed), or talking.
+
+Whoever talks can contradict. The order of the robots in the spec is their right of way: a robot that hears a plan of an
+earlier one which does not fit its own plans anew around it; a plan of a later one which does not fit it ignores, for
+the later one will give way. So a team of N agrees after N messages, whatever it began with.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from diffplan.planners.messages import Message
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.policy import PlanningStats, shifted
+from diffplan.planners.question import Question, Sampling
+from diffplan.spec import Actions, Observations
+from diffplan.trajectory import Cells, Plan
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How the robots of a team plan and talk; all have the same.
+
+    Args:
+        speak: tell the others what one intends.
+        shared_seed: draw the same noise as the others, else each its own.
+        num_inference_steps: denoising steps of a plan from noise.
+        warm_start_level: noise level from which later plans start, on the shifted last plan, in one step.
+        tolerance: speak when what one intends is farther than this from what one told, at the step where it is most
+            (in the normaliser's units, standard deviations of the data for a Gaussian one; positions, where the role
+            has any).
+        surprise: likewise, how far what a partner tells may be from what one expected of it to count as the same way.
+        repeat_every: speak after so many steps anyway: messages get lost.
+        told_std: how well a cell is known that was told in this step: a standard deviation, in the same units.
+        aging_std: how much that grows with every step since.
+        stride: steps between two told cells.
+        bits: of a number in a message, 8 or 16.
+        bytes_per_second: what one robot may send; a second's worth can be saved up. None: anything.
+
+    Raises:
+        ValueError: settings that make no sense.
+    """
+
+    speak: bool = True
+    shared_seed: bool = False
+    num_inference_steps: int = 5
+    warm_start_level: float = 0.7
+    tolerance: float = 0.2
+    surprise: float = 0.5
+    repeat_every: int = 10
+    told_std: float = 0.05
+    aging_std: float = 0.02
+    stride: int = 4
+    bits: int = 16
+    bytes_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "surprise", "told_std", "aging_std", "bytes_per_second"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name}={value}; give a finite number, 0 or more.")
+        if self.repeat_every < 1:
+            raise ValueError(f"repeat_every={self.repeat_every}; give 1 step or more.")
+
+
+@dataclass
+class TeamStats(PlanningStats):
+    """What planning and talking cost a team.
+
+    Args:
+        sent: messages sent, each to all others.
+        bytes_sent: their size.
+        unaffordable: messages that were due and not sent, for want of budget.
+        refused: bytes that were no message of this team: malformed, damaged, foreign, or from the future.
+        stale: messages older than what was known already, or with nothing in them that is still to come.
+        duplicates: messages that had been heard already.
+        gave_way: plans that were begun anew because an earlier robot's did not fit.
+        consistency: after every step, how far what robots plan for each other is from what these plan (m).
+    """
+
+    sent: int = 0
+    bytes_sent: int = 0
+    unaffordable: int = 0
+    refused: int = 0
+    stale: int = 0
+    duplicates: int = 0
+    gave_way: int = 0
+    consistency: list[float] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+class TeamMember:
+    """One robot: its planner, its random stream, what it saw and what it heard.
+
+    Args:
+        planner: of the team; its spec lists all robots. Members may share one planner.
+        name: which robot this is.
+        manners: how it plans and talks.
+        seed: of the episode; the same for all members (``manners`` say whether they draw the same noise).
+        stats: where to count; its own if None.
+
+    Raises:
+        ValueError: the spec has no robot of this name.
+    """
+
+    def __init__(
+        self,
+        planner: DiffusionPlanner,
+        name: str,
+        manners: Manners | None = None,
+        seed: int = 0,
+        stats: TeamStats | None = None,
+    ):
+        if name not in planner.spec.agents:
+            raise ValueError(f"no robot {name!r} in the team; the planner's spec has {list(planner.spec.agents)}.")
+        self.planner, self.name, self.manners, self.seed = planner, name, manners or Manners(), seed
+        self.stats = TeamStats() if stats is None else stats
+        self.index = planner.spec.names.index(name)
+        self.step = -1
+        self.plan: Plan | None = None
+        self.told: Message | None = None
+        self.heard: dict[str, Message] = {}
+        self._past: deque[tuple[Observations, Actions]] = deque(maxlen=max(1, planner.history))
+        self._credit = self.manners.bytes_per_second or 0.0
+
+    def receive(self, data: bytes) -> None:
+        """Takes in what another robot sent; what is malformed, foreign, too old or known is dropped and counted."""
+        horizon = self.planner.horizon
+        try:
+            message = Message.from_bytes(data, self.planner.spec, self.planner.normalizer)
+        except ValueError:
+            self.stats.refused += 1
+            return
+        before = self.heard.get(message.sender)
+        if message.sender == self.name or message.horizon != horizon or message.step > self.step + horizon:
+            self.stats.refused += 1
+        elif before is not None and message.step == before.step:
+            self.stats.duplicates += 1
+        elif (before is not None and message.step < before.step) or message.step + horizon <= self.step + 1:
+            self.stats.stale += 1
+        else:
+            self.heard[message.sender] = message
+
+    def act(
+        self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], step: int
+    ) -> tuple[np.ndarray, bytes | None]:
+        """Plans and acts: what to do now, and what to tell the others, if speaking pays.
+
+        Args:
+            observation: its own.
+            sensed: {partner: its observation} of those it senses; NaN entries are unknown.
+            step: environment step, the same for all.
+        """
+        question = self.ask(observation, sensed, step)
+        (plan,) = self.planner.answer([question], self.sampling(question))
+        return self.follow(plan)
+
+    def ask(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], step: int) -> Question:
+        """The first half of ``act``: what to ask the planner."""
+        self.step = step
+        last = self.plan and shifted(self.plan, 1)
+        heard = {name: message.path(step) for name, message in self.heard.items()}
+        strange = {name for name in heard if last and self._apart(name, heard[name], last) > self.manners.surprise}
+        earlier = set(self.planner.spec.names[: self.index])
+        if strange & earlier:
+            last = None
+            self.stats.gave_way += 1
+        self._seen = self._world(observation, sensed)
+        given = self._given({name: path for name, path in heard.items() if name in earlier or name not in strange})
+        stream = [self.seed, 0 if self.manners.shared_seed else self.index + 1, step]
+        seed = int(np.random.SeedSequence(stream).generate_state(1)[0])
+        return Question(self._seen, tuple(self._past) if self.planner.history else (), given, last, seed)
+
+    def sampling(self, question: Question) -> Sampling:
+        """How to answer a question of ``ask``: in one step where there is a last plan."""
+        steps = self.manners.num_inference_steps if question.warm_start is None else 1
+        return Sampling(num_inference_steps=steps, warm_start_level=self.manners.warm_start_level)
+
+    def follow(self, plan: Plan) -> tuple[np.ndarray, bytes | None]:
+        """The second half of ``act``: does its part of the plan; of one that is not finite it does nothing, counted."""
+        finite = bool(np.isfinite(plan.actions).all() and np.isfinite(plan.observations).all())
+        self.stats.not_finite += not finite
+        if finite:
+            self.plan = plan
+        elif self.plan is not None:
+            self.plan = shifted(self.plan, 1)
+        actions = dict(self.plan.actions_at(0)) if self.plan else {}
+        action = actions.get(self.name, np.zeros(self.planner.spec.role_of(self.name).action_size, np.float32))
+        unknown = {
+            name: np.full(self.planner.spec.role_of(name).action_size, np.nan) for name in self.planner.spec.names
+        }
+        self._past.append((self._seen, unknown | {self.name: action}))
+        return action, self._speak() if self.manners.speak and self.plan else None
+
+    def _world(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray]) -> Observations:
+        """The present: its own observation, what it senses of others, and what they told that stays the same."""
+        world = {}
+        for name in self.planner.spec.names:
+            role = self.planner.spec.role_of(name)
+            row = np.array(sensed.get(name, np.full(role.observation_size, np.nan)), np.float32)
+            if name in self.heard:
+                static = list(role.static)
+                row[static] = np.where(np.isnan(row[static]), self.heard[name].cells[0, static], row[static])
+            world[name] = row
+        return world | {self.name: np.asarray(observation, np.float32)}
+
+    def _given(self, paths: Mapping[str, Float[np.ndarray, "H D"]]) -> Cells:
+        """What was told, as cells that are known the less well the longer ago that was."""
+        spec = self.planner.spec
+        cells = Cells.unknown(spec, self.planner.horizon)
+        level = np.zeros(cells.actions.shape[:2], np.float32)
+        for name, path in paths.items():
+            row, age = spec.names.index(name), self.step - self.heard[name].step
+            std = self.manners.told_std + self.manners.aging_std * max(0, age)
+            cells.observations[row], cells.actions[row] = np.split(path, [spec.observation_size], axis=1)
+            level[row] = std / (1 + std)
+        return Cells(cells.observations, cells.actions, level)
+
+    def _speak(self) -> bytes | None:
+        """A message, if what it now intends is not what it told, or that was long ago, and it can afford to."""
+        manners, plan = self.manners, self.plan
+        assert plan is not None
+        if manners.bytes_per_second is not None:
+            income = manners.bytes_per_second * self.planner.spec.dt
+            self._credit = min(self._credit + income, max(manners.bytes_per_second, 0.0))
+        told = self.told
+        if (
+            told is not None
+            and self.step - told.step < manners.repeat_every
+            and self._apart(self.name, told.path(self.step), plan) <= manners.tolerance
+        ):
+            return None
+        message = Message.from_plan(plan, self.name, self.step, manners.stride)
+        data = message.to_bytes(self.planner.spec, self.planner.normalizer, manners.bits)
+        if manners.bytes_per_second is not None:
+            if len(data) > self._credit:
+                self.stats.unaffordable += 1
+                return None
+            self._credit -= len(data)
+        self.told = message
+        self.stats.sent += 1
+        self.stats.bytes_sent += len(data)
+        return data
+
+    def _apart(self, name: str, path: Float[np.ndarray, "H D"], plan: Plan) -> float:
+        """How far what a robot told is from what a plan says of it, in the normaliser's units; inf if all is past."""
+        spec = self.planner.spec
+        index, role = spec.names.index(name), spec.role_of(name)
+        planned = np.concatenate((plan.best().observations[0, index], plan.best().actions[0, index]), axis=-1)
+        entries = list(role.position) or [i for i in range(role.observation_size) if i not in role.static]
+        both = self.planner.normalizer.normalize(np.stack((path, planned)), spec.role_index[[index]].repeat(2))
+        gaps = np.sqrt(np.square(both[0] - both[1])[:, entries].mean(1))
+        return float(np.nanmax(gaps)) if np.isfinite(gaps).any() else np.inf

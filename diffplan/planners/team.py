@@ -1,0 +1,148 @@
+"""Teams without a head: one ``TeamMember`` per robot, and a simulated radio between them."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from diffplan.planners.channel import Channel, Link
+from diffplan.planners.member import Manners, TeamMember, TeamStats
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.policy import shifted
+from diffplan.planners.question import Question
+from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.trajectory import Plan
+
+
+class DecentralizedTeam:
+    """A team of ``TeamMember``s, one per robot and episode, with a simulated radio between them; a ``Policy``.
+
+    Every member decides by itself; only the calls of the network are put together, for speed.
+
+    Args:
+        planner: for the environment's agents (see ``DiffusionPlanner.for_agents``).
+        manners: how robots plan and talk.
+        link: how bad the connection between them is.
+
+    Example:
+        ``evaluate(DecentralizedTeam(planner, Manners(speak=False, shared_seed=True)), env)``
+    """
+
+    def __init__(self, planner: DiffusionPlanner, manners: Manners | None = None, link: Link | None = None):
+        self.planner, self.manners, self.link = planner, manners or Manners(), link or Link()
+        self.stats = TeamStats()
+        self._episodes: list[_Episode] = []
+        self._infos: Sequence[Mapping[str, Any] | None] = ()
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Starts one episode a seed, each with members that know nothing yet; statistics go on counting."""
+        names, self._infos = self.planner.spec.names, ()
+        self._episodes = [
+            _Episode(
+                {name: TeamMember(self.planner, name, self.manners, seed, self.stats) for name in names},
+                Channel(names, self.link, seed),
+            )
+            for seed in seeds
+        ]
+
+    def sense(self, infos: Sequence[Mapping[str, Any] | None]) -> None:
+        """Takes the environments' ``infos`` before the call that they belong to: ``infos[agent]["sensed"]`` is what a
+        robot senses of its partners. Without it, it senses all of them but their static entries."""
+        self._infos = infos
+
+    def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
+        """Actions for every environment; None in, None out for those that have ended."""
+        if len(observations) != len(self._episodes):
+            raise ValueError(
+                f"{len(observations)} observations for {len(self._episodes)} episodes; call reset with a seed each."
+            )
+        asked = []
+        for index, (episode, seen) in enumerate(zip(self._episodes, observations, strict=True)):
+            infos = self._infos[index] if self._infos else None
+            for name, observation in (seen or {}).items():
+                member = episode.members[name]
+                for arrived in episode.channel.deliver(name, episode.step):
+                    member.receive(arrived)
+                sensed = self._sensed(name, seen or {}, infos)
+                asked.append((episode, member, member.ask(observation, sensed, episode.step)))
+        for (episode, member, _), plan in zip(asked, self._answers([one[1:] for one in asked]), strict=True):
+            episode.actions[member.name], data = member.follow(plan)
+            if data is not None:
+                episode.channel.send(member.name, data, episode.step)
+        return [
+            episode.end_step(self.stats) if seen else None
+            for episode, seen in zip(self._episodes, observations, strict=True)
+        ]
+
+    @property
+    def plans(self) -> list[Plan | None]:
+        """What the members of each environment intend, each for itself, put together; from the next step on."""
+        return [episode.intentions(self.planner.spec) for episode in self._episodes]
+
+    def _sensed(self, name: str, seen: Observations, infos: Mapping[str, Any] | None) -> Mapping[str, np.ndarray]:
+        if infos is not None and "sensed" in infos.get(name, {}):
+            sensed: Mapping[str, np.ndarray] = infos[name]["sensed"]
+            return sensed
+        others = {other: np.array(row, np.float32) for other, row in seen.items() if other != name}
+        for other, row in others.items():
+            row[list(self.planner.spec.role_of(other).static)] = np.nan
+        return others
+
+    def _answers(self, asked: Sequence[tuple[TeamMember, Question]]) -> list[Plan]:
+        """The plans of all members, in one call of the planner for those that begin and one for those that go on."""
+        started = time.perf_counter()
+        plans: dict[int, Plan] = {}
+        for warm in (False, True):
+            group = [i for i, (_, question) in enumerate(asked) if (question.warm_start is not None) == warm]
+            if group:
+                sampling = asked[group[0]][0].sampling(asked[group[0]][1])
+                plans |= dict(zip(group, self.planner.answer([asked[i][1] for i in group], sampling), strict=True))
+        self.stats.seconds.append(time.perf_counter() - started)
+        self.stats.plans.append(len(asked))
+        return [plans[i] for i in range(len(asked))]
+
+
+@dataclass
+class _Episode:
+    """The robots of one environment and what is between them."""
+
+    members: dict[str, TeamMember]
+    channel: Channel
+    step: int = 0
+    actions: Actions = field(default_factory=dict)
+
+    def end_step(self, stats: TeamStats) -> Actions:
+        stats.consistency.append(consistency({name: self.members[name].plan for name in self.actions}))
+        actions, self.actions = self.actions, {}
+        self.step += 1
+        return actions
+
+    def intentions(self, spec: JointSpec) -> Plan | None:
+        plans = [member.plan for member in self.members.values()]
+        if any(plan is None for plan in plans):
+            return None
+        observations = np.stack([plan.observations[0, i] for i, plan in enumerate(plans) if plan])
+        actions = np.stack([plan.actions[0, i] for i, plan in enumerate(plans) if plan])
+        return shifted(Plan(spec, observations[None], actions[None], np.ones(len(plans), bool)), 1)
+
+
+def consistency(plans: Mapping[str, Plan | None]) -> float:
+    """How far what robots plan for each other is from what these plan for themselves.
+
+    Args:
+        plans: of robots, each of the whole team, all from the same step on.
+
+    Returns:
+        The mean distance (m) over all ordered pairs of robots and all planned steps; NaN without two plans of robots
+        that have positions.
+    """
+    known = {name: plan for name, plan in plans.items() if plan is not None and plan.spec.role_of(name).position}
+    gaps = [
+        np.linalg.norm(mine.best().positions(other)[0] - theirs.best().positions(other)[0], axis=-1).mean()
+        for name, mine in known.items()
+        for other, theirs in known.items()
+        if name != other
+    ]
+    return float(np.mean(gaps)) if gaps else float("nan")
