@@ -1,0 +1,277 @@
+"""Robots that plan each for itself: what they know, what they tell, and what becomes of what they hear."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import diffplan as dp
+from diffplan.models.denoiser import JointDenoiser
+from diffplan.planners import make_scheduler
+from diffplan.planners.channel import Link
+from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.messages import Message
+from diffplan.planners.team import DecentralizedTeam, consistency
+from diffplan.trajectory import Cells, Plan
+
+HORIZON = 8
+
+
+class StandardNormal(JointDenoiser):
+    """The exact denoiser of independent cells with mean 0 and std 1, each at its own noise level."""
+
+    def forward(self, sample: Tensor, noise_level: Tensor, *_: object) -> Tensor:
+        signal = 1 - noise_level[..., None]
+        return sample * signal / (signal**2 + noise_level[..., None] ** 2)
+
+
+@pytest.fixture(scope="module")
+def gaussian() -> dp.DiffusionPlanner:
+    spec = dp.JointSpec({"a": "point", "b": "point"}, {"point": dp.Role(1, (-9.0,), (9.0,), position=(0,))})
+    normalizer = dp.Normalizer("gaussian", [[0.0, 0.0]], [[1.0, 1.0]])
+    return dp.DiffusionPlanner(StandardNormal(2, HORIZON), make_scheduler("flow"), normalizer, spec, HORIZON)
+
+
+def heard(gaussian: dp.DiffusionPlanner, level: float) -> Cells:
+    cells = Cells.unknown(gaussian.spec, HORIZON)
+    cells.observations[1, 2:], cells.actions[1, 2:] = 1.5, 0.5
+    return Cells(cells.observations, cells.actions, np.full((2, HORIZON), level, np.float32))
+
+
+NOTHING = {"a": np.array([np.nan]), "b": np.array([np.nan])}
+
+
+@pytest.mark.parametrize("std", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("scheduler", ["flow", "ddim", "dpm"])
+def test_a_cell_heard_with_noise_counts_as_a_measurement_of_that_std(gaussian, std: float, scheduler: str) -> None:
+    gaussian.scheduler = make_scheduler(scheduler)
+    plan = gaussian(NOTHING, given=heard(gaussian, std / (1 + std)), num_inference_steps=1, seed=3)
+    np.testing.assert_allclose(plan.observations[0, 1, 2:], 1.5 / (1 + std**2), atol=1e-5)
+    np.testing.assert_allclose(plan.actions[0, 1, 2:], 0.5 / (1 + std**2), atol=1e-5)
+
+
+def test_a_heard_cell_waits_for_its_level_while_the_others_are_denoised(gaussian) -> None:
+    gaussian.scheduler = make_scheduler("flow")
+    plan = gaussian(NOTHING, given=heard(gaussian, 0.4), num_inference_steps=6, return_chain=True)
+    free, told = plan.chain[:, 0, 0, 2:, 0], plan.chain[:, 0, 1, 2:, 0]
+    levels = [1.0, *gaussian.scheduler.sigmas.tolist()[1:]]
+    for before, after, level in zip(told, told[1:], levels[1:], strict=True):
+        assert np.array_equal(before, after) == (level >= 0.4)
+    assert (np.abs(np.diff(free, axis=0)) > 0).all()
+
+
+def test_a_heard_cell_gives_way_to_what_is_seen(gaussian) -> None:
+    given = heard(gaussian, 0.3)
+    given.observations[1, 0], given.actions[1, 0] = 1.5, 0.5
+    seen = {**NOTHING, "b": np.array([-1.0])}
+    plan = gaussian(seen, given=given, num_inference_steps=1)
+    assert plan.observations[0, 1, 0, 0] == pytest.approx(-1)
+    assert plan.actions[0, 1, 0, 0] == pytest.approx(0.5 * 0.7**2 / (0.7**2 + 0.3**2), abs=1e-5)
+
+
+def test_noise_levels_that_make_no_sense_are_refused(gaussian) -> None:
+    with pytest.raises(ValueError, match="from 0 \\(exact\\) to below 1"):
+        gaussian(NOTHING, given=heard(gaussian, 1.0))
+    given = heard(gaussian, 0.2)
+    given.actions[1, 5] = np.nan
+    with pytest.raises(ValueError, match="given cell of 'b' at step 5 has noise level 0.2 but NaN entries"):
+        gaussian(NOTHING, given=given)
+    weigh = dp.ConstraintGuide(lambda plan: plan.actions.sum((2, 3, 4)))
+    with pytest.raises(ValueError, match="resample=True takes no given cells with a noise level"):
+        gaussian(NOTHING, given=heard(gaussian, 0.2), guides=[weigh], resample=True, num_samples=4)
+
+
+def test_merged_cells_keep_the_noise_level_of_the_side_that_knows(gaussian) -> None:
+    exact = Cells.unknown(gaussian.spec, HORIZON)
+    exact.observations[0, 3] = 1.0
+    merged = exact.merge(heard(gaussian, 0.2))
+    assert merged.noise_level[0].max() == 0 and (merged.noise_level[1, 2:] == np.float32(0.2)).all()
+    assert merged.observations[0, 3, 0] == 1 and merged.observations[1, 3, 0] == 1.5
+
+
+@pytest.fixture(scope="module")
+def planner(crossing_store: Path) -> dp.DiffusionPlanner:
+    planner = dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=HORIZON), width=16, depth=1)
+    torch.manual_seed(0)
+    for parameter in planner.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return planner
+
+
+NEAR = {
+    "robot_0": np.array([-0.3, 0, 0, 0, 0.9, 0], np.float32),
+    "robot_1": np.array([0.3, 0, 0, 0, -0.9, 0], np.float32),
+}
+
+
+def hidden(name: str) -> np.ndarray:
+    """What others sense of a robot: not its goal."""
+    return np.where(np.arange(6) < 4, NEAR[name], np.nan)
+
+
+def test_a_member_knows_itself_what_it_senses_and_what_it_was_told(planner) -> None:
+    teller, member = TeamMember(planner, "robot_0"), TeamMember(planner, "robot_1", seed=1)
+    question = member.ask(NEAR["robot_1"], {}, 0)
+    assert np.isnan(question.observations["robot_0"]).all()
+    assert np.array_equal(question.observations["robot_1"], NEAR["robot_1"])
+    _, data = teller.act(NEAR["robot_0"], {}, 0)
+    member.receive(data)
+    question = member.ask(NEAR["robot_1"], {"robot_0": hidden("robot_0")}, 1)
+    np.testing.assert_allclose(question.observations["robot_0"], NEAR["robot_0"], atol=1e-3)  # its goal was told
+    told = Message.from_bytes(data, planner.spec, planner.normalizer).path(1)
+    np.testing.assert_array_equal(question.given.observations[0], told[:, :6])
+    assert (np.isnan(told).any(1) == [False] * 7 + [True]).all()
+
+
+def test_what_was_told_is_known_the_less_well_the_longer_ago_that_was(planner) -> None:
+    teller, member = TeamMember(planner, "robot_0"), TeamMember(planner, "robot_1")
+    member.receive(teller.act(NEAR["robot_0"], {}, 0)[1])
+    levels = [float(member.ask(NEAR["robot_1"], {}, step).given.noise_level[0, 0]) for step in (0, 1, 5)]
+    stds = [level / (1 - level) for level in levels]
+    assert stds == pytest.approx([0.05, 0.07, 0.15], abs=1e-6)
+
+
+def test_old_doubled_foreign_and_malformed_messages_are_dropped_and_counted(planner) -> None:
+    teller, member = TeamMember(planner, "robot_0"), TeamMember(planner, "robot_1")
+    plan = planner(NEAR)
+
+    def message(step: int, sender: str = "robot_0") -> bytes:
+        return Message.from_plan(plan, sender, step).to_bytes(planner.spec, planner.normalizer)
+
+    for data in (message(3), message(3), message(2), b"nonsense", message(3, "robot_1"), message(4_000_000_000)):
+        member.receive(data)
+    assert (member.stats.duplicates, member.stats.stale, member.stats.refused) == (1, 1, 3)
+    assert member.heard["robot_0"].step == 3
+    teller.ask(NEAR["robot_0"], {}, 20)
+    teller.receive(message(20 - HORIZON + 1, "robot_1"))
+    teller.receive(message(20 - HORIZON, "robot_1"))
+    assert (teller.stats.stale, teller.heard["robot_1"].step) == (1, 13)
+
+
+def test_a_later_robot_gives_way_and_an_earlier_one_does_not(planner) -> None:
+    manners = Manners(surprise=0.0)
+    questions = []
+    for mine, other in (("robot_0", "robot_1"), ("robot_1", "robot_0")):
+        member, teller = TeamMember(planner, mine, manners), TeamMember(planner, other, manners, seed=7)
+        member.act(NEAR[mine], {}, 0)
+        member.receive(teller.act(NEAR[other], {}, 0)[1])
+        questions.append(member.ask(NEAR[mine], {}, 1))
+        assert member.stats.gave_way == (mine == "robot_1")
+    first, second = questions
+    assert first.warm_start is not None and np.isnan(first.given.observations).all()
+    assert second.warm_start is None and np.isfinite(second.given.observations[0, 0]).all()
+
+
+def test_a_robot_speaks_when_its_intention_changes_or_its_last_word_is_old(planner) -> None:
+    for manners, spoken in (
+        (Manners(tolerance=1e6, repeat_every=4), [0, 4]),
+        (Manners(tolerance=0), [0, 1, 2, 3, 4, 5]),
+    ):
+        member = TeamMember(planner, "robot_0", manners)
+        said = [member.act(NEAR["robot_0"], {}, step)[1] for step in range(6)]
+        assert [step for step, data in enumerate(said) if data] == spoken
+        assert (member.stats.sent, member.stats.bytes_sent) == (len(spoken), sum(len(data) for data in said if data))
+
+
+def test_a_robot_never_sends_more_than_its_budget(planner) -> None:
+    member = TeamMember(planner, "robot_0", Manners(tolerance=0, bytes_per_second=200))
+    spent = np.cumsum([len(member.act(NEAR["robot_0"], {}, step)[1] or b"") for step in range(40)])
+    assert (spent <= 200 + 20 * np.arange(1, 41)).all()
+    assert spent[-1] > 700 and member.stats.unaffordable > 0
+    silent = TeamMember(planner, "robot_0", Manners(speak=False))
+    assert [silent.act(NEAR["robot_0"], {}, step)[1] for step in range(3)] == [None] * 3
+
+
+def test_with_a_shared_seed_and_the_same_knowledge_all_plan_the_same(planner) -> None:
+    def plans(shared: bool) -> list[Plan]:
+        manners = Manners(speak=False, shared_seed=shared)
+        members = [TeamMember(planner, name, manners, seed=4) for name in NEAR]
+        return [planner.answer([member.ask(NEAR[member.name], NEAR, 0)])[0] for member in members]
+
+    same, apart = plans(True), plans(False)
+    assert np.array_equal(same[0].actions, same[1].actions)
+    assert not np.array_equal(apart[0].actions, apart[1].actions)
+    assert consistency(dict(zip(NEAR, same, strict=True))) == 0 < consistency(dict(zip(NEAR, apart, strict=True)))
+
+
+def test_consistency_is_the_mean_distance_between_what_is_foreseen_and_what_is_intended(planner) -> None:
+    plan = planner(NEAR)
+    moved = Plan(plan.spec, plan.observations + np.float32(0.3), plan.actions, plan.agent_mask)
+    assert consistency({"robot_0": plan, "robot_1": moved}) == pytest.approx(0.3 * 2**0.5, abs=1e-5)
+    assert np.isnan(consistency({"robot_0": plan, "robot_1": None}))
+
+
+def test_a_plan_that_is_not_finite_is_not_followed(planner) -> None:
+    member = TeamMember(planner, "robot_0")
+    member.ask(NEAR["robot_0"], {}, 0)
+    plan = planner(NEAR)
+    action, _ = member.follow(Plan(plan.spec, plan.observations, plan.actions * np.nan, plan.agent_mask))
+    assert (action == 0).all() and member.stats.not_finite == 1
+
+
+def test_a_team_acts_in_every_environment_and_counts_what_it_says(planner) -> None:
+    team = DecentralizedTeam(planner, link=Link(loss=0.5, delay=2, duplicates=0.5))
+    report = dp.evaluate(team, lambda: dp.make("crossing-v0", num_robots=2), episodes=3, max_steps=5)
+    stats = team.stats
+    assert max(report.steps) <= 5 and stats.sent >= 6 and stats.bytes_sent <= 200 * stats.sent
+    assert len(stats.consistency) == sum(report.steps) and stats.refused == 0
+    assert report.plan_ms > 0 and all(plan is not None for plan in team.plans)
+
+
+def test_a_batched_team_acts_as_each_member_would_alone(planner) -> None:
+    team = DecentralizedTeam(planner, Manners(speak=False))
+    team.reset([5])
+    (actions,) = team([NEAR])
+    for name in NEAR:
+        other = next(one for one in NEAR if one != name)
+        alone, _ = TeamMember(planner, name, Manners(speak=False), seed=5).act(NEAR[name], {other: hidden(other)}, 0)
+        np.testing.assert_allclose(actions[name], alone, atol=1e-4)
+
+
+class Listening:
+    """Records what it is told, and stands still."""
+
+    def __init__(self) -> None:
+        self.told: list[Sequence] = []
+
+    def reset(self, seeds: Sequence[int]) -> None: ...
+
+    def sense(self, infos: Sequence) -> None:
+        self.told.append(list(infos))
+
+    def __call__(self, observations: Sequence[dict | None]) -> list[dict | None]:
+        return [seen and {name: np.zeros(2, np.float32) for name in seen} for seen in observations]
+
+
+def test_a_policy_that_senses_is_told_the_infos_that_belong_to_its_observations() -> None:
+    policy = Listening()
+    dp.evaluate(policy, lambda: dp.make("crossing-v0", num_robots=6, sensing_radius=0.5), episodes=2, max_steps=3)
+    assert len(policy.told) == 3
+    for infos in policy.told:
+        assert [set(info["robot_0"]["sensed"]) for info in infos] == [set(), set()]
+
+
+def test_members_that_sense_nobody_ask_about_partners_of_whom_nothing_is_known(planner) -> None:
+    six = planner.for_agents(dp.make("crossing-v0", num_robots=6).joint_spec)
+    env = dp.make("crossing-v0", num_robots=6, sensing_radius=0.3)
+    team = DecentralizedTeam(six, Manners(speak=False))
+    observations, infos = env.reset(seed=0)
+    team.reset([0])
+    team.sense([infos])
+    team([observations])
+    seen = team._episodes[0].members["robot_2"]._seen
+    assert [name for name, row in seen.items() if np.isfinite(row).any()] == ["robot_2"]
+
+
+def test_settings_and_names_that_make_no_sense_are_refused(planner) -> None:
+    with pytest.raises(ValueError, match="no robot 'robot_7' in the team"):
+        TeamMember(planner, "robot_7")
+    with pytest.raises(ValueError, match="told_std=-1"):
+        Manners(told_std=-1)
+    with pytest.raises(ValueError, match="repeat_every=0"):
+        Manners(repeat_every=0)
+    with pytest.raises(ValueError, match="2 observations for 0 episodes"):
+        DecentralizedTeam(planner)([None, None])
