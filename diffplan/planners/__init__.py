@@ -1,21 +1,31 @@
 """Sampling plans, guiding them, and acting on them."""
 
+from diffplan.planners.channel import Link
 from diffplan.planners.guides import ConstraintGuide, Estimate, GoalGuide, Guide, ValueGuide
+from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.messages import Message
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.question import Question
 from diffplan.planners.safety import SafetyFilter
 from diffplan.planners.sampling import make_scheduler
+from diffplan.planners.team import DecentralizedTeam, consistency
 
 __all__ = [
     "ConstraintGuide",
+    "DecentralizedTeam",
     "DiffusionPlanner",
     "Estimate",
     "GoalGuide",
     "Guide",
+    "Link",
+    "Manners",
+    "Message",
     "Question",
     "RecedingHorizonPolicy",
     "SafetyFilter",
+    "TeamMember",
     "ValueGuide",
+    "consistency",
     "make_scheduler",
 ]

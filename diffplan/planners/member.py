@@ -231,7 +231,7 @@ class TeamMember:
         assert plan is not None
         if manners.bytes_per_second is not None:
             income = manners.bytes_per_second * self.planner.spec.dt
-            self._credit = min(self._credit + income, max(manners.bytes_per_second, 0.0))
+            self._credit = min(self._credit + income, manners.bytes_per_second)
         told = self.told
         if (
             told is not None
@@ -255,7 +255,7 @@ class TeamMember:
         """How far what a robot told is from what a plan says of it, in the normaliser's units; inf if all is past."""
         spec = self.planner.spec
         index, role = spec.names.index(name), spec.role_of(name)
-        planned = np.concatenate((plan.best().observations[0, index], plan.best().actions[0, index]), axis=-1)
+        planned = np.concatenate((plan.observations[0, index], plan.actions[0, index]), axis=-1)
         entries = list(role.position) or [i for i in range(role.observation_size) if i not in role.static]
         both = self.planner.normalizer.normalize(np.stack((path, planned)), spec.role_index[[index]].repeat(2))
         gaps = np.sqrt(np.square(both[0] - both[1])[:, entries].mean(1))

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -102,10 +103,14 @@ class Message:
 
     def path(self, now: int) -> Float[np.ndarray, "H D"]:
         """The cells of every step from ``now`` on, interpolated; NaN beyond the last one that was told."""
-        steps = np.arange(self.horizon) + now - self.step
-        told = _told_steps(self.horizon, self.stride)
-        columns = [np.interp(steps, told, column, right=np.nan) for column in self.cells.T]
-        return np.stack(columns, axis=1).astype(np.float32)
+        past = min(max(0, now - self.step), self.horizon)
+        nothing = np.full((past, self.cells.shape[1]), np.nan, np.float32)
+        return np.concatenate((self._every_step[past:], nothing))
+
+    @cached_property
+    def _every_step(self) -> Float[np.ndarray, "H D"]:
+        steps, told = np.arange(self.horizon), _told_steps(self.horizon, self.stride)
+        return np.stack([np.interp(steps, told, column) for column in self.cells.T], axis=1).astype(np.float32)
 
 
 def _told_steps(horizon: int, stride: int) -> list[int]:

@@ -138,9 +138,9 @@ def consistency(plans: Mapping[str, Plan | None]) -> float:
         The mean distance (m) over all ordered pairs of robots and all planned steps; NaN without two plans of robots
         that have positions.
     """
-    known = {name: plan for name, plan in plans.items() if plan is not None and plan.spec.role_of(name).position}
+    known = {name: plan.best() for name, plan in plans.items() if plan is not None and plan.spec.role_of(name).position}
     gaps = [
-        np.linalg.norm(mine.best().positions(other)[0] - theirs.best().positions(other)[0], axis=-1).mean()
+        np.linalg.norm(mine.positions(other)[0] - theirs.positions(other)[0], axis=-1).mean()
         for name, mine in known.items()
         for other, theirs in known.items()
         if name != other

@@ -1,0 +1,101 @@
+"""n = 2..8 agents must all choose the same of two ways: do they, and is the choice even? Writes docs/results/teams.json.
+
+    python scripts/benchmark_joint_modes.py
+
+Points on a line all go up or all go down, each at a pace of its own that only it knows. One tiny planner is trained on
+teams of 2 to 8. ``joint_mode_valid`` is the share of teams that agree, ``joint_mode_balance`` the share of those that
+go up, each for the number of agents for which it is worst; planned for all at once, and by everyone for itself.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from figures import RESULTS, Figure, record
+
+import diffplan as dp
+from diffplan.evaluation import Interval, mean_interval
+from diffplan.planners import Question
+from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.question import Sampling
+
+FOLDER = Path("runs/benchmark/joint_modes")
+MOST, LENGTH, STEPS = 8, 8, 1_500
+COMMAND = "python scripts/benchmark_joint_modes.py --teams {teams}"
+ROLE = dp.Role(2, (-1.0,), (1.0,), position=(0,), static=(1,))
+WAYS = ("at once", "shared seed", "private seeds")
+
+
+def team_of(number: int) -> dp.JointSpec:
+    return dp.JointSpec({f"point_{i}": "point" for i in range(number)}, {"point": ROLE})
+
+
+def episode(rng: np.random.Generator) -> dp.Trajectory:
+    """Some of the points are there, and go one way."""
+    present = np.arange(MOST) < rng.integers(2, MOST + 1)
+    pace = rng.uniform(0.5, 1, MOST) * present
+    actions = np.repeat(rng.choice((-1, 1)) * pace[None, :, None], LENGTH, axis=0)
+    place = np.concatenate([np.zeros((1, MOST, 1)), actions.cumsum(0)])
+    observations = np.concatenate([place, np.repeat(pace[None, :, None], LENGTH + 1, axis=0)], axis=-1)
+    never = np.zeros((LENGTH, MOST), bool)
+    there = np.repeat(present[None], LENGTH + 1, axis=0)
+    floats = (array.astype(np.float32) for array in (observations, actions, actions[..., 0]))
+    return dp.Trajectory(team_of(MOST), *floats, never, never, there)
+
+
+def train() -> dp.DiffusionPlanner:
+    rng, data = np.random.default_rng(0), FOLDER / "data"
+    if not data.exists():
+        dp.TrajectoryStore.create(data, team_of(MOST)).append([episode(rng) for _ in range(3_000)])
+    dataset = dp.load_dataset(data, horizon=LENGTH)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=2)
+    dp.train(planner, dataset, steps=STEPS, start_share=1.0, out=FOLDER / "run", resume=True)
+    return planner
+
+
+def ways(planner: dp.DiffusionPlanner, number: int, teams: int, how: str) -> np.ndarray:
+    """The way that every agent of every team plans for itself: 1 or -1 [teams, number]."""
+    names = planner.spec.names
+    pace = np.random.default_rng(1_000 + number).uniform(0.5, 1, (teams, number)).astype(np.float32)
+    chosen = np.zeros((teams, number))
+    for team in range(teams):
+        now = {name: np.array([0, one], np.float32) for name, one in zip(names, pace[team], strict=True)}
+        sensed = {name: np.array([0, np.nan], np.float32) for name in names}
+        manners = Manners(speak=False, shared_seed=how == "shared seed")
+        members = [TeamMember(planner, name, manners, seed=team) for name in names]
+        questions = [Question(now, seed=team)] if how == "at once" else [m.ask(now[m.name], sensed, 0) for m in members]
+        plans = planner.answer(questions, Sampling(num_inference_steps=10))
+        own = plans * number if how == "at once" else plans
+        chosen[team] = [np.sign(plan.actions[0, i].mean()) for i, plan in enumerate(own)]
+    return chosen
+
+
+def figures(planner: dp.DiffusionPlanner, teams: int) -> list[Figure]:
+    valid: dict[str, Interval] = {}
+    balance: dict[str, Interval] = {}
+    for how in WAYS:
+        found = [ways(planner.for_agents(team_of(n)), n, teams, how) for n in range(2, MOST + 1)]
+        agree = [np.abs(one.mean(1)) == 1 for one in found]
+        up = [one[same, 0] > 0 for one, same in zip(found, agree, strict=True)]
+        valid[how] = mean_interval([min(agree, key=np.mean)])
+        balance[how] = mean_interval([max(up, key=lambda one: abs(one.mean() - 0.5))])
+
+    def figure(name: str, one: Interval, beside: dict[str, Figure]) -> Figure:
+        count = teams * (MOST - 1)
+        return Figure(name, one.value, one.low, one.high, "share", 1, count, COMMAND.format(teams=teams), beside)
+
+    return [
+        figure(f"joint_mode_{name}", found[WAYS[0]], {how: figure(how, found[how], {}) for how in WAYS[1:]})
+        for name, found in (("valid", valid), ("balance", balance))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teams", type=int, default=1_000)
+    arguments = parser.parse_args()
+    record(RESULTS / "teams.json", figures(train(), arguments.teams))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Robots of crossing-v0 that plan each for itself: silent, and talking. Writes docs/results/teams.json.
+
+    python scripts/benchmark_teams.py --seeds 5
+
+Uses the planners of ``benchmark_control.py --rows crossing_open_4``, trained for 1,000 steps more on teams of 4 and 6
+and on questions in which others' goals are hidden. A robot never senses the goals of the others; whoever talks has a
+private seed, and sends at most 200 bytes a replan. ``sensing_gap_recovered``: 6 robots sense 0.8 m far; of the success
+that silence loses against the planner that knows everything, the share that messages win back. ``decentral_replan_ms``
+is processor time of one thread. What is there already below runs/benchmark/teams is read.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from benchmark_control import FOLDER
+from figures import RESULTS, Figure, record
+from scipy.stats import bootstrap
+
+import diffplan as dp
+from diffplan.evaluation import Interval, mean_interval
+from diffplan.files import read_json, write_json
+from diffplan.planners.channel import Link
+from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.team import DecentralizedTeam
+
+COMMAND = "python scripts/benchmark_teams.py --seeds {seeds} --episodes {episodes}"
+STEPS, EPISODES_A_TEAM = 1_000, 2_000
+SHARED, PRIVATE = Manners(speak=False, shared_seed=True), Manners(speak=False)
+CENTRAL = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """How many robots, how far they sense, how they plan (None: all at once) and how bad the link is."""
+
+    robots: int = 4
+    radius: float | None = None
+    manners: Manners | None = field(default_factory=Manners)
+    link: Link = field(default_factory=Link)
+
+
+FEW, FAR = 4, {"robots": 6, "radius": 0.8}
+CASES = {
+    "central": Case(manners=CENTRAL),
+    "shared": Case(manners=SHARED),
+    "private": Case(manners=PRIVATE),
+    "messages": Case(),
+    "loss": Case(link=Link(loss=0.3, delay=3)),
+    "far_central": Case(**FAR, manners=CENTRAL),
+    "far_shared": Case(**FAR, manners=SHARED),
+    "far_private": Case(**FAR, manners=PRIVATE),
+    "far_messages": Case(**FAR),
+}
+CURVE = {
+    "once": Case(manners=Manners(tolerance=1e6, repeat_every=1_000)),
+    "every 10": Case(manners=Manners(tolerance=1e6, repeat_every=10)),
+    "8 bits": Case(manners=Manners(bits=8)),
+    "every step": Case(manners=Manners(repeat_every=1)),
+}
+
+
+def team_planner(seed: int) -> dp.DiffusionPlanner:
+    """The planner of ``benchmark_control`` after more training, on teams of 4 and 6 and on hidden goals."""
+    data, parts = FOLDER / "teams" / "data", []
+    for robots in (4, 6):
+        parts.append(data.with_name(f"data_{robots}"))
+        options = {"num_robots": robots}
+        dp.collect_episodes("crossing-v0", out=parts[-1], episodes=EPISODES_A_TEAM, env_options=options)
+    if not data.exists():
+        dp.merge_stores(parts, data)
+    planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "crossing_open_4" / f"joint_{seed}")
+    dataset = dp.TrajectoryDataset(dp.TrajectoryStore.open(data), horizon=32, normalizer=planner.normalizer)
+    planner, out = planner.for_agents(dataset.spec), FOLDER / "teams" / f"planner_{seed}"
+    mix = dp.QuestionMix(partial=0.5)
+    dp.train(planner, dataset, steps=STEPS, batch_size=64, learning_rate=4e-3, mix=mix, seed=seed, out=out, resume=True)
+    return planner
+
+
+def run(name: str, case: Case, seed: int, episodes: int) -> dict[str, Any]:
+    """One seed of one case: the report of ``evaluate``, and what was said."""
+    path = FOLDER / "teams" / f"{name}_{seed}_{episodes}.json".replace(" ", "_")
+    if path.exists():
+        return read_json(path)
+    env = dp.make("crossing-v0", num_robots=case.robots, sensing_radius=case.radius)
+    planner = team_planner(seed).for_agents(env.joint_spec)
+    if case.manners is CENTRAL:
+        policy: Any = dp.RecedingHorizonPolicy(planner)
+    else:
+        policy = DecentralizedTeam(planner, case.manners, case.link)
+    report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
+    if case.manners is not CENTRAL:
+        replans = case.robots * sum(report["steps"])
+        report["bytes_a_replan"] = policy.stats.bytes_sent / replans
+        report["consistency"] = float(np.mean(policy.stats.consistency))
+    write_json(path, report)
+    return report
+
+
+class Bench:
+    """Runs cases for all seeds and makes figures of them."""
+
+    def __init__(self, seeds: int, episodes: int):
+        self.seeds, self.episodes = seeds, episodes
+        self.reports: dict[str, list[dict[str, Any]]] = {}
+
+    def column(self, name: str, what: str = "success") -> list[Any]:
+        if name not in self.reports:
+            case = (CASES | CURVE)[name]
+            self.reports[name] = [run(name, case, seed, self.episodes) for seed in range(self.seeds)]
+        return [report[what] for report in self.reports[name]]
+
+    def figure(self, label: str, value: Interval, unit: str = "share", beside: Sequence[Figure] = ()) -> Figure:
+        command = COMMAND.format(seeds=self.seeds, episodes=self.episodes)
+        count, baselines = self.seeds * self.episodes, {one.figure: one for one in beside}
+        return Figure(label, value.value, value.low, value.high, unit, self.seeds, count, command, baselines)
+
+    def success(self, label: str, name: str, *others: str) -> Figure:
+        """Success of a case, with what was said, beside other cases' success."""
+        beside = [self.figure(other, mean_interval(self.column(other))) for other in others]
+        if "bytes_a_replan" in self.reports.get(name, [{}])[0] or self.column(name, "steps"):
+            beside += self.talk(name)
+        return self.figure(label, mean_interval(self.column(name)), beside=beside)
+
+    def talk(self, name: str) -> list[Figure]:
+        return [
+            self.figure(label, mean_interval([[one] for one in self.column(name, what)]), unit)
+            for label, what, unit in (
+                ("bytes a robot and replan", "bytes_a_replan", "B"),
+                ("consistency", "consistency", "m"),
+            )
+        ]
+
+    def gap(self) -> Figure:
+        """The share of the gap to the central planner that messages recover; episodes and seeds resampled together."""
+        names = ("far_central", "far_shared", "far_messages")
+        rows = np.array([np.concatenate(self.column(name)) for name in names])
+
+        def share(central: np.ndarray, silent: np.ndarray, talking: np.ndarray, axis: int = -1) -> np.ndarray:
+            lost = central.mean(axis) - silent.mean(axis)
+            return (talking.mean(axis) - silent.mean(axis)) / np.where(lost == 0, np.nan, lost)
+
+        low, high = bootstrap(tuple(rows), share, paired=True, method="percentile", rng=0).confidence_interval
+        beside = [self.success(name, name) for name in ("far_shared", "far_private", "far_messages")]
+        beside.append(self.figure("far_central", mean_interval(self.column("far_central"))))
+        value = Interval(float(share(*rows)), float(low), float(high))
+        return self.figure("sensing_gap_recovered", value, beside=beside)
+
+    def drop(self) -> Figure:
+        good, bad = (np.concatenate(self.column(name)) for name in ("messages", "loss"))
+        return self.figure("loss_30_drop", mean_interval([good - bad]), beside=self.talk("loss"))
+
+
+def replan_ms(seed: int = 0, repeats: int = 200) -> Figure:
+    """Processor time in which one robot of four takes in three messages, plans, and makes its own message."""
+    env = dp.make("crossing-v0", num_robots=4)
+    planner, (observations, infos) = team_planner(seed).for_agents(env.joint_spec), env.reset(seed=1_000)
+    members = [TeamMember(planner, name, Manners(repeat_every=1)) for name in env.agents]
+    times = []
+    for step in range(repeats):
+        said = [m.act(observations[m.name], infos[m.name]["sensed"], step)[1] for m in members[1:]]
+        started = time.process_time()
+        for data in said:
+            members[0].receive(data or b"")
+        members[0].act(observations["robot_0"], infos["robot_0"]["sensed"], step)
+        times.append(1e3 * (time.process_time() - started))
+    low, high = bootstrap((times,), np.median, method="percentile", rng=0).confidence_interval
+    command = COMMAND.format(seeds=1, episodes=100)
+    return Figure("decentral_replan_ms", float(np.median(times)), float(low), float(high), "ms", 1, repeats, command)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=100)
+    arguments = parser.parse_args()
+    bench, out = Bench(arguments.seeds, arguments.episodes), RESULTS / "teams.json"
+    record(out, [bench.success("decentral_messages_success", "messages", "central")])
+    record(out, [bench.success("decentral_shared_seed_success", "shared")])
+    record(out, [bench.success("decentral_private_success", "private")])
+    record(out, [bench.drop()])
+    record(out, [bench.gap()])
+    record(out, [bench.success(f"messages_{name.replace(' ', '_')}_success", name) for name in CURVE])
+    record(out, [replan_ms()])
+
+
+if __name__ == "__main__":
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    main()
