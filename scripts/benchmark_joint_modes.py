@@ -1,4 +1,4 @@
-"""n = 2..8 agents must all choose the same of two ways: do they, and is the choice even? Writes docs/results/teams.json.
+"""2 to 8 agents must all choose the same of two ways: do they, and is the choice even? Writes docs/results/teams.json.
 
     python scripts/benchmark_joint_modes.py
 

@@ -151,6 +151,21 @@ def test_old_doubled_foreign_and_malformed_messages_are_dropped_and_counted(plan
     assert (teller.stats.stale, teller.heard["robot_1"].step) == (1, 14)
 
 
+def test_who_is_seen_elsewhere_than_it_told_or_has_told_nothing_for_long_is_not_believed(planner) -> None:
+    member = TeamMember(planner, "robot_1")
+    member.receive(TeamMember(planner, "robot_0").act(NEAR["robot_0"], {}, 0)[1])
+    elsewhere = hidden("robot_0") + np.array([1, 0, 0, 0, 0, 0])
+    for sensed, step, believed in (
+        ({"robot_0": hidden("robot_0")}, 0, True),
+        ({}, 1, True),
+        ({"robot_0": elsewhere}, 0, False),
+        ({}, HORIZON, False),
+    ):
+        question = member.ask(NEAR["robot_1"], sensed, step)
+        assert np.isfinite(question.given.observations[0]).any() == believed
+        np.testing.assert_allclose(question.observations["robot_0"][4:], NEAR["robot_0"][4:], atol=1e-3)
+
+
 def test_a_later_robot_gives_way_and_an_earlier_one_does_not(planner) -> None:
     manners = Manners(surprise=0.0)
     questions = []

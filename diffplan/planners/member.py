@@ -168,7 +168,7 @@ class TeamMember:
         """The first half of ``act``: what to ask the planner."""
         self.step = step
         last = self.plan and shifted(self.plan, 1)
-        heard = {name: message.path(step) for name, message in self.heard.items()}
+        heard = self._believed(sensed)
         strange = {name for name in heard if last and self._apart(name, heard[name], last) > self.manners.surprise}
         earlier = set(self.planner.spec.names[: self.index])
         if strange & earlier:
@@ -200,6 +200,18 @@ class TeamMember:
         }
         self._past.append((self._seen, unknown | {self.name: action}))
         return action, self._speak() if self.manners.speak and self.plan else None
+
+    def _believed(self, sensed: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "H D"]]:
+        """What was told and is still to come, but not by those who are seen elsewhere than they told."""
+        spec, believed = self.planner.spec, {}
+        for name, message in self.heard.items():
+            path, width = message.path(self.step), spec.role_of(name).observation_size
+            seen = path[:1].copy()
+            if name in sensed:
+                seen[0, :width] = np.where(np.isnan(sensed[name]), seen[0, :width], sensed[name])
+            if self._gaps(spec.names.index(name), path[:1], seen)[0] <= self.manners.surprise:  # NaN where all is past
+                believed[name] = path
+        return believed
 
     def _world(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray]) -> Observations:
         """The present: its own observation, what it senses of others, and what they told that stays the same."""
@@ -252,11 +264,18 @@ class TeamMember:
         return data
 
     def _apart(self, name: str, path: Float[np.ndarray, "H D"], plan: Plan) -> float:
-        """How far what a robot told is from what a plan says of it, in the normaliser's units; inf if all is past."""
-        spec = self.planner.spec
-        index, role = spec.names.index(name), spec.role_of(name)
+        """How far what a robot told is from what a plan says of it, at most; inf if all of it is past."""
+        index = self.planner.spec.names.index(name)
         planned = np.concatenate((plan.observations[0, index], plan.actions[0, index]), axis=-1)
-        entries = list(role.position) or [i for i in range(role.observation_size) if i not in role.static]
-        both = self.planner.normalizer.normalize(np.stack((path, planned)), spec.role_index[[index]].repeat(2))
-        gaps = np.sqrt(np.square(both[0] - both[1])[:, entries].mean(1))
+        gaps = self._gaps(index, path, planned)
         return float(np.nanmax(gaps)) if np.isfinite(gaps).any() else np.inf
+
+    def _gaps(
+        self, index: int, one: Float[np.ndarray, "K D"], other: Float[np.ndarray, "K D"]
+    ) -> Float[np.ndarray, "K"]:
+        """How far an agent's cells are apart, in the normaliser's units; of its position, where its role has one."""
+        role = self.planner.spec.role_of(self.planner.spec.names[index])
+        entries = list(role.position) or [i for i in range(role.observation_size) if i not in role.static]
+        roles = self.planner.spec.role_index[[index, index]]
+        mine, its = self.planner.normalizer.normalize(np.stack((one, other)), roles)[..., entries]
+        return np.asarray(np.sqrt(np.square(mine - its).mean(-1)))
