@@ -4,9 +4,10 @@ One network, no retraining: what a robot knows is a mask of known cells. Its own
 what it senses now (not its goal), and what that partner told: cells with a noise level that grows with their age. Three
 ways to agree on one of several joint ways: hoping (private seeds), drawing the same noise (a shared seed), or talking.
 
-Whoever talks can contradict. The order of the robots in the spec is their right of way: a robot that hears a plan of an
-earlier one which does not fit its own plans anew around it; a plan of a later one which does not fit it ignores, for
-the later one will give way. So a team of N agrees after N messages, whatever it began with.
+Whoever talks can contradict. The order of the robots in the spec is their right of way: a robot plans around what
+earlier ones told, and plans anew where that is not the way it expected; the plans of later ones it leaves to them, for
+these will give way (were all to plan around all, everybody would keep to a plan that is too close to somebody's). Only
+of a later robot that it cannot see does it take what that told. So a team of N agrees after N messages.
 """
 
 from collections import deque
@@ -50,13 +51,13 @@ class Manners:
 
     speak: bool = True
     shared_seed: bool = False
-    num_inference_steps: int = 5
+    num_inference_steps: int = 10
     warm_start_level: float = 0.7
-    tolerance: float = 0.2
+    tolerance: float = 0.1
     surprise: float = 0.5
     repeat_every: int = 10
-    told_std: float = 0.05
-    aging_std: float = 0.02
+    told_std: float = 0.5
+    aging_std: float = 0.05
     stride: int = 4
     bits: int = 16
     bytes_per_second: float | None = None
@@ -175,7 +176,8 @@ class TeamMember:
             last = None
             self.stats.gave_way += 1
         self._seen = self._world(observation, sensed)
-        given = self._given({name: path for name, path in heard.items() if name in earlier or name not in strange})
+        around = {n: path for n, path in heard.items() if n in earlier or not (n in sensed or n in strange)}
+        given = self._given(around)
         stream = [self.seed, 0 if self.manners.shared_seed else self.index + 1, step]
         seed = int(np.random.SeedSequence(stream).generate_state(1)[0])
         return Question(self._seen, tuple(self._past) if self.planner.history else (), given, last, seed)
