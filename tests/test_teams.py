@@ -141,6 +141,7 @@ def test_old_doubled_foreign_and_malformed_messages_are_dropped_and_counted(plan
     def message(step: int, sender: str = "robot_0") -> bytes:
         return Message.from_plan(plan, sender, step).to_bytes(planner.spec, planner.normalizer)
 
+    member.ask(NEAR["robot_1"], {}, 0)
     for data in (message(3), message(3), message(2), b"nonsense", message(3, "robot_1"), message(4_000_000_000)):
         member.receive(data)
     assert (member.stats.duplicates, member.stats.stale, member.stats.refused) == (1, 1, 3)

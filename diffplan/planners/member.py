@@ -142,7 +142,10 @@ class TeamMember:
             self.stats.refused += 1
             return
         before = self.heard.get(message.sender)
-        if message.sender == self.name or message.horizon != horizon or message.step > self.step + horizon:
+        future = (
+            self.step >= 0 and message.step > self.step + horizon
+        )  # before its first step it does not know the time
+        if message.sender == self.name or message.horizon != horizon or future:
             self.stats.refused += 1
         elif before is not None and message.step == before.step:
             self.stats.duplicates += 1
