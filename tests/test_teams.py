@@ -233,6 +233,7 @@ def test_a_team_acts_in_every_environment_and_counts_what_it_says(planner) -> No
     team = DecentralizedTeam(planner, link=Link(loss=0.5, delay=2, duplicates=0.5))
     report = dp.evaluate(team, lambda: dp.make("crossing-v0", num_robots=2), episodes=3, max_steps=5)
     stats = team.stats
+    assert stats.lost == pytest.approx(stats.sent / 2, abs=2 * stats.sent**0.5)
     assert max(report.steps) <= 5 and stats.sent >= 6 and stats.bytes_sent <= 200 * stats.sent
     assert len(stats.consistency) == sum(report.steps) and stats.refused == 0
     assert report.plan_ms > 0 and all(plan is not None for plan in team.plans)

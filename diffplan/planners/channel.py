@@ -36,20 +36,22 @@ class Channel:
     """What is on its way between the robots of one episode."""
 
     def __init__(self, names: Sequence[str], link: Link, seed: int):
-        self.names, self.link, self.lost = tuple(names), link, 0
+        self.names, self.link = tuple(names), link
         self._rng = np.random.default_rng([seed, 2])
         self._on_the_way: dict[str, list[tuple[int, bytes]]] = {name: [] for name in self.names}
 
-    def send(self, sender: str, data: bytes, step: int) -> None:
-        """Sends to everybody else what ``sender`` says at ``step``."""
+    def send(self, sender: str, data: bytes, step: int) -> int:
+        """Sends to everybody else what ``sender`` says at ``step``; returns to how many of them it is lost."""
+        lost = 0
         for receiver in self.names:
             if receiver == sender:
                 continue
             arrives = self._rng.random() >= self.link.loss
-            self.lost += not arrives
+            lost += not arrives
             for _ in range(arrives * (1 + (self._rng.random() < self.link.duplicates))):
                 due = step + 1 + int(self._rng.integers(self.link.delay + 1))
                 self._on_the_way[receiver].append((due, data))
+        return lost
 
     def deliver(self, receiver: str, step: int) -> list[bytes]:
         """What has arrived at ``receiver`` by ``step``, the earliest first."""

@@ -78,6 +78,7 @@ class TeamStats(PlanningStats):
     Args:
         sent: messages sent, each to all others.
         bytes_sent: their size.
+        lost: of what was sent, arrivals at one robot that did not happen (where the link is simulated).
         unaffordable: messages that were due and not sent, for want of budget.
         refused: bytes that were no message of this team: malformed, damaged, foreign, or from the future.
         stale: messages older than what was known already, or with nothing in them that is still to come.
@@ -88,6 +89,7 @@ class TeamStats(PlanningStats):
 
     sent: int = 0
     bytes_sent: int = 0
+    lost: int = 0
     unaffordable: int = 0
     refused: int = 0
     stale: int = 0
@@ -96,7 +98,7 @@ class TeamStats(PlanningStats):
     consistency: list[float] = field(default_factory=list)
 
     def clear(self) -> None:
-        self.__init__()  # type: ignore[misc]
+        vars(self).update(vars(TeamStats()))
 
 
 class TeamMember:

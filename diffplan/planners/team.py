@@ -70,7 +70,7 @@ class DecentralizedTeam:
         for (episode, member, _), plan in zip(asked, self._answers([one[1:] for one in asked]), strict=True):
             episode.actions[member.name], data = member.follow(plan)
             if data is not None:
-                episode.channel.send(member.name, data, episode.step)
+                self.stats.lost += episode.channel.send(member.name, data, episode.step)
         return [
             episode.end_step(self.stats) if seen else None
             for episode, seen in zip(self._episodes, observations, strict=True)
