@@ -6,7 +6,8 @@ Uses the planners of ``benchmark_control.py --rows crossing_open_4``, trained fo
 others' goals are often hidden. A robot never senses the goals of the others; whoever talks has a private seed, and
 sends at most 200 bytes a replan. ``sensing_gap_recovered``: 6 robots (the planner knows only teams of 4) sense 0.8 m
 far; of the success that silence with a shared seed loses against the planner that knows everything, the share that
-messages win back. ``decentral_replan_ms`` is processor time of one thread. What is there already below runs/benchmark/teams is read.
+messages win back. ``decentral_replan_ms`` is processor time of one thread. What is there already below
+runs/benchmark/teams is read.
 """
 
 import argparse
