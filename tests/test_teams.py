@@ -63,6 +63,15 @@ def test_a_heard_cell_waits_for_its_level_while_the_others_are_denoised(gaussian
     assert (np.abs(np.diff(free, axis=0)) > 0).all()
 
 
+def test_a_cell_heard_less_well_than_a_warm_start_knows_it_says_nothing(gaussian) -> None:
+    warm = gaussian(NOTHING, seed=1)
+    free, told, better = (
+        gaussian(NOTHING, given=given, warm_start=warm, num_inference_steps=1, seed=2).observations
+        for given in (None, heard(gaussian, 0.8), heard(gaussian, 0.4))
+    )
+    assert np.array_equal(free, told) and not np.array_equal(free, better)
+
+
 def test_a_heard_cell_gives_way_to_what_is_seen(gaussian) -> None:
     given = heard(gaussian, 0.3)
     given.observations[1, 0], given.actions[1, 0] = 1.5, 0.5

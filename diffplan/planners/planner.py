@@ -271,7 +271,8 @@ class DiffusionPlanner(DiffusionPipeline):
         if warm:
             earlier = np.stack([warm_grid(plan, *layout, number) for plan in warm])
             noisy = noisy + (1 - levels[0]) * torch.from_numpy(earlier).to(self.denoiser.device)
-        noisy = torch.where(values.isnan()[:, None], noisy, ((1 - ceiling[..., None]) * values)[:, None])
+        told = ~values.isnan() & (ceiling <= levels[0])[..., None]  # less well known cells say nothing to a warm start
+        noisy = torch.where(told[:, None], ((1 - ceiling[..., None]) * values)[:, None], noisy)
         sample = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
         seeds = [question.seed for question in questions]
         grid = (known, exists, ceiling)
@@ -322,10 +323,9 @@ class DiffusionPlanner(DiffusionPipeline):
             known, exists, ceiling = (part.repeat_interleave(len(sample) // len(part), 0) for part in grid)
         heard = ceiling < 1
         if sampling.resample and heard.any():
-            raise ValueError(
-                "resample=True takes no given cells with a noise level; leave it out, or give them exactly."
-            )
-        estimate = self.estimator(known, exists, len(sample), sampling, ceiling)
+            raise ValueError("resample=True takes no given cells with a noise level; leave it out, or give them whole.")
+        waiting = ceiling if heard.any() else None
+        estimate = self.estimator(known, exists, len(sample), sampling, waiting)
 
         def stop() -> bool:
             if deadline is not None and sample.is_cuda:
@@ -337,7 +337,7 @@ class DiffusionPlanner(DiffusionPipeline):
 
         second_order = isinstance(self.scheduler, DPMSolverMultistepScheduler)
         if guidance is None or not guidance.guides:
-            return denoise_grid(estimate, sample, known, levels, second_order, stop, ceiling)
+            return denoise_grid(estimate, sample, known, levels, second_order, stop, waiting)
 
         def guided(sample: Tensor, level: float) -> tuple[Tensor, Tensor]:
             return guidance.guided(estimate, sample, level, known, ~known & exists & ~heard[..., None])
@@ -345,7 +345,7 @@ class DiffusionPlanner(DiffusionPipeline):
         if sampling.resample:
             generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
             return steer_particles(guided, guidance.particle_weight, sample, known, levels, generators, stop)
-        return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop, ceiling)
+        return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop, waiting)
 
     def estimator(
         self,
