@@ -52,7 +52,6 @@ CASES = {
     "shared": Case(manners=SHARED),
     "private": Case(manners=PRIVATE),
     "messages": Case(),
-    "messages and a shared seed": Case(manners=Manners(shared_seed=True)),
     "loss": Case(link=Link(loss=0.3, delay=3)),
     "far_central": Case(**FAR, manners=CENTRAL),
     "far_shared": Case(**FAR, manners=SHARED),
@@ -183,7 +182,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     arguments = parser.parse_args()
     bench, out = Bench(arguments.seeds, arguments.episodes), RESULTS / "teams.json"
-    record(out, [bench.success("decentral_messages_success", "messages", "central", "messages and a shared seed")])
+    record(out, [bench.success("decentral_messages_success", "messages", "central")])
     record(out, [bench.success("decentral_shared_seed_success", "shared")])
     record(out, [bench.success("decentral_private_success", "private")])
     record(out, [bench.drop()])

@@ -56,8 +56,8 @@ class Manners:
     tolerance: float = 0.1
     surprise: float = 0.5
     repeat_every: int = 10
-    told_std: float = 0.5
-    aging_std: float = 0.05
+    told_std: float = 1.0
+    aging_std: float = 0.1
     stride: int = 4
     bits: int = 16
     bytes_per_second: float | None = None
