@@ -10,6 +10,7 @@ from diffplan.commands.episodes import Collect, Data
 from diffplan.commands.pictures import Plot
 from diffplan.commands.runs import Evaluate, MakePlan, Train
 from diffplan.commands.start import Demo, Doctor
+from diffplan.commands.teams import Team
 
 
 class Command(Protocol):
@@ -25,6 +26,7 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "plan": MakePlan,
     "evaluate": Evaluate,
+    "team": Team,
     "guidance": Guidance,
     "plot": Plot,
     "demo": Demo,

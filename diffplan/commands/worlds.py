@@ -9,6 +9,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
     from diffplan.planners import DiffusionPlanner, Guide, SafetyFilter
+    from diffplan.spec import JointSpec
 
 Run = Annotated[Path, Positional, arg(metavar="RUN")]
 Options = Annotated[list[str], UseAppendAction]
@@ -108,10 +109,14 @@ def load(path: Path, scheduler: str | None, env_id: str | None, option: list[str
     planner = DiffusionPlanner.from_pretrained(path)
     if scheduler:
         planner.scheduler = make_scheduler(scheduler)
-    options = parse_options(option)
-    if env_id is None:
-        if planner.spec.env_id is None:
-            raise ValueError(f"the data of {path} name no environment; choose one with --env, e.g. --env crossing-v0.")
-        env_id, options = planner.spec.env_id, planner.spec.env_options | options
-    env = make_env(env_id, options)
+    env = make_world(planner.spec, env_id, parse_options(option))
     return planner.for_agents(spec_from_env(env, planner.spec.dt)), env
+
+
+def make_world(spec: "JointSpec", env_id: str | None, options: dict[str, Any]) -> Any:
+    """The environment named, or else the one that the data of a planner with this spec are from, with these options."""
+    if env_id is not None:
+        return make_env(env_id, options)
+    if spec.env_id is None:
+        raise ValueError("the planner's data name no environment; choose one with --env, e.g. --env crossing-v0.")
+    return make_env(spec.env_id, spec.env_options | options)

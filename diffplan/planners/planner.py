@@ -15,6 +15,7 @@ from diffplan.datasets.normalizer import Normalizer
 from diffplan.files import read_json, write_json
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.models.value import ValueFunction
+from diffplan.planner_folder import INDEX, find_planner
 from diffplan.planners.deadline import Deadline
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.guidance import Guidance
@@ -22,7 +23,7 @@ from diffplan.planners.guides import Guide
 from diffplan.planners.judging import DRAWS, realism
 from diffplan.planners.question import Question, Sampling, known_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
-from diffplan.planners.saving import INDEX, find_planner, load_components, whole_folder
+from diffplan.planners.saving import load_components, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
 

@@ -14,9 +14,9 @@ from diffplan.datasets.normalizer import Normalizer
 from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.models.value import ValueFunction
+from diffplan.planner_folder import INDEX, replaced
 
 MANIFEST = "manifest.json"
-INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER_CLASSES = (FlowMatchEulerDiscreteScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
 COMPONENTS: dict[str, tuple[Any, ...]] = {
@@ -45,7 +45,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()
     if path.exists() and not (path.is_dir() and ((path / INDEX).is_file() or not any(path.iterdir()))):
         raise ValueError(f"{path} is not a planner and would be replaced; choose a folder that is new or empty.")
-    temporary, old = path.with_name(f".{path.name}.tmp"), _old(path)
+    temporary, old = path.with_name(f".{path.name}.tmp"), replaced(path)
     with explained_write_errors(path):
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -63,15 +63,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def find_planner(path: str | Path) -> Path:
-    """The planner's folder: ``path``, or ``path/planner`` of a training run. Raises ``ValueError`` if there is none."""
-    for folder in (Path(path).resolve(), Path(path).resolve() / "planner"):
-        for candidate in (folder, _old(folder)):
-            if (candidate / INDEX).is_file():
-                return candidate
-    raise ValueError(f"{path} is not a saved planner (no {INDEX}); make one with `diffplan train DATA --out {path}`.")
 
 
 def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -130,7 +121,3 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
         return component
     except (TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{file} does not describe a {class_name} with these weights: {error}") from error
-
-
-def _old(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")

@@ -1,0 +1,150 @@
+"""The world server: steps one environment at a fixed rate, whoever answers; loads no network.
+
+At the beginning of a step every robot is told what it observes and senses, and nothing else. At its end, one period
+later, the world moves on with the actions that came. A robot whose action is missing brakes (the action nearest to 0),
+and that is counted.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from diffplan.processes.frames import WORLD, Counters, Frame, Kind, action_topic, pack_view, unpack_action, view_topic
+from diffplan.processes.transport import Bus
+from diffplan.spec import Actions, JointSpec
+
+
+@dataclass
+class RobotReport:
+    """What became of one robot.
+
+    Args:
+        missed: steps without its action, while its process was alive.
+        ended_at: step of the run at which its process had ended; None: it lived to the end.
+        counters: what it counted itself, as of its last action.
+        planning_ms: of every step that it answered, from what it saw to what it does.
+        refused: frames on its topic that were malformed or foreign.
+    """
+
+    missed: int = 0
+    ended_at: int | None = None
+    counters: Counters = field(default_factory=Counters)
+    planning_ms: list[float] = field(default_factory=list)
+    refused: int = 0
+
+    def planning(self) -> dict[str, float]:
+        """Median and maximum of the planning times (ms); NaN where there are none."""
+        times = self.planning_ms or [np.nan]
+        return {"median": float(np.median(times)), "max": float(np.max(times))}
+
+
+@dataclass(frozen=True)
+class EpisodeReport:
+    """One episode: whether all robots succeeded (NaN where the environment does not say), its return and contacts (as
+    in ``EvaluationReport``), its steps, and whether it was cut short because the time was over.
+    """
+
+    success: float
+    total: float
+    contacts: float
+    steps: int
+    cut: bool
+
+
+class World:
+    """Runs episodes of an environment whose robots are other processes.
+
+    Args:
+        env: the environment.
+        spec: its agents.
+        bus: listens to the ``action_topic`` of every robot.
+        rate: steps a second.
+        alive: whether the process of this robot is still there.
+
+    Attributes:
+        robots: {robot: what became of it}.
+        steps: steps of the run so far.
+        late: steps that began so late that the robots would have had less than half of their period; they got a whole
+            one, and the run became that much longer.
+    """
+
+    def __init__(
+        self, env: ParallelEnv[str, Any, Any], spec: JointSpec, bus: Bus, rate: float, alive: Callable[[str], bool]
+    ):
+        self.env, self.spec, self.bus, self.period, self.alive = env, spec, bus, 1 / rate, alive
+        self.index = {name: index for index, name in enumerate(spec.names)}
+        self.robots = {name: RobotReport() for name in spec.names}
+        self.steps, self.late, self._episode, self._due = 0, 0, -1, time.monotonic()
+
+    def run_episode(
+        self, seed: int, end: float = np.inf, before_step: Callable[[int], None] = lambda step: None
+    ) -> EpisodeReport:
+        """Runs one episode, until it ends or the clock (``time.monotonic``) shows ``end``.
+
+        Args:
+            seed: settles its start.
+            end: when to stop.
+            before_step: called with the number of every step of the run.
+        """
+        self._episode += 1
+        observations, infos = self.env.reset(seed=seed)
+        success: dict[str, float] = {}
+        step, total, contacts = 0, 0.0, float("nan")
+        while self.env.agents and time.monotonic() < end:
+            before_step(self.steps)
+            self._keep_pace()
+            self._show(step, observations, infos)
+            time.sleep(max(0.0, self._due - time.monotonic()))
+            observations, rewards, _, _, infos = self.env.step(self._actions(step))
+            step, self.steps = step + 1, self.steps + 1
+            success |= {name: float(info["success"]) for name, info in infos.items() if "success" in info}
+            total += sum(map(float, rewards.values())) / len(self.env.possible_agents)
+            contacts = float(next((info["contacts"] for info in infos.values() if "contacts" in info), np.nan))
+        return EpisodeReport(min(success.values(), default=np.nan), total, contacts, step, bool(self.env.agents))
+
+    def _keep_pace(self) -> None:
+        """Sets when this step ends: one period after the last one, or after now where that is too soon."""
+        now, self._due = time.monotonic(), self._due + self.period
+        if self._due - now < self.period / 2:
+            self.late += self.steps > 0
+            self._due = now + self.period
+
+    def _show(self, step: int, observations: dict[str, np.ndarray], infos: dict[str, dict[str, Any]]) -> None:
+        for name in self.env.agents:
+            view = pack_view(self.spec, observations[name], infos.get(name, {}).get("sensed", {}))
+            self.bus.publish(view_topic(self.index[name]), Frame(Kind.VIEW, WORLD, self._episode, step, view))
+
+    def _actions(self, step: int) -> Actions:
+        """What the robots do: what they want, within their bounds; those that did not say brake."""
+        wanted = {name: self._action(name, step) for name in self.env.agents}
+        stacked, _ = self.spec.stack_actions({name: action for name, action in wanted.items() if action is not None})
+        return self.spec.unstack_actions(stacked, np.isin(self.spec.names, self.env.agents))
+
+    def _action(self, name: str, step: int) -> np.ndarray | None:
+        """What this robot wants to do in this step; None, and counted, where it did not say."""
+        robot = self.robots[name]
+        for frame in self._answers(name):
+            try:
+                action, robot.counters = unpack_action(self.spec, name, frame.body)
+            except ValueError:
+                robot.refused += 1
+                continue
+            if (frame.episode, frame.step) == (self._episode, step):
+                robot.planning_ms.append(robot.counters.planning_us / 1e3)
+                return action
+        if self.alive(name):
+            robot.missed += 1
+        elif robot.ended_at is None:
+            robot.ended_at = self.steps
+        return None
+
+    def _answers(self, name: str) -> list[Frame]:
+        """The action frames of a robot that came in this step; what came beside them on its topic is counted."""
+        index = self.index[name]
+        frames = self.bus.take(action_topic(index), index, Kind.READY, Kind.ACTION)
+        self.robots[name].refused += self.bus.refused.pop(action_topic(index), 0)
+        return [frame for frame in frames if frame.kind is Kind.ACTION]
