@@ -1,18 +1,12 @@
 """Teams of processes: frames, transport and world in this process; then real processes with a tiny planner."""
 
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
-import diffplan as dp
 from diffplan.envs.crossing import CrossingEnv
 from diffplan.processes.frames import (
     LIMIT,
@@ -29,7 +23,6 @@ from diffplan.processes.frames import (
     view_topic,
 )
 from diffplan.processes.robot import Robot, heard_by_robot
-from diffplan.processes.team import run_team
 from diffplan.processes.transport import BOX, Bus, free_endpoint
 from diffplan.processes.world import World
 

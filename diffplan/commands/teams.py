@@ -110,6 +110,6 @@ def print_report(report: "TeamReport") -> None:
         counted, planning = robot.counters, robot.planning()
         ended = "" if robot.ended_at is None else str(robot.ended_at)
         numbers = (counted.sent, counted.sent_bytes, counted.heard, counted.lost, counted.dropped + robot.refused)
-        times = (f"{planning['median']:.1f}", f"{planning['max']:.1f}")
+        times = (f"{planning['median_ms']:.1f}", f"{planning['max_ms']:.1f}")
         table.add_row(name, str(robot.missed), ended, *times, *map(str, numbers))
     Console().print(table)

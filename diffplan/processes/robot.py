@@ -140,7 +140,10 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(
+        sys.stdin.fileno(), 1
+    ):  # not through sys.stdin: Python could not shut down while a thread waits there
+        pass
     os._exit(0)
 
 

@@ -50,9 +50,12 @@ class TeamReport:
     robots: dict[str, RobotReport]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, planning times as their median and maximum; NaN becomes null."""
-        robots = {name: asdict(robot) | {"planning_ms": robot.planning()} for name, robot in self.robots.items()}
-        return dict(json.loads(json.dumps(asdict(self) | {"robots": robots}).replace("NaN", "null")))
+        """Plain data for JSON, planning times as their number, median and maximum; NaN becomes null."""
+        plain = asdict(self)
+        for name, robot in self.robots.items():
+            del plain["robots"][name]["planning_ms"]
+            plain["robots"][name]["planning"] = robot.planning()
+        return dict(json.loads(json.dumps(plain).replace("NaN", "null")))
 
 
 def run_team(

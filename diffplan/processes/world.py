@@ -37,9 +37,9 @@ class RobotReport:
     refused: int = 0
 
     def planning(self) -> dict[str, float]:
-        """Median and maximum of the planning times (ms); NaN where there are none."""
+        """How many steps it answered, and the median and maximum of its planning times (ms; NaN if there are none)."""
         times = self.planning_ms or [np.nan]
-        return {"median": float(np.median(times)), "max": float(np.max(times))}
+        return {"answers": len(self.planning_ms), "median_ms": float(np.median(times)), "max_ms": float(np.max(times))}
 
 
 @dataclass(frozen=True)

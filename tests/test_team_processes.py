@@ -1,0 +1,136 @@
+"""Teams of real processes, with a planner that is tiny and untrained; slow, for every robot loads torch."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import diffplan as dp
+from diffplan.cli import main
+from diffplan.commands.teams import parse_kills, print_report
+from diffplan.planners import make_scheduler
+from diffplan.processes.team import TeamReport, run_team
+from diffplan.processes.world import EpisodeReport, RobotReport
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved planner for four robots that swap places."""
+    folder = tmp_path_factory.mktemp("runs") / "planner"
+    spec = dp.make("crossing-v0", num_robots=4).joint_spec
+    denoiser = dp.JointDenoiser(size=spec.size, window=8, patch_size=8, width=16, depth=1).eval()
+    normalizer = dp.Normalizer("gaussian", [[0.0] * spec.size], [[1.0] * spec.size])
+    dp.DiffusionPlanner(denoiser, make_scheduler("flow"), normalizer, spec, 8, 0).save_pretrained(folder)
+    return folder
+
+
+def robots_of(parent: psutil.Process | None = None) -> list[psutil.Process]:
+    """The robots' processes below this one, or below another."""
+    children = (parent or psutil.Process()).children(recursive=True)
+    return [child for child in children if "diffplan.processes.robot" in child.cmdline()]
+
+
+@pytest.fixture
+def team(planner: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """``diffplan team`` in a process of its own, and its two robots."""
+    command = [sys.executable, "-m", "diffplan", "team", str(planner), "--robots", "2", "--seconds", "600", "--json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            end = time.monotonic() + 120
+            while len(robots_of(psutil.Process(process.pid))) < 2:
+                assert process.poll() is None and time.monotonic() < end
+                time.sleep(0.1)
+            yield process, robots_of(psutil.Process(process.pid))
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_killing_a_robot_leaves_the_others_planning(planner: Path, capsys: pytest.CaptureFixture[str]):
+    command = [
+        "team",
+        str(planner),
+        "--rate",
+        "5",
+        "--seconds",
+        "6",
+        "--kill",
+        "robot_1@10",
+        "--seed",
+        "5000",
+        "--json",
+    ]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    dead, *others = (report["robots"][name] for name in ("robot_1", "robot_0", "robot_2", "robot_3"))
+    assert dead["ended_at"] == 10 and dead["planning"]["answers"] <= 10
+    for robot in others:
+        assert robot["ended_at"] is None
+        assert robot["planning"]["answers"] > 10  # so it went on when the other had gone
+        assert robot["planning"]["answers"] + robot["missed"] == report["steps"]
+        assert robot["counters"]["heard"] > 0
+    assert not robots_of()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_no_robot_outlives_a_command_that_is_stopped(team: tuple, number: signal.Signals, code: int):
+    process, robots = team
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == code and "Traceback" not in said
+    assert not psutil.wait_procs(robots, timeout=1)[1]
+
+
+@pytest.mark.slow
+def test_no_robot_outlives_a_parent_that_dies(team: tuple):
+    process, robots = team
+    process.kill()
+    assert not psutil.wait_procs(robots, timeout=30)[1]
+
+
+@pytest.mark.slow
+def test_a_robot_that_cannot_start_says_why(planner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copy(planner / "model_index.json", tmp_path)
+    assert main(["team", str(tmp_path), "--robots", "2"]) == 1
+    said = capsys.readouterr().err
+    assert "robot_0 did not start (exit code 1: ValueError:" in said and "has no manifest.json" in said
+    assert not robots_of()
+
+
+def test_the_table_says_what_became_of_every_robot(capsys: pytest.CaptureFixture[str]):
+    robots = {"robot_0": RobotReport(missed=2, planning_ms=[3.0, 5.0]), "robot_1": RobotReport(ended_at=4)}
+    episodes = [EpisodeReport(1.0, 0.0, 0.0, 40, cut=False), EpisodeReport(0.0, 0.0, 0.0, 10, cut=True)]
+    print_report(TeamReport(rate=20.0, seconds=2.5, steps=50, late=0, episodes=episodes, robots=robots))
+    said = capsys.readouterr().out
+    assert "50 in 2.5 s, 0 began late" in said and "1, of which 1 succeeded" in said
+    rows = [line.split()[:4] for line in said.splitlines() if line.startswith("robot_")]
+    assert rows == [["robot_0", "2", "4.0", "5.0"], ["robot_1", "0", "4", "nan"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rate": 0.0}, "rate=0.0"),
+        ({"episodes": 0}, "episodes=0"),
+        ({"seconds": -1.0}, "seconds=-1.0"),
+        ({"loss": 1.5}, "loss=1.5"),
+        ({"kill": {"robot_9": 3}}, "robot_9"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_a_process_starts(settings: dict, said: str):
+    with pytest.raises(ValueError, match=said):
+        run_team("nowhere", dp.make("crossing-v0", num_robots=2), **settings)
+
+
+def test_whom_to_kill_and_when_is_read_from_words():
+    assert parse_kills(["robot_1@30", "robot_0@0"]) == {"robot_1": 30, "robot_0": 0}
+    with pytest.raises(ValueError, match="ROBOT@STEP"):
+        parse_kills(["robot_1"])
