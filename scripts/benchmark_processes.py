@@ -2,8 +2,8 @@
 
     python scripts/benchmark_processes.py --planner runs/benchmark/crossing_open_4/joint_0
 
-``team_missed_steps`` counts the answers that the world waited for in vain, of the three that live on. The planner is that
-of ``benchmark_control.py --rows crossing_open_4``. A machine that is busy with other work misses steps because of that.
+``team_missed_steps`` counts the answers that the world waited for in vain, of the three that live on. The planner is
+that of ``benchmark_control.py --rows crossing_open_4``. A machine that is busy with other work misses steps for that.
 """
 
 import argparse

@@ -6,7 +6,6 @@ over or because the parent died, however suddenly, the robot ends at once.
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -130,7 +129,6 @@ def heard_by_robot(spec: JointSpec, name: str) -> list[str]:
 
 def main() -> None:
     """Runs one robot until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     settings = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     spec, name = JointSpec.from_dict(settings["spec"]), settings["name"]

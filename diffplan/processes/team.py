@@ -139,6 +139,7 @@ class RobotProcess:
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C is the parent's business; and Linux shares the processor among sessions
         )
         assert self._process.stdin is not None
         self._lifeline = self._process.stdin
