@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         plot_learning_curve,
         plot_plan,
     )
+    from diffplan.processes.team import run_team
     from diffplan.questions import QuestionMix
     from diffplan.rollout import record_rollout, save_video
     from diffplan.spec import JointSpec, Role
@@ -100,6 +101,7 @@ __all__ = [
     "plot_learning_curve",
     "plot_plan",
     "record_rollout",
+    "run_team",
     "save_video",
     "train",
     "train_value",
@@ -145,6 +147,7 @@ _HOMES = {
     "plot_learning_curve": "plotting",
     "plot_plan": "plotting",
     "record_rollout": "rollout",
+    "run_team": "processes.team",
     "save_video": "rollout",
     "train": "training",
     "train_value": "value_training",

@@ -40,6 +40,7 @@ def test_help_loads_nothing_heavy():
         "diffplan.datasets.collection",
         "diffplan.envs.crossing",
         "diffplan.envs.transport",
+        "diffplan.processes.team",
     ],
 )
 def test_recording_and_stepping_needs_no_torch(module: str):

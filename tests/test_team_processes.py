@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -16,6 +17,7 @@ import diffplan as dp
 from diffplan.cli import main
 from diffplan.commands.teams import parse_kills, print_report
 from diffplan.planners import make_scheduler
+from diffplan.planners.member import TeamMember
 from diffplan.processes.team import TeamReport, run_team
 from diffplan.processes.world import EpisodeReport, RobotReport
 
@@ -103,6 +105,16 @@ def test_a_robot_that_cannot_start_says_why(planner: Path, tmp_path: Path, capsy
     said = capsys.readouterr().err
     assert "robot_0 did not start (exit code 1: ValueError:" in said and "has no manifest.json" in said
     assert not robots_of()
+
+
+def test_a_robot_that_was_too_slow_for_some_steps_goes_on_where_its_plan_would_be_by_now(planner: Path):
+    env = dp.make("crossing-v0", num_robots=4)
+    observations, infos = env.reset(seed=5_000)
+    member = TeamMember(dp.DiffusionPlanner.from_pretrained(planner), "robot_0")
+    member.act(observations["robot_0"], infos["robot_0"]["sensed"], 0)
+    last = member.plan
+    start = member.ask(observations["robot_0"], infos["robot_0"]["sensed"], 3).warm_start
+    assert np.array_equal(start.actions[:, :, :-3], last.actions[:, :, 3:])
 
 
 def test_the_table_says_what_became_of_every_robot(capsys: pytest.CaptureFixture[str]):

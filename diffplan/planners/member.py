@@ -172,8 +172,8 @@ class TeamMember:
 
     def ask(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], step: int) -> Question:
         """The first half of ``act``: what to ask the planner."""
+        last = self.plan and shifted(self.plan, step - self.step)  # more than one, if it was too slow for some
         self.step = step
-        last = self.plan and shifted(self.plan, 1)
         heard = self._believed(sensed)
         strange = {name for name in heard if last and self._apart(name, heard[name], last) > self.manners.surprise}
         earlier = set(self.planner.spec.names[: self.index])

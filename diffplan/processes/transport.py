@@ -5,6 +5,7 @@ listens on: what robots tell each other does not pass through the world. What co
 so that a flood on one topic drowns only that topic.
 """
 
+import importlib
 import json
 import socket
 import threading
@@ -13,11 +14,6 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from diffplan.processes.frames import LIMIT, Frame, Kind
-
-try:
-    import zenoh
-except ModuleNotFoundError as error:
-    raise ImportError('robots in processes of their own need zenoh: pip install "diffplan[team]".') from error
 
 BOX = 64  # frames that wait in one topic; the oldest give way
 CONNECT_MS = 10_000
@@ -44,6 +40,7 @@ class Bus:
         refused: {topic: frames that were malformed, foreign or too long, or gave way to newer ones}.
 
     Raises:
+        ImportError: zenoh is missing; the message gives the pip command.
         RuntimeError: the endpoint is taken, or nobody listens there.
 
     Example:
@@ -59,6 +56,8 @@ class Bus:
         self.refused, self._news = Counter[str](), threading.Condition()
         self._boxes = {topic: deque[bytes](maxlen=BOX) for topic in topics}
         self._team, self._publishers = team, dict[str, Any]()
+        zenoh = _zenoh()
+        self._quality = {"congestion_control": zenoh.CongestionControl.DROP, "express": True}  # waits for nobody
         try:
             self._session = zenoh.open(_config(endpoint, world))
         except zenoh.ZError as error:
@@ -69,15 +68,13 @@ class Bus:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session.close()  # type: ignore[no-untyped-call]
+        self._session.close()
 
     def publish(self, topic: str, frame: Frame) -> int:
         """Sends a frame, without waiting for anybody; returns its size in bytes."""
         data = frame.to_bytes()
         if topic not in self._publishers:
-            self._publishers[topic] = self._session.declare_publisher(
-                self._key(topic), congestion_control=zenoh.CongestionControl.DROP, express=True
-            )
+            self._publishers[topic] = self._session.declare_publisher(self._key(topic), **self._quality)
         self._publishers[topic].put(data)
         return len(data)
 
@@ -132,8 +129,16 @@ def _config(endpoint: str, world: bool) -> Any:
         "transport/shared_memory/enabled": False,
         "transport/link/protocols": ["tcp"],
         "transport/link/rx/max_message_size": 4 * LIMIT,
+        "transport/link/tx/queue/size/data": 16,  # frames that wait for a slow receiver before the next one is dropped
     }
-    config = zenoh.Config()
+    config = _zenoh().Config()
     for name, value in settings.items():
         config.insert_json5(name, json.dumps(value))
     return config
+
+
+def _zenoh() -> Any:
+    try:
+        return importlib.import_module("zenoh")
+    except ModuleNotFoundError as error:
+        raise ImportError('robots in processes of their own need zenoh: pip install "diffplan[team]".') from error
