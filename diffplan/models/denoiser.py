@@ -85,6 +85,11 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; diffusers' own property asks every module, which costs a tenth of a plan."""
+        return self.embed_time.device
+
     def forward(
         self,
         sample: Float[Tensor, "B N W D"],
