@@ -1,7 +1,6 @@
 """Teams of real processes, with a planner that is tiny and untrained; slow, for every robot loads torch."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -98,13 +97,19 @@ def test_no_robot_outlives_a_parent_that_dies(team: tuple):
     assert not psutil.wait_procs(robots, timeout=30)[1]
 
 
-@pytest.mark.slow
-def test_a_robot_that_cannot_start_says_why(planner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    shutil.copy(planner / "model_index.json", tmp_path)
-    assert main(["team", str(tmp_path), "--robots", "2"]) == 1
-    said = capsys.readouterr().err
-    assert "robot_0 did not start (exit code 1: ValueError:" in said and "has no manifest.json" in said
-    assert not robots_of()
+def test_a_robot_that_cannot_start_says_why(planner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nread settings\necho Traceback >&2\necho 'ImportError: no torch' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(RuntimeError, match=r"robot_0 did not start \(exit code 1: ImportError: no torch\)"):
+        run_team(planner, dp.make("crossing-v0", num_robots=2))
+    assert not psutil.Process().children()
+
+
+def test_a_planner_for_other_robots_is_refused_before_a_process_starts(planner: Path):
+    with pytest.raises(ValueError, match="the environment has agents of role|role 'robot': the planner has"):
+        run_team(planner, dp.make("transport-v0"))
 
 
 def test_a_robot_that_was_too_slow_for_some_steps_goes_on_where_its_plan_would_be_by_now(planner: Path):
@@ -137,9 +142,9 @@ def test_the_table_says_what_became_of_every_robot(capsys: pytest.CaptureFixture
         ({"kill": {"robot_9": 3}}, "robot_9"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_before_a_process_starts(settings: dict, said: str):
+def test_settings_that_make_no_sense_are_refused_before_a_process_starts(planner: Path, settings: dict, said: str):
     with pytest.raises(ValueError, match=said):
-        run_team("nowhere", dp.make("crossing-v0", num_robots=2), **settings)
+        run_team(planner, dp.make("crossing-v0", num_robots=2), **settings)
 
 
 def test_whom_to_kill_and_when_is_read_from_words():

@@ -55,13 +55,11 @@ class Team:
     json: bool = False
 
     def run(self) -> None:
-        from diffplan.envs.spaces import spec_from_env
         from diffplan.planner_folder import read_spec
         from diffplan.processes.team import run_team
 
-        spec, robots = read_spec(self.path), {} if self.robots is None else {"num_robots": self.robots}
-        env = make_world(spec, self.env, parse_options(self.option) | robots)
-        spec.check_same_roles(spec_from_env(env, spec.dt), "the planner", "the environment")
+        robots = {} if self.robots is None else {"num_robots": self.robots}
+        env = make_world(read_spec(self.path), self.env, parse_options(self.option) | robots)
         report = run_team(
             self.path,
             env,

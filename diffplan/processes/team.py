@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import episode_seed
+from diffplan.planner_folder import read_spec
 from diffplan.processes.frames import Kind, action_topic
 from diffplan.processes.transport import Bus, free_endpoint
 from diffplan.processes.world import EpisodeReport, RobotReport, World
@@ -89,10 +90,13 @@ def run_team(
         progress: show a bar.
 
     Raises:
-        ValueError: settings that make no sense, or robots to kill that there are not.
+        ValueError: no planner there, or not for such robots; settings that make no sense; robots to kill that there
+            are not. No process is started then.
         RuntimeError: a robot did not start; its last words are in the message.
     """
-    spec, kill = spec_from_env(env), dict(kill or {})
+    planned, kill = read_spec(planner), dict(kill or {})
+    spec = spec_from_env(env, planned.dt)
+    planned.check_same_roles(spec, "the planner", "the environment")
     _check(spec, rate, episodes, seconds, loss, kill)
     endpoint, team = free_endpoint(), secrets.token_hex(8)
     settings = {
