@@ -4,54 +4,38 @@ The robots are pucks with mass, bounded velocity and bounded force. Several join
 the same one: round the centre clockwise or counter-clockwise, or who passes the doorway first. Any contact ends the
 episode.
 
-A robot's reward at a step is its progress towards its goal (m), plus 5 when the team succeeds, minus 5 when it touches
-something.
+With ``turnover`` the team is open: robots enter and leave during the episode, and everything that ends, succeeds or
+fails is a robot's own.
+
+A robot's reward at a step is its progress towards its goal (m), plus 5 when it succeeds (the team, where that is
+closed), minus 5 when it touches something.
 """
 
-from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from pettingzoo import ParallelEnv
 
 from diffplan.envs.behavior import SkilledPolicy
 from diffplan.envs.crossing_expert import MEDIUM_NOISE, STYLES, CrossingExpert
 from diffplan.envs.crossing_layouts import ARENA, LAYOUTS, OBSTACLES, RADIUS, place
 from diffplan.envs.crossing_model import DT, HEIGHT, MASS, MAX_FORCE, SUBSTEPS, V_MAX, VELOCITY_GAIN, build_model
+from diffplan.envs.crossing_traffic import TrafficExpert
+from diffplan.envs.crossing_turnover import Turnover, free_place
 from diffplan.envs.scene import AGENT_COLORS, Paths, SceneRenderer, draw_disc, draw_paths
+from diffplan.envs.sensed import Sensed
 from diffplan.spec import Actions, JointSpec, Observations, Role
 
 GOAL_TOLERANCE, GOAL_SPEED, HOLD_STEPS = 0.1, 0.1, 10
 SUCCESS_BONUS, CONTACT_PENALTY = 5.0, 5.0
+PARKED = 10.0
+"""Where robots wait that are not there (m), beyond the walls and out of sight."""
 
 
-class Sensed(Mapping[str, np.ndarray]):
-    """{partner: its observation} of the partners that one robot sees; equal when all numbers are, NaN with NaN."""
-
-    def __init__(self, names: list[str], rows: Float[np.ndarray, "partners O"]):
-        self._names, self._rows = names, rows
-
-    def __getitem__(self, name: str) -> Float[np.ndarray, "O"]:
-        if name not in self._names:
-            raise KeyError(name)
-        return np.asarray(self._rows[self._names.index(name)])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sensed):
-            return NotImplemented
-        return self._names == other._names and np.array_equal(self._rows, other._rows, equal_nan=True)
-
-    def __repr__(self) -> str:
-        return f"Sensed({dict(self)})"
+Robots = Bool[np.ndarray, "N"]
 
 
 class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
@@ -63,13 +47,18 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     ``infos[agent]`` has ``success`` (all robots were within 0.1 m of their goals and slower than 0.1 m/s for 10
     steps), ``contacts`` (pairs of things that touched so far) and ``sensed``: {partner: its observation, with its goal
-    NaN} of the partners within ``sensing_radius``.
+    NaN} of the partners within ``sensing_radius``. In an open team ``success`` is the robot's own, and it leaves with
+    it. One that touches something leaves as a failure. One that is called away is truncated; it had nothing left to do
+    and succeeds, and ``called_away`` says so. One that enters is in ``agents`` from its first observation on.
 
     Args:
-        num_robots: 2 to 16.
+        num_robots: 2 to 16; in an open team all that will ever be there, 2 to half of them at the start.
         layout: ``"open"``, ``"doorway"`` (a wall across the middle with a gap for one robot) or ``"obstacles"``.
         sensing_radius: how far a robot sees its partners (m); everywhere when None.
-        max_steps: time limit; when None 100, and 60 + 25 per robot in the doorway.
+        max_steps: time limit, of an open team's robot from its entry on; when None 100, and 60 + 25 per robot in the
+            doorway.
+        turnover: seconds between two changes of an open team (see ``crossing_turnover``); None: nobody enters or
+            leaves. Not in the doorway.
         render_mode: ``"rgb_array"`` or None.
 
     Raises:
@@ -85,10 +74,12 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         sensing_radius: float | None = None,
         max_steps: int | None = None,
         render_mode: str | None = None,
+        turnover: float | None = None,
     ):
-        _check_options(num_robots, layout, sensing_radius, max_steps, render_mode)
+        _check_options(num_robots, layout, sensing_radius, max_steps, render_mode, turnover)
         self.num_robots, self.layout, self.render_mode = num_robots, layout, render_mode
         self.sensing_radius = sensing_radius
+        self.turnover = None if turnover is None else Turnover(round(turnover / DT), num_robots)
         self.max_steps = max_steps or (60 + 25 * num_robots if layout == "doorway" else 100)
         obstacles = OBSTACLES if layout == "obstacles" else 0
         size = 6 + 3 * obstacles
@@ -98,6 +89,7 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         )
         names = [f"robot_{i}" for i in range(num_robots)]
         options = {"num_robots": num_robots, "layout": layout, "sensing_radius": sensing_radius, "max_steps": max_steps}
+        options |= {} if turnover is None else {"turnover": turnover}
         self.joint_spec = JointSpec(dict.fromkeys(names, "robot"), {"robot": role}, DT, "crossing-v0", options)
         self.possible_agents = names
         self.agents: list[str] = []
@@ -115,9 +107,11 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         }
         self.model = build_model(num_robots, obstacles, doorway=layout == "doorway")
         self.data = mujoco.MjData(self.model)
-        self._robot_of_geom = {self.model.geom(name).id: index for index, name in enumerate(names)}
+        self._robot_geoms = [self.model.geom(name).id for name in names]
+        self._robot_of_geom = {geom: index for index, geom in enumerate(self._robot_geoms)}
         self._obstacle_geoms = [self.model.geom(f"obstacle_{k}").id for k in range(obstacles)]
         self.starts, self.goals = np.zeros((2, num_robots, 2))
+        self._there = np.zeros(num_robots, bool)
         self.obstacles = np.zeros((obstacles, 3))
         self._renderer: SceneRenderer | None = None
         self._paths: Paths = {}
@@ -132,7 +126,7 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     @property
     def positions(self) -> Float[np.ndarray, "N 2"]:
-        """Where the robots are now (m)."""
+        """Where the robots are now (m); those that are not there are parked far outside."""
         return np.array(self.data.qpos.reshape(-1, 2))
 
     def reset(
@@ -141,18 +135,35 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         """Starts an episode; ``seed`` settles it bit for bit. ``options`` is not used."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
-        self.starts, self.goals, self.obstacles = place(self.layout, self.num_robots, self._rng)
+        self._place()
         mujoco.mj_resetData(self.model, self.data)
-        self.data.qpos[:] = self.starts.ravel()
         for mocap, (geom, (x, y, radius)) in enumerate(zip(self._obstacle_geoms, self.obstacles, strict=True)):
             self.data.mocap_pos[mocap] = (x, y, HEIGHT)
             self.model.geom_size[geom, 0] = radius
+        for robot in range(self.num_robots):
+            self._put(robot, there=robot < self._at_start)
         mujoco.mj_forward(self.model, self.data)
-        self.agents = list(self.possible_agents)
-        self._step, self._held, self._contacts = 0, 0, 0
+        self._step, self._contacts = 0, 0
+        self._age, self._held = np.zeros((2, self.num_robots), int)
         self._distances = np.linalg.norm(self.goals - self.starts, axis=1)
-        self._static = np.concatenate([self.goals, np.tile(self.obstacles.ravel(), (self.num_robots, 1))], 1)
-        return self._observe()
+        self.agents = self._names(self._there)
+        return self._observe(self._there)
+
+    def _place(self) -> None:
+        """Draws the scene and the robots that are there at the start."""
+        self._at_start = self.num_robots if self.turnover is None else self.turnover.draw_start(self._rng)
+        self._entered, self._there = self._at_start, np.zeros(self.num_robots, bool)
+        self.starts, self.goals = np.zeros((2, self.num_robots, 2))
+        starts, goals, self.obstacles = place(self.layout, self._at_start, self._rng)
+        self.starts[: self._at_start], self.goals[: self._at_start] = starts, goals
+
+    def _put(self, robot: int, there: bool) -> None:
+        """Puts a robot on its start, or out of the world."""
+        place = self.starts[robot] if there else (PARKED, PARKED + robot)
+        self.data.qpos[2 * robot : 2 * robot + 2], self.data.qvel[2 * robot : 2 * robot + 2] = place, 0.0
+        geom = self._robot_geoms[robot]
+        self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = int(there)
+        self._there[robot] = there
 
     def step(
         self, actions: Actions
@@ -162,30 +173,60 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         Raises:
             ValueError: an agent's action is missing, not two numbers, or not finite.
         """
+        acted = self._there.copy()
         self.data.ctrl[:] = self._commands(actions).ravel()
-        hit = self._advance()
+        touched = self._advance()
         self._step += 1
+        self._age += acted
         distances = np.linalg.norm(self.goals - self.positions, axis=1)
         speeds = np.linalg.norm(self.data.qvel.reshape(-1, 2), axis=1)
-        arrived = bool((distances < GOAL_TOLERANCE).all() and (speeds < GOAL_SPEED).all())
-        self._held = self._held + 1 if arrived else 0
-        terminated = self._contacts > 0 or self._success
-        truncated = not terminated and self._step >= self.max_steps
-        rewards = self._distances - distances + SUCCESS_BONUS * self._success - CONTACT_PENALTY * hit
-        self._distances = distances
-        observations, infos = self._observe()
-        names, self.agents = self.agents, [] if terminated or truncated else self.agents
+        self._held = np.where((distances < GOAL_TOLERANCE) & (speeds < GOAL_SPEED), self._held + 1, 0)
+        success, terminated, called = self._outcome(touched)
+        truncated = ~terminated & (called | (self._age >= self.max_steps))
+        rewards = self._distances - distances + SUCCESS_BONUS * (success & terminated) - CONTACT_PENALTY * touched
+        observations, infos = self._observe(acted, success, called)
+        self._distances, self._there = distances, acted & ~(terminated | truncated)
+        if self.turnover is not None:
+            self._change_team(self.turnover, gone=acted & ~self._there)
+        entered, shown = self._there & ~acted, acted | self._there
+        first_seen, first_infos = self._observe(entered)
+        self.agents = self._names(self._there)
+        rewards, terminated, truncated = (np.where(acted, one, 0) for one in (rewards, terminated, truncated))
         return (
-            observations,
-            dict(zip(names, rewards.tolist(), strict=True)),
-            dict.fromkeys(names, terminated),
-            dict.fromkeys(names, truncated),
-            infos,
+            observations | first_seen,
+            dict(zip(self._names(shown), rewards[shown].tolist(), strict=True)),
+            dict(zip(self._names(shown), terminated[shown].astype(bool).tolist(), strict=True)),
+            dict(zip(self._names(shown), truncated[shown].astype(bool).tolist(), strict=True)),
+            infos | first_infos,
         )
 
-    @property
-    def _success(self) -> bool:
-        return self._contacts == 0 and self._held >= HOLD_STEPS
+    def _outcome(self, touched: Robots) -> tuple[Robots, Robots, Robots]:
+        """Who has succeeded, for whom that or a contact is the end, and who is called away."""
+        held = self._held >= HOLD_STEPS
+        if self.turnover is None:
+            success = np.full_like(held, self._contacts == 0 and held.all())
+            return success, success | (self._contacts > 0), np.zeros_like(held)
+        arrived = held & ~touched
+        called = self.turnover.draw_called(self._step, self._there, self._rng) & ~(arrived | touched)
+        return arrived | called, arrived | touched, called
+
+    def _change_team(self, turnover: Turnover, gone: Robots) -> None:
+        """Takes robots out of the world, and lets the next one enter where that is due and there is a free place."""
+        for robot in np.flatnonzero(gone).tolist():
+            self._put(robot, there=False)
+        if not turnover.is_due(self._step, self._entered, self._at_start, self._there):
+            return
+        found = free_place(self.positions[self._there], self.goals[self._there], self._rng)
+        if found is None:
+            return
+        robot = self._entered
+        self.starts[robot], self.goals[robot] = found
+        self._put(robot, there=True)
+        self._distances[robot] = np.linalg.norm(self.goals[robot] - self.starts[robot])
+        self._entered += 1
+
+    def _names(self, robots: Robots) -> list[str]:
+        return [self.possible_agents[robot] for robot in np.flatnonzero(robots)]
 
     def _commands(self, actions: Actions) -> Float[np.ndarray, "N 2"]:
         missing = [name for name in self.agents if name not in actions]
@@ -198,14 +239,16 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             raise ValueError(
                 f"action of {wrong[0]!r} has shape {np.shape(actions[wrong[0]])}, expected (2,): a velocity."
             )
-        commands = np.array([actions[name] for name in self.agents], float)
-        if not np.isfinite(commands).all():
-            bad = int(np.argwhere(~np.isfinite(commands))[0][0])
-            raise ValueError(f"action of {self.agents[bad]!r} is {commands[bad]}, not finite.")
-        speeds = np.linalg.norm(commands, axis=1, keepdims=True)
-        return np.asarray(commands / np.maximum(speeds / V_MAX, 1.0))
+        wanted = np.array([actions[name] for name in self.agents], float)
+        if not np.isfinite(wanted).all():
+            bad = int(np.argwhere(~np.isfinite(wanted))[0][0])
+            raise ValueError(f"action of {self.agents[bad]!r} is {wanted[bad]}, not finite.")
+        speeds = np.linalg.norm(wanted, axis=1, keepdims=True)
+        commands = np.zeros((self.num_robots, 2))
+        commands[self._there] = wanted / np.maximum(speeds / V_MAX, 1.0)
+        return commands
 
-    def _advance(self) -> np.ndarray:
+    def _advance(self) -> Robots:
         """Runs the physics and returns which robots touched something."""
         pairs: set[tuple[int, int]] = set()
         for _ in range(SUBSTEPS):
@@ -217,19 +260,30 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         hit[[self._robot_of_geom[geom] for pair in pairs for geom in pair if geom in self._robot_of_geom]] = True
         return hit
 
-    def _observe(self) -> tuple[Observations, dict[str, dict[str, Any]]]:
+    def _observe(
+        self, who: Robots, success: Robots | None = None, called: Robots | None = None
+    ) -> tuple[Observations, dict[str, dict[str, Any]]]:
+        """What these robots see of themselves and of those that are there, and what is said about them."""
         positions = self.positions
-        stacked = np.concatenate([positions, self.data.qvel.reshape(-1, 2), self._static], 1).astype(np.float32)
+        static = np.concatenate([self.goals, np.tile(self.obstacles.ravel(), (self.num_robots, 1))], 1)
+        stacked = np.concatenate([positions, self.data.qvel.reshape(-1, 2), static], 1).astype(np.float32)
         public = stacked.copy()
         public[:, 4:6] = np.nan
         reach = np.inf if self.sensing_radius is None else self.sensing_radius
-        near = np.linalg.norm(positions[:, None] - positions, axis=2) <= reach
+        near = (np.linalg.norm(positions[:, None] - positions, axis=2) <= reach) & self._there
         np.fill_diagonal(near, False)
-        infos = {}
-        for name, seen in zip(self.possible_agents, near, strict=True):
+        observations, infos = {}, {}
+        for robot in np.flatnonzero(who):
+            name, seen = self.possible_agents[robot], near[robot]
             sensed = Sensed([self.possible_agents[j] for j in np.flatnonzero(seen)], public[seen])
-            infos[name] = {"success": self._success, "contacts": self._contacts, "sensed": sensed}
-        return dict(zip(self.possible_agents, stacked, strict=True)), infos
+            infos[name] = {
+                "success": success is not None and bool(success[robot]),
+                "contacts": self._contacts,
+                "called_away": called is not None and bool(called[robot]),
+                "sensed": sensed,
+            }
+            observations[name] = stacked[robot]
+        return observations, infos
 
     def state(self) -> Float[np.ndarray, "state"]:
         """The whole world as one vector: every robot's position, velocity and goal, then the obstacles."""
@@ -255,7 +309,8 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         return self._renderer.frame(self.data, self._draw)
 
     def _draw(self, scene: mujoco.MjvScene) -> None:
-        for goal, color in zip(self.goals, AGENT_COLORS, strict=False):
+        inside = self.positions[:, 0] < PARKED
+        for goal, color in zip(self.goals[inside], np.array(AGENT_COLORS)[: self.num_robots][inside], strict=True):
             draw_disc(scene, (*goal, 0.002), RADIUS, color)
             draw_disc(scene, (*goal, 0.004), 0.72 * RADIUS, (1.0, 1.0, 1.0))
         for name, paths in self._paths.items():
@@ -279,7 +334,7 @@ def behavior_policy(skill: str = "expert", style: str = "mixed") -> SkilledPolic
             ``"right_first"`` through the doorway, or ``"mixed"``.
     """
     return SkilledPolicy(
-        CrossingExpert,
+        lambda env, style, rng: (CrossingExpert if env.unwrapped.turnover is None else TrafficExpert)(env, style, rng),
         skill,
         style,
         tuple(dict.fromkeys(sum(STYLES.values(), ()))),
@@ -290,7 +345,12 @@ def behavior_policy(skill: str = "expert", style: str = "mixed") -> SkilledPolic
 
 
 def _check_options(
-    num_robots: int, layout: str, sensing_radius: float | None, max_steps: int | None, render_mode: str | None
+    num_robots: int,
+    layout: str,
+    sensing_radius: float | None,
+    max_steps: int | None,
+    render_mode: str | None,
+    turnover: float | None,
 ) -> None:
     if isinstance(num_robots, bool) or not isinstance(num_robots, int) or not 2 <= num_robots <= 16:
         raise ValueError(f"num_robots={num_robots!r}; choose a whole number from 2 to 16.")
@@ -302,3 +362,8 @@ def _check_options(
         raise ValueError(f"max_steps={max_steps!r}; give a positive whole number, or None for the layout's own limit.")
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode={render_mode!r}; choose 'rgb_array' or None.")
+    if turnover is not None and (layout == "doorway" or not turnover >= DT or num_robots < 4):
+        raise ValueError(
+            f"turnover={turnover} with {num_robots} robots, layout={layout!r}; give a time of at least {DT} s and 4 "
+            "robots or more, in layout 'open' or 'obstacles', or None for a team that stays."
+        )

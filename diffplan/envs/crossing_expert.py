@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from diffplan.envs.crossing_references import one_at_a_time, roundabout
 from diffplan.spec import Actions, Observations
@@ -41,21 +42,24 @@ class CrossingExpert:
         self._names, self._dt, self._rng = env.possible_agents, env.joint_spec.dt, rng
         speed = float(rng.uniform(*SPEEDS))
         self.labels = {"speed": round(speed, 3)}
-        if env.layout == "doorway":
-            self.reference = one_at_a_time(env.starts, env.goals, style, speed, self._dt)
-        else:
-            self.reference = roundabout(env.starts, env.goals, env.obstacles, style, speed, self._dt)
+        self.reference = self._references(env, style, speed)
         self._disturbance = DISTURBANCE[env.layout] * min(1, 8 / len(self._names))  # larger teams move closer together
         self._drift = np.zeros((len(self._names), 2))
         self._step = 0
+
+    def _references(self, env: Any, style: str, speed: float) -> Float[np.ndarray, "L N 2"]:
+        if env.layout == "doorway":
+            return one_at_a_time(env.starts, env.goals, style, speed, self._dt)
+        return roundabout(env.starts, env.goals, env.obstacles, style, speed, self._dt)
 
     def __call__(self, observations: Observations) -> Actions:
         now, ahead, later = self.reference[np.minimum(self._step + np.arange(3), len(self.reference) - 1)]
         velocity, next_velocity = (ahead - now) / self._dt, (later - ahead) / self._dt
         feedforward = velocity + LAG / self._dt * (next_velocity - velocity)
         self._drift = 0.9 * self._drift + np.sqrt(1 - 0.9**2) * self._rng.normal(size=self._drift.shape)
-        positions = np.array([observations[name][:2] for name in self._names])
+        positions = np.array([observations[name][:2] if name in observations else (0, 0) for name in self._names])
         moving = np.linalg.norm(velocity, axis=1, keepdims=True)
         commands = feedforward + FEEDBACK * (now - positions) + self._disturbance * moving * self._drift
         self._step += 1
-        return dict(zip(self._names, np.clip(commands, -1.0, 1.0).astype(np.float32), strict=True))
+        bounded = dict(zip(self._names, np.clip(commands, -1.0, 1.0).astype(np.float32), strict=True))
+        return {name: bounded[name] for name in observations}

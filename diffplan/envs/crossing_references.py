@@ -28,13 +28,22 @@ Paths = Float[np.ndarray, "L N 2"]
 
 
 def roundabout(
-    starts: np.ndarray, goals: np.ndarray, obstacles: np.ndarray, style: str, speed: float, dt: float
+    starts: np.ndarray,
+    goals: np.ndarray,
+    obstacles: np.ndarray,
+    style: str,
+    speed: float,
+    dt: float,
+    least: float = 0.0,
 ) -> Paths:
-    """Half ellipses, ``"clockwise"`` or ``"counterclockwise"``, outside a rubber band round the obstacles."""
+    """Half ellipses, ``"clockwise"`` or ``"counterclockwise"``, outside a rubber band round the obstacles.
+
+    They pass the centre as near as the robots' clearance allows, but not nearer than ``least`` (m).
+    """
     start_angle, goal_angle = (np.arctan2(points[:, 1], points[:, 0]) for points in (starts, goals))
     turn = np.mod(goal_angle - start_angle, 2 * np.pi)
     turn = turn if style == "counterclockwise" else turn - 2 * np.pi
-    short = min(max(_short_axis(start_angle), _short_axis(goal_angle)), 0.85)
+    short = min(max(_short_axis(start_angle), _short_axis(goal_angle), least), 0.85)
     phase = np.linspace(0, np.pi, 200)
     ellipse = np.stack([RING * np.cos(phase), short * np.sin(phase)], 1)
     radius, share = np.linalg.norm(ellipse, axis=1)[:, None], np.arctan2(ellipse[:, 1], ellipse[:, 0])[:, None] / np.pi
@@ -51,7 +60,7 @@ def _short_axis(angles: np.ndarray) -> float:
     """How near to the centre the robots may pass: there, the two closest in angle still keep their clearance."""
     ordered = np.sort(np.mod(angles, 2 * np.pi))
     separation = np.diff(ordered, append=ordered[0] + 2 * np.pi).min()
-    return float((2 * RADIUS + ROUNDABOUT_CLEARANCE) / (2 * np.sin(max(separation, 1e-3) / 2)))
+    return float((2 * RADIUS + ROUNDABOUT_CLEARANCE) / (2 * np.sin(np.clip(separation, 1e-3, np.pi) / 2)))
 
 
 def _rubber_band(discs: Float[np.ndarray, "K 3"], angle: np.ndarray) -> np.ndarray:
@@ -75,8 +84,8 @@ def one_at_a_time(starts: np.ndarray, goals: np.ndarray, style: str, speed: floa
     for robot in order:
         path = timed(_through_door(starts[robot], goals[robot])[:, None], speed, dt)[:, 0]
         at_door = int(np.argmax(path[:, 0] * side[robot] <= 0))
-        delay = _soonest(path, scheduled, passed + 1 - at_door)
-        scheduled.append(_delayed(path, delay))
+        delay = soonest(path, scheduled, passed + 1 - at_door)
+        scheduled.append(held(path, delay))
         passed = delay + at_door
     length = max(map(len, scheduled))
     joint = np.zeros((length, len(starts), 2))
@@ -100,17 +109,18 @@ def _through_door(start: np.ndarray, goal: np.ndarray) -> Float[np.ndarray, "P 2
     return np.stack([np.convolve(axis, window, "valid") for axis in extended.T], 1)
 
 
-def _soonest(path: np.ndarray, scheduled: list[np.ndarray], earliest: int) -> int:
+def soonest(path: np.ndarray, scheduled: list[np.ndarray], earliest: int) -> int:
     """The first delay (steps) that keeps clear of those before by ``CLEARANCE``, or else by half of it."""
     latest = max(map(len, scheduled), default=0)
     for clearance in (CLEARANCE, CLEARANCE / 2):
         for delay in range(max(0, earliest), latest + 1):
-            if all(_apart(_delayed(path, delay), other, 2 * RADIUS + clearance) for other in scheduled):
+            if all(_apart(held(path, delay), other, 2 * RADIUS + clearance) for other in scheduled):
                 return delay
     return latest
 
 
-def _delayed(path: np.ndarray, delay: int) -> np.ndarray:
+def held(path: np.ndarray, delay: int) -> np.ndarray:
+    """The path after a wait of ``delay`` steps at its start."""
     return np.concatenate([np.repeat(path[:1], delay, 0), path])
 
 
