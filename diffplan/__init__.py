@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         plot_filmstrip,
         plot_learning_curve,
         plot_plan,
+        plot_what_if,
     )
     from diffplan.processes.team import run_team
     from diffplan.questions import QuestionMix
@@ -100,6 +101,7 @@ __all__ = [
     "plot_filmstrip",
     "plot_learning_curve",
     "plot_plan",
+    "plot_what_if",
     "record_rollout",
     "run_team",
     "save_video",
@@ -146,6 +148,7 @@ _HOMES = {
     "plot_filmstrip": "plotting",
     "plot_learning_curve": "plotting",
     "plot_plan": "plotting",
+    "plot_what_if": "plotting",
     "record_rollout": "rollout",
     "run_team": "processes.team",
     "save_video": "rollout",

@@ -31,12 +31,14 @@ class Role:
             always.
         velocity: which observation entries are the agent's velocity (m/s).
         obstacles: which observation entries are x, y and radius (m) of round obstacles, three entries each.
-        radius: of the agent's body (m); 0 is a point. These three describe, for guides and the safety filter, what is
-            there anyway: roles that differ in nothing else are equal.
+        radius: of the agent's body (m); 0 is a point.
+        goal: which observation entries are the position where the agent wants to be (m), as many as ``position``. These
+            four describe, for guides, the safety filter and stated intentions, what is there anyway: roles that differ
+            in nothing else are equal.
 
     Raises:
-        ValueError: an index outside the observation, bounds that do not fit each other, or obstacle entries that are
-            no whole triples.
+        ValueError: an index outside the observation, bounds that do not fit each other, obstacle entries that are no
+            whole triples, or a goal of another width than the position.
     """
 
     observation_size: int
@@ -47,6 +49,7 @@ class Role:
     velocity: tuple[int, ...] = field(default=(), compare=False)
     obstacles: tuple[int, ...] = field(default=(), compare=False)
     radius: float = field(default=0.0, compare=False)
+    goal: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.observation_size < 1:
@@ -63,7 +66,9 @@ class Role:
             raise ValueError(f"radius={self.radius}; give the body's radius (m), or 0 for a point.")
         if len(self.obstacles) % 3:
             raise ValueError(f"obstacles={self.obstacles} are no triples; give the entries of x, y and radius of each.")
-        for name in ("position", "static", "velocity", "obstacles"):
+        if self.goal and len(self.goal) != len(self.position):
+            raise ValueError(f"goal={self.goal}, position={self.position}; a goal has as many entries as a position.")
+        for name in ("position", "static", "velocity", "obstacles", "goal"):
             outside = [i for i in getattr(self, name) if not 0 <= i < self.observation_size]
             if outside:
                 raise ValueError(
@@ -251,6 +256,7 @@ class JointSpec:
                     tuple(map(int, role.get("velocity", ()))),  # data from before 0.1.0 do not say
                     tuple(map(int, role.get("obstacles", ()))),
                     float(role.get("radius", 0.0)),
+                    tuple(map(int, role.get("goal", ()))),
                 )
                 for name, role in data["roles"].items()
             }

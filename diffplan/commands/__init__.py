@@ -8,7 +8,8 @@ from typing import Protocol
 from diffplan.commands.diagnosis import Guidance
 from diffplan.commands.episodes import Collect, Data
 from diffplan.commands.pictures import Plot
-from diffplan.commands.runs import Evaluate, MakePlan, Train
+from diffplan.commands.plans import MakePlan
+from diffplan.commands.runs import Evaluate, Train
 from diffplan.commands.start import Demo, Doctor
 from diffplan.commands.teams import Team
 

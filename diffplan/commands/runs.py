@@ -1,4 +1,4 @@
-"""Training planners, planning with them and putting them to the test."""
+"""Training planners and putting them to the test."""
 
 import os
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from diffplan.commands.output import check_ending, save_figure, show, waiting
+from diffplan.commands.output import show, waiting
 from diffplan.commands.worlds import Options, Run, Scheduler, load, make_safety, parse_guides
 
 
@@ -133,83 +133,6 @@ class Train:
         result = {"planner": str(self.out / "planner"), "steps": self.steps, "loss": loss, "seconds": report.seconds}
         if first:
             show(result, self.json)
-
-
-@dataclass
-class MakePlan:
-    """Samples joint plans from the first observations of an episode.
-
-    For example:
-      diffplan plan runs/crossing --plot plan.png
-      diffplan plan runs/crossing --seed 3 --num-samples 64 --scheduler dpm
-      diffplan plan runs/crossing --guide value=0.5 --guide separation:0.2=10 --deadline-ms 50
-      diffplan plan runs/crossing --option num_robots=6 --out plan.safetensors
-
-    Args:
-        path: folder of a run or of a planner.
-        env: environment to plan in; by default the one that the data are from.
-        option: an option of the environment as NAME=VALUE; repeat it for more.
-        seed: of the episode and of the plan's noise.
-        num_samples: how many candidate plans.
-        num_inference_steps: denoising steps.
-        scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
-        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES,
-            clearance:METRES, speed:LIMIT.
-        resample: resample the candidates as particles while they are denoised; needs --guide.
-        target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
-        guidance_scale: how far to go for that; above 1 exaggerates it.
-        deadline_ms: be done by then, with fewer candidates and steps.
-        decode_actions: read actions off the planned observations (inverse dynamics).
-        plot: picture to write (.png, .svg or .pdf).
-        out: file for the plan itself (.safetensors; read it with Plan.load).
-        json: print the plan's first actions as JSON.
-    """
-
-    path: Run
-    env: str | None = None
-    option: Options = field(default_factory=list)
-    seed: int = 0
-    num_samples: int = 16
-    num_inference_steps: int = 5
-    scheduler: Scheduler | None = None
-    guide: Options = field(default_factory=list)
-    resample: bool = False
-    target_return: float | None = None
-    guidance_scale: float = 1.0
-    deadline_ms: float | None = None
-    decode_actions: bool = False
-    plot: Path | None = None
-    out: Path | None = None
-    json: bool = False
-
-    def run(self) -> None:
-        if self.plot:
-            check_ending("--plot", self.plot)
-        if self.out:
-            check_ending("--out", self.out, (".safetensors",))
-        planner, env = load(self.path, self.scheduler, self.env, self.option)
-        observations, _ = env.reset(seed=self.seed)
-        plan = planner(
-            observations,
-            num_samples=self.num_samples,
-            num_inference_steps=self.num_inference_steps,
-            guides=parse_guides(self.guide, planner),
-            resample=self.resample,
-            target_return=self.target_return,
-            guidance_scale=self.guidance_scale,
-            deadline_ms=self.deadline_ms,
-            seed=self.seed,
-            decode_actions=self.decode_actions,
-        )
-        if self.out:
-            plan.save(self.out)
-        if self.plot:
-            from diffplan.plotting import plot_plan
-
-            save_figure(plot_plan(plan), self.plot)
-        first = {name: action.tolist() for name, action in plan.actions_at(0).items()}
-        written = {name: str(path) for name, path in (("plot", self.plot), ("out", self.out)) if path}
-        show({"plan": str(plan), "actions_at_0": first, **written}, self.json)
 
 
 @dataclass

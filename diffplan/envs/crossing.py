@@ -85,7 +85,7 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         size = 6 + 3 * obstacles
         static, pillars = tuple(range(4, size)), tuple(range(6, size))
         role = Role(
-            size, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, velocity=(2, 3), obstacles=pillars, radius=RADIUS
+            size, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, (2, 3), obstacles=pillars, radius=RADIUS, goal=(4, 5)
         )
         names = [f"robot_{i}" for i in range(num_robots)]
         options = {"num_robots": num_robots, "layout": layout, "sensing_radius": sensing_radius, "max_steps": max_steps}

@@ -6,7 +6,7 @@ the same as in MuJoCo's pictures.
 """
 
 from diffplan.plotting.episodes import plot_dataset, plot_filmstrip
-from diffplan.plotting.plans import animate_denoising, plot_denoising, plot_plan
+from diffplan.plotting.plans import animate_denoising, plot_denoising, plot_plan, plot_what_if
 from diffplan.plotting.results import plot_calibration, plot_comparison, plot_learning_curve
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "plot_filmstrip",
     "plot_learning_curve",
     "plot_plan",
+    "plot_what_if",
 ]

@@ -65,6 +65,49 @@ def plot_plan(
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
+    """Draws two plans from the same present side by side: what the team would do, and what it does given a future.
+
+    Args:
+        free: planned with nothing given.
+        given: planned with the futures of the agents in ``told`` given.
+        told: {agent: what it does, in words}, e.g. ``{"robot_0": "goes straight"}``; drawn with a dark edge.
+
+    Raises:
+        ValueError: the plans are of different agents, of none with a position, or ``told`` names others.
+    """
+    names = [name for name in _present(given) if has_position(given.spec, name)]
+    if _present(free) != _present(given) or not names:
+        raise ValueError(f"plans of {_present(free)} and {_present(given)}; both must be of the same, with positions.")
+    foreign = [name for name in told if name not in names]
+    if foreign or not told:
+        raise ValueError(f"told={dict(told)}; name agents among {names} and what they do.")
+    figure = Figure((8.6, 4.1), layout="constrained")
+    titles = ("free", ", ".join(f"{name} {what}" for name, what in told.items()))
+    points = [plan.positions(name)[..., :2].reshape(-1, 2) for plan in (free, given) for name in names]
+    low, high = _square(np.concatenate(points))
+    for axes, plan, title in zip(figure.subplots(1, 2), (free, given), titles, strict=True):
+        for name in told if plan is given else ():
+            axes.plot(
+                *plan.best().positions(name)[0, :, :2].T, color=INK, linewidth=5, solid_capstyle="round", zorder=3
+            )
+        _draw_from_above(axes, plan, names)
+        axes.set(title=title, xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="x (m)")
+    figure.axes[0].set_ylabel("y (m)")
+    edge = Line2D([], [], color=INK, linewidth=5, label="told")
+    handles = [*_agent_handles(given, names), *_stroke_handles(given, _dot_spacing(given), False, False), edge]
+    figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
+    return figure
+
+
+def _square(points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+    """The corners of a square that holds these points and a margin (m)."""
+    low, high = points.min(0), points.max(0)
+    center, half = (low + high) / 2, 0.58 * float((high - low).max())
+    return center - half, center + half
+
+
 def _present(plan: Plan) -> list[str]:
     """The agents that are there."""
     return [name for name, there in zip(plan.spec.names, plan.agent_mask, strict=True) if there]
@@ -90,7 +133,21 @@ def _draw_map(
     executed: Trajectory | None,
     goals: Mapping[str, Sequence[float]],
 ) -> None:
-    axes, best, every = figure.subplots(), plan.best(), _dot_spacing(plan)
+    axes, every = figure.subplots(), _dot_spacing(plan)
+    _draw_from_above(axes, plan, names, executed, goals)
+    axes.set(xlabel="x (m)", ylabel="y (m)", adjustable="datalim")
+    handles = _agent_handles(plan, names) + _stroke_handles(plan, every, executed is not None, bool(goals))
+    figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
+
+
+def _draw_from_above(
+    axes: Axes,
+    plan: Plan,
+    names: list[str],
+    executed: Trajectory | None = None,
+    goals: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    best, every, goals = plan.best(), _dot_spacing(plan), goals or {}
     for name in names:
         color = agent_color(plan.spec, name)
         draw_candidates(axes, plan.positions(name)[..., :2], color)
@@ -103,9 +160,6 @@ def _draw_map(
     for x, y, radius in _obstacles(plan, names):
         axes.add_patch(Circle((x, y), radius, facecolor=HAIRLINE, edgecolor=MUTED, linewidth=0.8, zorder=1))
     style_map(axes)
-    axes.set(xlabel="x (m)", ylabel="y (m)", adjustable="datalim")
-    handles = _agent_handles(plan, names) + _stroke_handles(plan, every, executed is not None, bool(goals))
-    figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
 
 
 def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
@@ -261,9 +315,8 @@ def _denoising_lines(axes: Axes, plan: Plan, paths: list[dict[str, np.ndarray]],
     for name, one in paths[-1].items():
         draw_dots(axes, one[0, :1], agent_color(plan.spec, name), size=60)
     points = np.concatenate([one.reshape(-1, 2) for one in paths[-1].values()])
-    low, high = points.min(0), points.max(0)
-    center, half = (low + high) / 2, 0.58 * float((high - low).max())
-    axes.set(xlim=(center[0] - half, center[0] + half), ylim=(center[1] - half, center[1] + half), aspect="equal")
+    low, high = _square(points)
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=True, color=HAIRLINE)
     return lines
