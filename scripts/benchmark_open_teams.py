@@ -1,9 +1,9 @@
 """Trains planners on teams of 2 to 6 robots, some of them open, and runs them with more, and with others all the time.
 
 ``open_team_8_success`` and ``open_team_12_success``: teams larger than any in training. ``enter_leave_drop``: robots
-enter and leave every 2 s; how much more often a robot that is not called away fails than one in a team of the same
-planner that stays. Data, planners and evaluations are kept below runs/benchmark/open_team: an interrupted benchmark
-goes on. Writes to docs/results/teams.json.
+enter and leave every 2 s; how much more often a robot that is not called away fails than one of a team of 4 that stays.
+Goes on from the planners of ``benchmark_control.py --rows crossing_open_4``. Data, planners and evaluations are kept
+below runs/benchmark/open_team: an interrupted benchmark goes on. Writes to docs/results/teams.json.
 
     python scripts/benchmark_open_teams.py --seeds 1
 """
@@ -11,7 +11,6 @@ goes on. Writes to docs/results/teams.json.
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from benchmark_control import FOLDER as RUNS
@@ -23,38 +22,100 @@ from diffplan.evaluation import mean_interval
 from diffplan.files import read_json, write_json
 
 FOLDER = RUNS / "open_team"
-COMMAND = "python scripts/benchmark_open_teams.py --seeds {seeds}"
+COMMAND = "python scripts/benchmark_open_teams.py --seeds {seeds} --episodes {episodes} --schedules {schedules}"
 TURNOVER = {"num_robots": 6, "turnover": 2.0}
 PARTS = {f"data_{n}": ({"num_robots": n}, 300) for n in range(2, 7)} | {"data_turnover": (TURNOVER, 400)}
-TRAINING = {"steps": 5_000, "batch_size": 64}
-WIDTH, HORIZON, STEPS_BETWEEN = 64, 32, 20
+TRAINING = {"steps": 2_000, "batch_size": 64, "learning_rate": 4e-3, "checkpoint_every": 500}
 APART, WEIGHT = 0.2, 10.0
 
 
 class Watched(BaseParallelWrapper):
-    """Notes how every robot left, and counts plans for robots that are not there."""
+    """Notes how every robot left, and counts robots that got an action and were not there, or had none and were."""
 
     def __init__(self, env: Any, left: list[dict[str, Any]]):
         super().__init__(env)
         self.joint_spec, self.left = env.joint_spec, left
 
     def step(self, actions: dict[str, Any]) -> tuple[Any, ...]:
-        absent = len(set(actions) - set(self.env.agents))
-        seen, rewards, terminations, truncations, infos = self.env.step(actions)
-        for name, info in infos.items():
-            if terminations[name] or truncations[name]:
-                stays = not info["called_away"]
-                self.left.append({"success": float(info["success"]), "stays": stays, "absent": absent})
-        return seen, rewards, terminations, truncations, infos
+        wrong = len(set(actions) ^ set(self.env.agents))
+        outcome = self.env.step(actions)
+        _, _, terminations, truncations, infos = outcome
+        for name in infos:
+            if terminations[name] or truncations[name] or wrong:
+                facts = {"success": float(infos[name]["success"]), "called_away": infos[name]["called_away"]}
+                self.left.append({**facts, "wrong": wrong})
+        return outcome
 
 
 def trained(seed: int) -> dp.DiffusionPlanner:
-    """A planner for teams of 2 to 6 robots; what is there already is read."""
+    """The planner for 4 robots, trained further on teams of 2 to 6; what is there already is read."""
+    out = FOLDER / f"joint_{seed}"
+    if (out / "planner").exists():
+        return dp.DiffusionPlanner.from_pretrained(out)
     for name, (options, episodes) in PARTS.items():
-        dp.collect_episodes("crossing-v0", out=FOLDER / name, episodes=episodes, env_options=options, workers=0)
+        dp.collect_episodes("crossing-v0", out=FOLDER / name, episodes=episodes, env_options=options, progress=False)
     if not (FOLDER / "data").exists():
         dp.merge_stores([FOLDER / name for name in PARTS], FOLDER / "data")
-    dataset = dp.load_dataset(FOLDER / "data", horizon=HORIZON)
-    planner = dp.DiffusionPlanner.for_dataset(dataset, width=WIDTH, seed=seed)
-    dp.train(planner, dataset, seed=seed, out=FOLDER / f"joint_{seed}", resume=True, progress=False, **TRAINING)
+    four = dp.DiffusionPlanner.from_pretrained(RUNS / "crossing_open_4" / f"joint_{seed}")
+    dataset = dp.load_dataset(FOLDER / "data", four.horizon, normalizer=four.normalizer)
+    planner = four.for_agents(dataset.spec)
+    dp.train(planner, dataset, seed=seed, out=out, resume=True, progress=False, **TRAINING)
     return planner
+
+
+def evaluated(
+    name: str, options: dict[str, Any], guided: bool, seed: int, first: int, episodes: int
+) -> list[dict[str, Any]]:
+    """How every robot left, episode seeds from ``first`` on; what is there already is read."""
+    path = FOLDER / f"{name}_{'guided' if guided else 'free'}_{first}.json"
+    if not path.exists():
+        env, planner, left = dp.make("crossing-v0", **options), trained(seed), []
+        guides = [dp.ConstraintGuide.separation(APART, WEIGHT)] if guided else []
+        policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec), guides=guides)
+        report = dp.evaluate(
+            policy, lambda: Watched(dp.make("crossing-v0", **options), left), episodes=episodes, seed=first
+        )
+        write_json(path, {"success": report.success, "left": left})
+    return read_json(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=100, help="of a team that stays")
+    parser.add_argument("--schedules", type=int, default=500, help="of teams that change")
+    arguments = parser.parse_args()
+    seeds, command = range(arguments.seeds), COMMAND.format(**vars(arguments))
+
+    def figure(label: str, groups: list[list[float]], beside: dict[str, Figure], unit: str = "share") -> Figure:
+        mine, count = mean_interval(groups), sum(map(len, groups))
+        return Figure(label, mine.value, mine.low, mine.high, unit, arguments.seeds, count, command, beside)
+
+    def success(robots: int, guided: bool) -> list[list[float]]:
+        found = [
+            evaluated(f"stays_{robots}_{s}", {"num_robots": robots}, guided, s, 1_000 + s, arguments.episodes)
+            for s in seeds
+        ]
+        return [one["success"] for one in found]
+
+    for robots in (8, 12):
+        beside = {"without the guide": figure("without the guide", success(robots, guided=False), {})}
+        record(RESULTS / "teams.json", [figure(f"open_team_{robots}_success", success(robots, guided=True), beside)])
+    changing = [evaluated(f"changes_{s}", TURNOVER, True, s, 1_000 + s, arguments.schedules) for s in seeds]
+    stays = figure("a team of 4 that stays", success(4, guided=True), {})
+    survivors = [[robot["success"] for robot in one["left"] if not robot["called_away"]] for one in changing]
+    wrong = [[float(robot["wrong"]) for robot in one["left"]] for one in changing]
+    beside = {
+        stays.figure: stays,
+        "robots that were not called away": figure("survivors", survivors, {}),
+        "schedules in which all of them succeed": figure("schedules", [one["success"] for one in changing], {}),
+        "actions for absent robots": figure("wrong", wrong, {}, "actions"),
+    }
+    lost = [[stays.value - one for one in group] for group in survivors]
+    record(RESULTS / "teams.json", [figure("enter_leave_drop", lost, beside)])
+
+
+if __name__ == "__main__":
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    main()

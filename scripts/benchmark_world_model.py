@@ -23,7 +23,7 @@ from diffplan.planners.question import Sampling
 COMMAND = "python scripts/benchmark_world_model.py --seeds {seeds}"
 ROW, AHEAD, HORIZON = FOLDER / "crossing_open_4", 10, 32
 SKILLS = ("expert", "medium", "random")
-MLP_STEPS, MLP_BATCH, MLP_WIDTH = 4_000, 1_024, 256
+MLP_STEPS, MLP_BATCH, MLP_WIDTH = 2_000, 512, 128
 
 
 def windows(planner: dp.DiffusionPlanner, skill: str, seed: int, number: int, episodes: int = 100) -> np.ndarray:
@@ -97,7 +97,7 @@ def roll_out(network: nn.Module, planner: dp.DiffusionPlanner, cells: np.ndarray
 
 def measure(seed: int, number: int, steps: int) -> dict[str, list[float]]:
     """Errors of every model, per window, over the mean error of constant velocity on the same windows."""
-    planner = dp.DiffusionPlanner.from_pretrained(ROW / f"joint_{seed}")
+    planner = dp.DiffusionPlanner.from_pretrained(ROW / f"joint_{seed}").for_agents(dp.make("crossing-v0").joint_spec)
     network = train_one_step(planner, seed)
     moving = [
         entry for entry in range(planner.spec.observation_size) if entry not in planner.spec.roles["robot"].static

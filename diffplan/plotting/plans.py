@@ -83,7 +83,7 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     foreign = [name for name in told if name not in names]
     if foreign or not told:
         raise ValueError(f"told={dict(told)}; name agents among {names} and what they do.")
-    figure = Figure((8.6, 4.1), layout="constrained")
+    figure = Figure((8.6, 3.7), layout="constrained")
     titles = ("free", ", ".join(f"{name} {what}" for name, what in told.items()))
     points = [plan.positions(name)[..., :2].reshape(-1, 2) for plan in (free, given) for name in names]
     low, high = _square(np.concatenate(points))
