@@ -98,7 +98,6 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         roles: Int[Tensor, "N"],
         mask: Bool[Tensor, "_ N W"] | None = None,
         target_return: Float[Tensor, "B"] | None = None,
-        heeds: Bool[Tensor, "_ N N"] | None = None,
     ) -> Float[Tensor, "B N W D"]:
         """Estimates the clean sample.
 
@@ -112,7 +111,6 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             mask: which cells exist; None where all do.
             target_return: rank of the return among the data's, 0 (worst) to 1 (best); NaN or None: unconditional. Only
                 with ``return_conditioning``.
-            heeds: which others (last axis) every agent attends to; None: all.
         """
         B, N, W, D = sample.shape
         T, p = self.num_tokens, self.config.patch_size
@@ -126,7 +124,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             tokens = tokens + self.embed_return(features)[:, None]
         shared, last = self.modulation(condition).unflatten(-1, (8, -1)).split((6, 2), dim=-2)
         modulations = shared + self.block_modulation[:, None, None]
-        bias = self._attention_bias(N, mask, heeds)
+        bias = self._attention_bias(N, mask)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, bias[index], modulations[index])
         output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
@@ -134,18 +132,13 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             return sample - noise_level[..., None] * output
         return output
 
-    def _attention_bias(
-        self, N: int, mask: Bool[Tensor, "_ N W"] | None, heeds: Bool[Tensor, "_ N N"] | None
-    ) -> Tensor:
+    def _attention_bias(self, N: int, mask: Bool[Tensor, "_ N W"] | None) -> Tensor:
         """What every query adds to its score of every key, per block and head: learned by relation, -inf where cut."""
         T, p = self.num_tokens, self.config.patch_size
         relation, other = _relations(N, T, self.relation_bias.device)
         bias = self.relation_bias.flatten(2)[..., relation][:, None]
         if not self.config.agent_attention:
             bias = bias.masked_fill(other, -torch.inf)
-        if heeds is not None:
-            among = heeds.repeat_interleave(T, 1).repeat_interleave(T, 2)[:, None]
-            bias = bias.masked_fill(other & ~among, -torch.inf)
         if mask is not None:
             exists = mask.reshape(-1, 1, 1, N * T, p).any(-1)
             itself = torch.eye(N * T, dtype=torch.bool, device=bias.device)

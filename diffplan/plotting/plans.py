@@ -84,11 +84,11 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     if foreign or not told:
         raise ValueError(f"told={dict(told)}; name agents among {names} and what they do.")
     figure = Figure((8.6, 3.7), layout="constrained")
-    titles = ("free", ", ".join(f"{name} {what}" for name, what in told.items()))
+    titles = ("nobody is told anything", ", ".join(f"{name} {what}" for name, what in told.items()))
     points = [plan.positions(name)[..., :2].reshape(-1, 2) for plan in (free, given) for name in names]
     low, high = _square(np.concatenate(points))
-    for axes, plan, title in zip(figure.subplots(1, 2), (free, given), titles, strict=True):
-        for name in told if plan is given else ():
+    for axes, plan, title, marked in zip(figure.subplots(1, 2), (free, given), titles, ((), told), strict=True):
+        for name in marked:
             axes.plot(
                 *plan.best().positions(name)[0, :, :2].T, color=INK, linewidth=5, solid_capstyle="round", zorder=3
             )
