@@ -1,6 +1,7 @@
 """Trains planners on teams of 2 to 6 robots, some of them open, and runs them with more, and with others all the time.
 
-``open_team_8_success`` and ``open_team_12_success``: teams larger than any in training. ``enter_leave_drop``: robots
+``open_team_8_success`` and ``open_team_12_success``: teams larger than any in training, with a separation guide and the
+safety filter, beside the guide alone and neither. ``enter_leave_drop`` (with the guide): robots
 enter and leave every 2 s; how much more often a robot that is not called away fails than one of a team of 4 that stays.
 Goes on from the planners of ``benchmark_control.py --rows crossing_open_4``. Data, planners and evaluations are kept
 below runs/benchmark/open_team: an interrupted benchmark goes on. Writes to docs/results/teams.json.
@@ -26,7 +27,9 @@ COMMAND = "python scripts/benchmark_open_teams.py --seeds {seeds} --episodes {ep
 TURNOVER = {"num_robots": 6, "turnover": 2.0}
 PARTS = {f"data_{n}": ({"num_robots": n}, 300) for n in range(2, 7)} | {"data_turnover": (TURNOVER, 400)}
 TRAINING = {"steps": 2_000, "batch_size": 64, "learning_rate": 4e-3, "checkpoint_every": 500}
-APART, WEIGHT = 0.2, 10.0
+APART, WEIGHT = 0.2, 5.0
+FREE, GUIDED, SAFE = "neither", "with the separation guide", "with guide and safety filter"
+PART = 100  # schedules an evaluation
 
 
 class Watched(BaseParallelWrapper):
@@ -63,20 +66,45 @@ def trained(seed: int) -> dp.DiffusionPlanner:
     return planner
 
 
-def evaluated(
-    name: str, options: dict[str, Any], guided: bool, seed: int, first: int, episodes: int
-) -> list[dict[str, Any]]:
-    """How every robot left, episode seeds from ``first`` on; what is there already is read."""
-    path = FOLDER / f"{name}_{'guided' if guided else 'free'}_{first}.json"
+def evaluated(name: str, options: dict[str, Any], variant: str, seed: int, first: int, episodes: int) -> dict[str, Any]:
+    """Success of every episode, and how every robot left; what is there already is read.
+
+    Args:
+        name: of the file.
+        options: of the environment.
+        variant: FREE, GUIDED or SAFE.
+        seed: of the training.
+        first: settles the episodes.
+        episodes: how many.
+    """
+    path = FOLDER / f"{name}_{variant.replace(' ', '_')}_{first}.json"
     if not path.exists():
         env, planner, left = dp.make("crossing-v0", **options), trained(seed), []
-        guides = [dp.ConstraintGuide.separation(APART, WEIGHT)] if guided else []
-        policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec), guides=guides)
+        policy = dp.RecedingHorizonPolicy(
+            planner.for_agents(env.joint_spec),
+            guides=[] if variant == FREE else [dp.ConstraintGuide.separation(APART, WEIGHT)],
+            safety=dp.SafetyFilter(**env.robot_limits) if variant == SAFE else None,
+        )
         report = dp.evaluate(
             policy, lambda: Watched(dp.make("crossing-v0", **options), left), episodes=episodes, seed=first
         )
         write_json(path, {"success": report.success, "left": left})
+        print(path, sum(report.success) / episodes, flush=True)
     return read_json(path)
+
+
+def stays(robots: int, variant: str, seed: int, episodes: int) -> list[float]:
+    """Success of a team that nobody enters or leaves."""
+    return evaluated(f"stays_{robots}", {"num_robots": robots}, variant, seed, 1_000 + seed, episodes)["success"]
+
+
+def changes(seed: int, schedules: int) -> dict[str, list[Any]]:
+    """Success of schedules and how every robot left, ``PART`` schedules at a time."""
+    parts = [
+        evaluated("changes", TURNOVER, GUIDED, seed, 1_000 + seed + PART * part, min(PART, schedules - PART * part))
+        for part in range(-(-schedules // PART))
+    ]
+    return {name: [one for part in parts for one in part[name]] for name in ("success", "left")}
 
 
 def main() -> None:
@@ -91,27 +119,23 @@ def main() -> None:
         mine, count = mean_interval(groups), sum(map(len, groups))
         return Figure(label, mine.value, mine.low, mine.high, unit, arguments.seeds, count, command, beside)
 
-    def success(robots: int, guided: bool) -> list[list[float]]:
-        found = [
-            evaluated(f"stays_{robots}_{s}", {"num_robots": robots}, guided, s, 1_000 + s, arguments.episodes)
-            for s in seeds
-        ]
-        return [one["success"] for one in found]
+    def success(robots: int, variant: str, beside: dict[str, Figure], label: str = "") -> Figure:
+        return figure(label or variant, [stays(robots, variant, s, arguments.episodes) for s in seeds], beside)
 
     for robots in (8, 12):
-        beside = {"without the guide": figure("without the guide", success(robots, guided=False), {})}
-        record(RESULTS / "teams.json", [figure(f"open_team_{robots}_success", success(robots, guided=True), beside)])
-    changing = [evaluated(f"changes_{s}", TURNOVER, True, s, 1_000 + s, arguments.schedules) for s in seeds]
-    stays = figure("a team of 4 that stays", success(4, guided=True), {})
-    survivors = [[robot["success"] for robot in one["left"] if not robot["called_away"]] for one in changing]
-    wrong = [[float(robot["wrong"]) for robot in one["left"]] for one in changing]
+        beside = {variant: success(robots, variant, {}) for variant in (GUIDED, FREE)}
+        record(RESULTS / "teams.json", [success(robots, SAFE, beside, f"open_team_{robots}_success")])
+    four = success(4, GUIDED, {}, "a team of 4 that stays")
+    found = [changes(seed, arguments.schedules) for seed in seeds]
+    survivors = [[robot["success"] for robot in one["left"] if not robot["called_away"]] for one in found]
+    wrong = [[float(robot["wrong"]) for robot in one["left"]] for one in found]
     beside = {
-        stays.figure: stays,
+        four.figure: four,
         "robots that were not called away": figure("survivors", survivors, {}),
-        "schedules in which all of them succeed": figure("schedules", [one["success"] for one in changing], {}),
+        "schedules in which all of them succeed": figure("schedules", [one["success"] for one in found], {}),
         "actions for absent robots": figure("wrong", wrong, {}, "actions"),
     }
-    lost = [[stays.value - one for one in group] for group in survivors]
+    lost = [[four.value - one for one in group] for group in survivors]
     record(RESULTS / "teams.json", [figure("enter_leave_drop", lost, beside)])
 
 

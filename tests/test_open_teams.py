@@ -160,20 +160,6 @@ def test_a_batch_of_changing_teams_is_evaluated(planner):
     assert report.fallbacks == 0
 
 
-def test_a_robot_that_joins_plans_around_what_the_others_are_about_to_do(planner):
-    env = dp.make("crossing-v0", num_robots=3)
-    observations, _ = env.reset(seed=0)
-    policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec))
-    policy.reset([0])
-    first = {name: observations[name] for name in ("robot_0", "robot_1")}
-    policy([first])
-    (before,) = policy.plans
-    policy([observations])
-    (after,) = policy.plans
-    assert after.agent_mask.all()
-    np.testing.assert_allclose(after.actions[0, :2, :6], before.actions[0, :2, 1:7], atol=1e-5)
-
-
 def test_episodes_of_an_open_team_depend_on_the_seed_alone():
     env, spec = dp.make("crossing-v0", **OPEN), dp.make("crossing-v0", **OPEN).joint_spec
     first, again, other = (run_episode(env, behavior_policy("crossing-v0"), spec, seed=seed) for seed in (3, 3, 4))

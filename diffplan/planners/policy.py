@@ -15,7 +15,7 @@ from diffplan.planners.question import Question, Sampling
 from diffplan.planners.refinement import refine_first_actions
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, Observations
-from diffplan.trajectory import Cells, Plan
+from diffplan.trajectory import Plan
 
 
 @dataclass
@@ -157,7 +157,6 @@ class RecedingHorizonPolicy:
             Question(
                 seen,
                 tuple(episode.past) if self.planner.history else (),
-                None if warm else _going_on(episode, seen),
                 warm_start=shifted(episode.plan, episode.age) if warm and episode.plan else None,
                 seed=int(np.random.SeedSequence([episode.seed, episode.steps]).generate_state(1)[0]),
             )
@@ -199,16 +198,6 @@ class RecedingHorizonPolicy:
 def _covers(plan: Plan | None, seen: Observations) -> bool:
     """Whether there is a plan, and for every agent that is seen: it has none for one that joined since."""
     return plan is not None and not set(seen) - set(itertools.compress(plan.spec.names, plan.agent_mask))
-
-
-def _going_on(episode: _Episode, seen: Observations) -> Cells | None:
-    """What those who are still there are about to do: who joins plans around that, and does not reopen the way."""
-    if episode.plan is None or episode.age >= episode.plan.horizon:
-        return None
-    plan = shifted(episode.plan, episode.age)
-    cells = plan.cells(*(name for name in itertools.compress(plan.spec.names, plan.agent_mask) if name in seen))
-    cells.observations[:, 0] = np.nan  # the present is what is seen of it
-    return cells
 
 
 def shifted(plan: Plan, steps: int) -> Plan:
