@@ -1,10 +1,10 @@
 """Trains planners on teams of 2 to 6 robots, some of them open, and runs them with more, and with others all the time.
 
 ``open_team_8_success`` and ``open_team_12_success``: teams larger than any in training, with a separation guide and the
-safety filter, beside the guide alone and neither. ``enter_leave_drop`` (with the guide): robots
-enter and leave every 2 s; how much more often a robot that is not called away fails than one of a team of 4 that stays.
-Goes on from the planners of ``benchmark_control.py --rows crossing_open_4``. Data, planners and evaluations are kept
-below runs/benchmark/open_team: an interrupted benchmark goes on. Writes to docs/results/teams.json.
+safety filter, beside neither. ``enter_leave_drop`` (with the guide): robots enter and leave every
+2 s; how much more often a robot that is not called away fails than one of a team of 4 that stays. Goes on from the
+planners of ``benchmark_control.py --rows crossing_open_4``. Data, planners and evaluations are kept below
+runs/benchmark/open_team: an interrupted benchmark goes on. Writes to docs/results/teams.json.
 
     python scripts/benchmark_open_teams.py --seeds 1
 """
@@ -28,7 +28,7 @@ TURNOVER = {"num_robots": 6, "turnover": 2.0}
 PARTS = {f"data_{n}": ({"num_robots": n}, 300) for n in range(2, 7)} | {"data_turnover": (TURNOVER, 400)}
 TRAINING = {"steps": 2_000, "batch_size": 64, "learning_rate": 4e-3, "checkpoint_every": 500}
 APART, WEIGHT = 0.2, 5.0
-FREE, GUIDED, SAFE = "neither", "with the separation guide", "with guide and safety filter"
+FREE, GUIDED, SAFE = "with neither guide nor filter", "with the separation guide", "with guide and safety filter"
 PART = 100  # schedules an evaluation
 
 
@@ -123,8 +123,8 @@ def main() -> None:
         return figure(label or variant, [stays(robots, variant, s, arguments.episodes) for s in seeds], beside)
 
     for robots in (8, 12):
-        beside = {variant: success(robots, variant, {}) for variant in (GUIDED, FREE)}
-        record(RESULTS / "teams.json", [success(robots, SAFE, beside, f"open_team_{robots}_success")])
+        free = success(robots, FREE, {})
+        record(RESULTS / "teams.json", [success(robots, SAFE, {free.figure: free}, f"open_team_{robots}_success")])
     four = success(4, GUIDED, {}, "a team of 4 that stays")
     found = [changes(seed, arguments.schedules) for seed in seeds]
     survivors = [[robot["success"] for robot in one["left"] if not robot["called_away"]] for one in found]
