@@ -7,6 +7,7 @@ that of ``benchmark_control.py --rows crossing_open_4``. A machine that is busy 
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rate", type=float, default=20.0)
     settings = parser.parse_args()
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     middle, env = round(settings.rate * settings.seconds / 2), dp.make("crossing-v0", num_robots=4)
     report = run_team(
         settings.planner,
@@ -52,6 +54,7 @@ def main() -> None:
         "answered": figure("answered", sum(len(robot.planning_ms) for robot in others.values()), "steps"),
         "steps of the world that began late": figure("late", report.late, "steps"),
         "longest planning": figure("longest", max(max(robot.planning_ms) for robot in others.values()), "ms"),
+        "other work on the machine before the run": figure("load", busy, "processes a processor"),
         "processes left": figure("left", len(left), "processes"),
         "success until one was killed": figure("before", share(one.success == 1 for one in before), "share"),
         "episodes with contact from then on": figure("after", share(one.contacts > 0 for one in after), "share"),

@@ -94,6 +94,7 @@ def test_the_main_help_names_every_command_and_shows_the_way(capsys: pytest.Capt
         ("train", dp.train),
         ("evaluate", dp.evaluate),
         ("evaluate", RecedingHorizonPolicy),
+        ("team", dp.run_team),
     ],
 )
 def test_a_flag_has_the_default_of_the_argument_that_it_is_named_after(command: str, function: Callable):
