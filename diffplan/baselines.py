@@ -63,7 +63,8 @@ class BehaviorCloningPolicy:
         actions = self.network(torch.from_numpy(normalized), torch.from_numpy(agent_mask)).numpy()
         cells[:, :, 0, O:] = actions
         physical = self.normalizer.unnormalize(cells, self.spec.role_index)[:, :, 0, O:]
-        answers = iter([self.spec.unstack_actions(*pair) for pair in zip(physical, agent_mask, strict=True)])
+        grids = zip(physical, agent_mask, (values for values, _ in live), strict=True)
+        answers = iter([self.spec.unstack_actions(*grid) for grid in grids])
         return [next(answers) if seen else None for seen in observations]
 
 

@@ -10,12 +10,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Union
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import cleandoc
+from typing import Annotated, Any, Union, get_args
 
 import tyro
 
 from diffplan.commands import COMMANDS, Command
+from diffplan.commands.group import Group
 
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 
@@ -74,15 +77,37 @@ def parse(arguments: list[str]) -> Command:
         raise UsageError(_without_box(errors.getvalue())) from end
 
 
-def _parse(arguments: list[str]) -> Any:
+def _parse(
+    arguments: list[str],
+    commands: Mapping[str, Any] = COMMANDS,
+    prog: str = "diffplan",
+    description: str = DESCRIPTION,
+) -> Any:
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    if arguments and arguments[0] in COMMANDS:
-        prog, command = f"diffplan {arguments[0]}", COMMANDS[arguments[0]]
-        return tyro.cli(command, prog=prog, args=arguments[1:], config=config)
-    short = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
-    kinds = [Annotated[COMMANDS[name], tyro.conf.subcommand(name, description=text)] for name, text in short.items()]
+    if arguments and arguments[0] in commands:
+        prog, command = f"{prog} {arguments[0]}", commands[arguments[0]]
+        if isinstance(command, Group):
+            return _parse(arguments[1:], command.load(), prog, cleandoc(command.text))
+        return tyro.cli(command, prog=prog, description=_about(command), args=arguments[1:], config=config)
+    kinds = [
+        Annotated[_Listed, tyro.conf.subcommand(name, description=_about(command).splitlines()[0])]
+        for name, command in commands.items()
+    ]
     either: Any = Union[tuple(kinds)]  # noqa: UP007
-    return tyro.cli(either, prog="diffplan", description=DESCRIPTION, args=arguments[:1], config=config)
+    return tyro.cli(either, prog=prog, description=description, args=arguments[:1], config=config)
+
+
+@dataclass
+class _Listed:
+    """Stands for a command where all are listed."""
+
+
+def _about(command: Any) -> str:
+    """What a command does; of one that is made for a format (``Import[Omar]``) that format's words."""
+    if isinstance(command, Group):
+        return cleandoc(command.text)
+    text = cleandoc((get_args(command) or (command,))[0].__doc__ or "")
+    return text.split("\n\nArgs:")[0]
 
 
 def _without_box(text: str) -> str:

@@ -35,10 +35,12 @@ class Role:
         goal: which observation entries are the position where the agent wants to be (m), as many as ``position``. These
             four describe, for guides, the safety filter and stated intentions, what is there anyway: roles that differ
             in nothing else are equal.
+        discrete: whether an action is a choice, one entry for each (one-hot); a planned one is the likeliest choice.
+        legal: which observation entries say (1 or 0) which choices are legal, one for each; planned ones are legal.
 
     Raises:
         ValueError: an index outside the observation, bounds that do not fit each other, obstacle entries that are no
-            whole triples, or a goal of another width than the position.
+            whole triples, a goal of another width than the position, or not one legal entry for each choice.
     """
 
     observation_size: int
@@ -50,6 +52,8 @@ class Role:
     obstacles: tuple[int, ...] = field(default=(), compare=False)
     radius: float = field(default=0.0, compare=False)
     goal: tuple[int, ...] = field(default=(), compare=False)
+    discrete: bool = False
+    legal: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.observation_size < 1:
@@ -68,7 +72,12 @@ class Role:
             raise ValueError(f"obstacles={self.obstacles} are no triples; give the entries of x, y and radius of each.")
         if self.goal and len(self.goal) != len(self.position):
             raise ValueError(f"goal={self.goal}, position={self.position}; a goal has as many entries as a position.")
-        for name in ("position", "static", "velocity", "obstacles", "goal"):
+        if self.legal and (not self.discrete or len(self.legal) != self.action_size):
+            raise ValueError(
+                f"legal={self.legal} for discrete={self.discrete} actions of {self.action_size} entries; give one "
+                "entry for each choice of a discrete action."
+            )
+        for name in ("position", "static", "velocity", "obstacles", "goal", "legal"):
             outside = [i for i in getattr(self, name) if not 0 <= i < self.observation_size]
             if outside:
                 raise ValueError(
@@ -207,12 +216,25 @@ class JointSpec:
             stacked[index, :expected], mask[index] = value, True
         return stacked, mask
 
-    def unstack_actions(self, actions: Float[np.ndarray, "N A"], agent_mask: Bool[np.ndarray, "N"]) -> Actions:
-        """{agent: action} of the present agents, within the action bounds."""
+    def unstack_actions(
+        self,
+        actions: Float[np.ndarray, "N A"],
+        agent_mask: Bool[np.ndarray, "N"],
+        observations: Float[np.ndarray, "N O"] | None = None,
+    ) -> Actions:
+        """{agent: action} of the present agents, within the action bounds.
+
+        A discrete action is the one-hot vector of the largest entry, among the choices that observations call legal.
+        """
         bounded = np.clip(actions, *self.action_bounds)
-        return {
-            name: bounded[i, : self.role_of(name).action_size] for i, name in enumerate(self.agents) if agent_mask[i]
-        }
+        taken = {}
+        for i, (name, role) in enumerate(zip(self.agents, map(self.role_of, self.agents), strict=True)):
+            if agent_mask[i]:
+                taken[name] = bounded[i, : role.action_size]
+                if role.discrete:
+                    legal = None if observations is None else observations[i, list(role.legal)]
+                    taken[name] = _likeliest(actions[i, : role.action_size], legal)
+        return taken
 
     def rename(self, names: Mapping[str, str]) -> Self:
         """The same spec with other agent names, e.g. ``spec.rename({"left": "robot_0"})``."""
@@ -257,6 +279,8 @@ class JointSpec:
                     tuple(map(int, role.get("obstacles", ()))),
                     float(role.get("radius", 0.0)),
                     tuple(map(int, role.get("goal", ()))),
+                    bool(role.get("discrete", False)),
+                    tuple(map(int, role.get("legal", ()))),
                 )
                 for name, role in data["roles"].items()
             }
@@ -267,3 +291,11 @@ class JointSpec:
             raise ValueError(
                 f"not a JointSpec ({type(error).__name__}: {error}); expected agents, roles, dt, env_id, env_options."
             ) from error
+
+
+def _likeliest(action: Float[np.ndarray, "A"], legal: Float[np.ndarray, "_"] | None) -> Float[np.ndarray, "A"]:
+    """One-hot of the largest entry, of the legal ones where any is known to be."""
+    allowed = np.ones(len(action), bool) if legal is None or not (legal > 0.5).any() else legal > 0.5
+    chosen = np.zeros_like(action)
+    chosen[np.where(allowed, action, -np.inf).argmax()] = 1
+    return chosen

@@ -219,7 +219,8 @@ class Plan:
         """{agent: action} of the best candidate at a planned step, for the present agents, within their bounds."""
         if not 0 <= step < self.horizon:
             raise ValueError(f"step={step} is outside the plan of {self.horizon} steps (0..{self.horizon - 1}).")
-        return self.spec.unstack_actions(self.best().actions[0, :, step], self.agent_mask)
+        best = self.best()
+        return self.spec.unstack_actions(best.actions[0, :, step], self.agent_mask, best.observations[0, :, step])
 
     def positions(self, agent: str) -> Float[np.ndarray, "S H P"]:
         """Where one agent is planned to be (m), for every candidate."""

@@ -5,8 +5,10 @@ Everything heavy is imported inside ``run``, so that help stays instant.
 
 from typing import Protocol
 
+from diffplan.commands.data import DATA
 from diffplan.commands.diagnosis import Guidance
-from diffplan.commands.episodes import Collect, Data
+from diffplan.commands.episodes import Collect
+from diffplan.commands.group import Group
 from diffplan.commands.pictures import Plot
 from diffplan.commands.plans import MakePlan
 from diffplan.commands.runs import Evaluate, Train
@@ -21,9 +23,9 @@ class Command(Protocol):
         """Does it; returns the exit code where that can be other than 0."""
 
 
-COMMANDS: dict[str, type[Command]] = {
+COMMANDS: dict[str, type[Command] | Group] = {
     "collect": Collect,
-    "data": Data,
+    "data": DATA,
     "train": Train,
     "plan": MakePlan,
     "evaluate": Evaluate,

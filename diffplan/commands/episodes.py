@@ -1,4 +1,4 @@
-"""Recording episodes and looking at stores of them."""
+"""Recording episodes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from diffplan.commands.output import show, waiting
+from diffplan.commands.output import show
 from diffplan.commands.worlds import Options, make_env, parse_options
 
 
@@ -61,34 +61,3 @@ class Collect:
             progress=not self.json,
         )
         show(store.info(), self.json)
-
-
-@dataclass
-class Data:
-    """Tells what a store holds (info), or re-hashes every file of it (verify).
-
-    For example:
-      diffplan data info data/crossing
-      diffplan data info data/crossing --json
-      diffplan data verify data/crossing
-
-    Args:
-        action: info reads the manifest, verify reads everything.
-        path: folder of a store.
-        json: print JSON.
-    """
-
-    action: Positional[Literal["info", "verify"]]
-    path: Positional[Path]
-    json: bool = False
-
-    def run(self) -> None:
-        from diffplan.datasets import TrajectoryStore
-
-        store = TrajectoryStore.open(self.path)
-        if self.action == "info":
-            show(store.info(), self.json)
-        else:
-            with waiting("reading every file", shown=not self.json):
-                store.verify()
-            show({"path": str(self.path), "episodes": len(store), "verified": True}, self.json)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffplan.datasets.collection import collect_episodes, run_episode
+    from diffplan.datasets.editing import repair_store, split_store, subsample_store
+    from diffplan.datasets.exporting import export_minari, export_npz
+    from diffplan.datasets.importing import import_episodes
     from diffplan.datasets.merging import merge_stores
     from diffplan.datasets.normalizer import Normalizer
     from diffplan.datasets.store import TrajectoryStore
@@ -19,9 +22,15 @@ __all__ = [
     "TrajectoryStore",
     "WindowBatch",
     "collect_episodes",
+    "export_minari",
+    "export_npz",
+    "import_episodes",
     "load_dataset",
     "merge_stores",
+    "repair_store",
     "run_episode",
+    "split_store",
+    "subsample_store",
 ]
 
 _HOMES = {
@@ -30,9 +39,15 @@ _HOMES = {
     "TrajectoryStore": "store",
     "WindowBatch": "windows",
     "collect_episodes": "collection",
+    "export_minari": "exporting",
+    "export_npz": "exporting",
+    "import_episodes": "importing",
     "load_dataset": "windows",
     "merge_stores": "merging",
+    "repair_store": "editing",
     "run_episode": "collection",
+    "split_store": "editing",
+    "subsample_store": "editing",
 }
 
 

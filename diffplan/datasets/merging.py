@@ -1,7 +1,6 @@
 """Putting stores together: data of several teams or skills, to train one planner on all of them."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import numpy as np
 from diffplan.datasets.store import TrajectoryStore
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
-
-_SHARD = 1_000  # episodes
 
 
 def merge_stores(paths: Sequence[str | Path], out: str | Path) -> TrajectoryStore:
@@ -28,12 +25,7 @@ def merge_stores(paths: Sequence[str | Path], out: str | Path) -> TrajectoryStor
         raise ValueError("no stores to merge; give at least one.")
     spec = _union(stores)
     source = "merged: " + "; ".join(store.source for store in stores)
-    merged = TrajectoryStore.create(out, spec, source)
-    for store in stores:
-        episodes: Iterator[Trajectory] = (_among(spec, episode) for episode in store)
-        while chunk := list(itertools.islice(episodes, _SHARD)):
-            merged.append(chunk)
-    return merged
+    return TrajectoryStore.write(out, spec, source, (_among(spec, episode) for store in stores for episode in store))
 
 
 def _union(stores: Sequence[TrajectoryStore]) -> JointSpec:

@@ -15,6 +15,7 @@
 """
 
 import dataclasses
+import itertools
 import math
 import shutil
 from collections import Counter
@@ -35,6 +36,8 @@ from diffplan.trajectory import Trajectory
 Labels = dict[str, str | int | float | bool]
 
 _STEP_ARRAYS = ("actions", "rewards", "terminations", "truncations", "action_mask")
+_SHARD = 1_000  # episodes that ``write`` puts into one shard
+_MOST_WORDS, _MOST_LETTERS = 50, 40  # different words of a label, and their length, that ``info`` counts one by one
 _MAP_BYTES = 512 * 2**20  # a store up to this size is mapped into memory, a larger one is read piece by piece
 
 
@@ -140,6 +143,14 @@ class TrajectoryStore:
             raise ValueError(f"{path} is a store already; use TrajectoryStore.open, or choose another folder.")
         Manifest(spec, source).write(path)
         return cls.open(path)
+
+    @classmethod
+    def write(cls, path: str | Path, spec: JointSpec, source: str, episodes: Iterable[Trajectory]) -> Self:
+        """Makes a store and fills it, a thousand episodes at a time. Raises as ``create`` and ``append``."""
+        store, stream = cls.create(path, spec, source), iter(episodes)
+        while chunk := list(itertools.islice(stream, _SHARD)):
+            store.append(chunk)
+        return store
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -268,13 +279,13 @@ class TrajectoryStore:
             "episodes": len(self),
             "steps": self.num_steps,
             "seconds": self.num_steps * self.spec.dt,
-            "length": _summary(self.lengths),
+            "length": summary(self.lengths),
             "agents": dict(self.spec.agents),
             "roles": {
                 name: {"observation": role.observation_size, "action": role.action_size}
                 for name, role in self.spec.roles.items()
             },
-            "team_return": _summary(returns),
+            "team_return": summary(returns),
             "labels": _count_labels(self.labels),
             "shards": len(self._shards),
             "bytes": sum(path.stat().st_size for shard in self._shards for path in shard.paths.values()),
@@ -322,7 +333,8 @@ def _pieces(name: str, episodes: Sequence[Trajectory], lengths: Sequence[int]) -
         yield np.pad(array, [(0, 1), *[(0, 0)] * (array.ndim - 1)]) if name in _STEP_ARRAYS else array
 
 
-def _summary(values: np.ndarray) -> dict[str, float]:
+def summary(values: np.ndarray) -> dict[str, float]:
+    """Mean, std, least and greatest of numbers; nothing of none."""
     if not len(values):
         return {}
     return {
@@ -336,12 +348,14 @@ def _summary(values: np.ndarray) -> dict[str, float]:
 def _count_labels(
     labels: Sequence[Labels],
 ) -> dict[str, dict[str, int] | dict[str, float]]:
-    """Words and truth values are counted, numbers are summarised."""
+    """Words and truth values are counted (where there are few), numbers are summarised."""
     counted: dict[str, dict[str, int] | dict[str, float]] = {}
     for name in dict.fromkeys(key for one in labels for key in one):
         values = [one[name] for one in labels if name in one]
         if all(isinstance(value, str | bool) for value in values):
-            counted[name] = dict(Counter(str(value) for value in values).most_common())
+            count = Counter(str(value) for value in values)
+            few = len(count) <= _MOST_WORDS and max(map(len, count)) <= _MOST_LETTERS
+            counted[name] = dict(count.most_common()) if few else {"different": len(count)}
         else:
-            counted[name] = _summary(np.array([float(value) for value in values]))
+            counted[name] = summary(np.array([float(value) for value in values]))
     return counted

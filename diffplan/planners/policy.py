@@ -182,8 +182,8 @@ class RecedingHorizonPolicy:
 
     def _act(self, episode: _Episode, seen: Observations) -> Actions:
         spec, plan = self.planner.spec, episode.plan
-        _, present = spec.stack_observations(seen)
-        actions = spec.unstack_actions(np.zeros((spec.num_agents, spec.action_size), np.float32), present)
+        observed, present = spec.stack_observations(seen)
+        actions = spec.unstack_actions(np.zeros((spec.num_agents, spec.action_size), np.float32), present, observed)
         if plan is not None and episode.age < plan.horizon:
             planned = plan.actions_at(episode.age)
             actions |= {name: action for name, action in planned.items() if name in seen}

@@ -1,0 +1,75 @@
+"""The data card of a store: where the data come from, under which licence, and what they are like; JSON and text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffplan.datasets.statistics import Statistics
+from diffplan.datasets.store import TrajectoryStore
+from diffplan.files import atomic_path, read_json, write_json
+
+CARD, TEXT = "card.json", "CARD.md"
+UNKNOWN = "not stated"
+
+
+def write_card(
+    store: TrajectoryStore,
+    statistics: Statistics,
+    licence: str = UNKNOWN,
+    origin: str = "",
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Writes ``card.json`` and ``CARD.md`` into the store's folder, and returns what they say.
+
+    Args:
+        store: the episodes.
+        statistics: what they are like.
+        licence: under which the data may be used.
+        origin: who made them, or where they were found, in words.
+        notes: how they were understood.
+    """
+    spec = store.spec
+    card = {
+        "source": store.source,
+        "origin": origin or UNKNOWN,
+        "licence": licence,
+        "fingerprint": store.fingerprint,
+        "dt_seconds": spec.dt,
+        "roles": {name: _role(role) for name, role in spec.to_dict()["roles"].items()},
+        "report": statistics.report(),
+        "notes": list(notes),
+    }
+    write_json(store.path / CARD, card)
+    with atomic_path(store.path / TEXT) as temporary:
+        temporary.write_text(_text(card))
+    return card
+
+
+def read_card(folder: str | Path) -> dict[str, Any] | None:
+    """The card of a store, ``None`` where it has none. Raises ``ValueError`` when it is damaged."""
+    path = Path(folder) / CARD
+    return read_json(path) if path.exists() else None
+
+
+def _role(role: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a role, without what is not said."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in role.items() if value not in ((), 0.0)
+    }
+
+
+def _text(card: dict[str, Any]) -> str:
+    report = card["report"]
+    facts = {
+        "episodes": f"{report['episodes']:,}, {report['steps']:,} steps of {card['dt_seconds']:g} s",
+        "agents": f"{report['agents']['number']}, {report['agents']['at_once']['max']} at once at most",
+        "constant entries": ", ".join(report["constant"]) or "none",
+        "gaps in presence": f"{report['gaps']['number']}, the longest {report['gaps']['longest']} steps",
+        "duplicate episodes": str(report["duplicates"]["number"]),
+    }
+    lines = [f"# {card['source'] or 'Episodes'}", "", f"Origin: {card['origin']}.", f"Licence: {card['licence']}.", ""]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {fact} |" for name, fact in facts.items()), ""]
+    lines += [f"| role {name} | {widths} |" for name, widths in report["widths"].items()]
+    for title, entries in (("Suspicious jumps", report["jumps"]), ("How the files were understood", card["notes"])):
+        lines += ["", f"## {title}", "", *(f"- {entry}" for entry in entries or ["none"])]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,157 @@
+"""Making new stores of old ones: parts of it, fewer episodes, what a damaged one still holds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from diffplan.datasets.arrays import npy_header
+from diffplan.datasets.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
+from diffplan.datasets.store import TrajectoryStore, layout
+from diffplan.files import inside, read_json, sha256
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Trajectory
+
+ROWS, STEPS = ("observations", "agent_mask"), ("actions", "rewards", "terminations", "truncations")
+
+
+def split_store(
+    path: str | Path, outs: Sequence[str | Path], share: float = 0.9, seed: int = 0
+) -> tuple[TrajectoryStore, TrajectoryStore]:
+    """Writes a random ``share`` of the episodes to one new store and the others to another, both in their old order.
+
+    Args:
+        path: the store, which stays as it is.
+        outs: folders of the two new stores.
+        share: of the first one, between 0 and 1.
+        seed: settles which episodes.
+
+    Raises:
+        ValueError: not two folders, or a share that leaves one of them empty.
+    """
+    store = TrajectoryStore.open(path)
+    if len(outs) != 2:
+        raise ValueError(f"{len(outs)} folders for the two parts of {path}; name two.")
+    first = round(share * len(store))
+    if not 0 < first < len(store):
+        raise ValueError(f"share={share} of {len(store)} episodes leaves a part of {path} empty; choose another share.")
+    chosen = np.random.default_rng(seed).permutation(len(store))[:first]
+    others = np.setdiff1d(np.arange(len(store)), chosen)
+    _check_new(*outs)
+    parts = [
+        _part(store, out, index, f"{len(index)} of {len(store)} episodes of")
+        for out, index in zip(outs, (chosen, others), strict=True)
+    ]
+    return parts[0], parts[1]
+
+
+def subsample_store(path: str | Path, out: str | Path, episodes: int, seed: int = 0) -> TrajectoryStore:
+    """Writes ``episodes`` episodes, drawn at random without replacement, to a new store, in their old order.
+
+    Raises:
+        ValueError: the store has fewer.
+    """
+    store = TrajectoryStore.open(path)
+    if not 1 <= episodes <= len(store):
+        raise ValueError(f"episodes={episodes}, but {path} has {len(store)}; choose 1 to {len(store)}.")
+    chosen = np.random.default_rng(seed).choice(len(store), episodes, replace=False)
+    return _part(store, out, chosen, f"{episodes} of {len(store)} episodes of")
+
+
+def _part(store: TrajectoryStore, out: str | Path, index: Int[np.ndarray, "E"], words: str) -> TrajectoryStore:
+    episodes = (store[int(one)] for one in np.sort(index))
+    return TrajectoryStore.write(out, store.spec, f"{words} {store.source}", episodes)
+
+
+def _check_new(*outs: str | Path) -> None:
+    for out in outs:
+        if (Path(out) / MANIFEST).exists():
+            raise ValueError(f"{out} is a store already; choose a new folder.")
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What came out of a damaged store: the new one, the damaged files, and how many episodes were kept and lost.
+
+    ``unverified`` of the kept ones stand before the cut in files that are too short: they are whole, but their bytes
+    cannot be checked.
+    """
+
+    store: TrajectoryStore
+    damaged: tuple[str, ...]
+    kept: int
+    lost: int
+    unverified: int
+
+
+def repair_store(path: str | Path, out: str | Path) -> Repair:
+    """Writes what is still good in a damaged store to a new one; the damaged one stays as it is.
+
+    Shards whose files all have their SHA-256 are kept whole. Of a shard with files that are cut, the episodes before
+    the cut are kept. Of a shard with other changed bytes none is: nobody can tell which.
+
+    Raises:
+        ValueError: the manifest is damaged (nothing vouches for the data then), nothing is left, or ``out`` is a store.
+    """
+    path, manifest = Path(path), Manifest.read(Path(path))
+    _check_new(out)
+    damaged = {entry.folder: _damaged(path, entry) for entry in manifest.shards}
+    cut = {
+        entry.folder: _before_the_cut(path, manifest.spec, entry, damaged[entry.folder])
+        for entry in manifest.shards
+        if damaged[entry.folder]
+    }
+    whole = sum(entry.episodes for entry in manifest.shards if entry.folder not in cut)
+    total, unverified = sum(entry.episodes for entry in manifest.shards), sum(map(len, cut.values()))
+    if not whole + unverified:
+        raise ValueError(f"no episode of {path} is whole; restore it from a copy or collect the data anew.")
+
+    def episodes() -> Iterator[Trajectory]:
+        for entry in manifest.shards:
+            kept = cut.get(entry.folder)
+            yield from TrajectoryStore(path, replace(manifest, shards=(entry,))) if kept is None else kept
+
+    store = TrajectoryStore.write(out, manifest.spec, manifest.source, episodes())
+    files = tuple(f"{folder}/{name}" for folder, names in damaged.items() for name in names)
+    return Repair(store, files, len(store), total - len(store), unverified)
+
+
+def _damaged(root: Path, entry: ShardEntry) -> list[str]:
+    """The files of a shard that are not what the manifest says."""
+    return [name for name, file in entry.files.items() if not _is_whole(inside(root, f"{entry.folder}/{name}"), file)]
+
+
+def _is_whole(path: Path, file: FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == file.bytes and sha256(path) == file.sha256
+
+
+def _before_the_cut(root: Path, spec: JointSpec, entry: ShardEntry, damaged: list[str]) -> list[Trajectory]:
+    """The episodes of a shard that stand before the cut; none where the damage is of another kind."""
+    folder = inside(root, entry.folder)
+    if not {"offsets.npy", "labels.json"}.isdisjoint(damaged) or not all(
+        (folder / name).is_file() and (folder / name).stat().st_size < entry.files[name].bytes for name in damaged
+    ):
+        return []
+    arrays = {}
+    for name, (dtype, shape) in layout(spec, entry.episodes, entry.rows).items():
+        header, data = npy_header(dtype, shape), (folder / f"{name}.npy").read_bytes()
+        if data[: len(header)] != header:
+            return []
+        whole = np.frombuffer(data, np.uint8, offset=len(header))
+        row = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
+        count = len(whole) // row if row else shape[0]
+        arrays[name] = whole[: count * row].view(dtype).reshape(count, *shape[1:])
+    labels, rows = read_json(folder / "labels.json"), min(len(arrays[name]) for name in (*ROWS, *STEPS))
+    return [
+        Trajectory(
+            spec,
+            **{name: arrays[name][start:stop] for name in ROWS},
+            **{name: arrays[name][start : stop - 1] for name in STEPS},
+            labels=labels[index],
+        )
+        for index, (start, stop) in enumerate(pairwise(arrays["offsets"].tolist()))
+        if stop <= rows
+    ]

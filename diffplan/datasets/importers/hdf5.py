@@ -1,0 +1,70 @@
+"""HDF5 files that somebody else wrote: opened only when everything they hold is in the file itself."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.datasets.importers.recording import check_finite
+
+REMEDY = "copy the file anew"
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """The file, for reading.
+
+    Raises:
+        ImportError: h5py is not installed.
+        ValueError: no HDF5 file, a damaged one, or one with links or data outside itself.
+    """
+    h5py = load_h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            check_links(h5py, file, file, path)
+            yield file
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read as HDF5 ({error}); it is damaged or another format; {REMEDY}."
+        ) from error
+
+
+def load_h5py() -> Any:
+    try:
+        return importlib.import_module("h5py")
+    except ModuleNotFoundError as error:
+        raise ImportError(f'HDF5 files need h5py ({error}); install it with: pip install "diffplan[hdf5]"') from error
+
+
+def check_links(h5py: Any, file: Any, group: Any, path: Path) -> None:
+    """Raises ``ValueError`` for a link that leaves the file or leads nowhere, and for data kept in other files."""
+    for name in group:
+        link = group.get(name, getlink=True)
+        where = f"{path}: {group.name.rstrip('/')}/{name}"
+        if isinstance(link, h5py.ExternalLink):
+            raise ValueError(f"{where} is a link to another file ({link.filename}); copy the data into this file.")
+        if isinstance(link, h5py.SoftLink):
+            if link.path not in file[group.name] or file[group.name].get(link.path).file.id != file.id:
+                raise ValueError(
+                    f"{where} is a link to {link.path!r}, which is not in this file; copy the data into it."
+                )
+            continue  # what it leads to is visited where it is
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            check_links(h5py, file, item, path)
+        elif isinstance(item, h5py.Dataset) and (item.is_virtual or item.external):
+            raise ValueError(f"{where} keeps its data in other files; copy them into this file, e.g. with h5repack.")
+
+
+def numbers(group: Any, name: str, path: Path) -> np.ndarray:
+    """An array of finite real numbers. Raises ``ValueError`` naming file and dataset when it is something else."""
+    where = f"{path}: {group.name.rstrip('/')}/{name}"
+    if name not in group:
+        raise ValueError(f"{where} is missing; it has {sorted(group)[:12]}; {REMEDY}.")
+    dataset = group[name]
+    if not hasattr(dataset, "dtype") or dataset.dtype.kind not in "fiub":
+        raise ValueError(f"{where} is {getattr(dataset, 'dtype', 'a group')}, expected an array of real numbers.")
+    return check_finite(dataset[()], where)

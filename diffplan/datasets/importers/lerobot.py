@@ -1,0 +1,160 @@
+"""LeRobot's data sets, version 3: parquet shards in ``data/`` and ``meta/info.json`` (Cadene et al. 2024)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from diffplan.datasets.importers.parquet import read_parquet
+from diffplan.datasets.importers.recognition import wrong_format
+from diffplan.datasets.importers.recording import Recording, check_finite, joint_episode, make_spec
+from diffplan.files import inside, read_json
+from diffplan.trajectory import Trajectory
+
+_NUMBERS = ("float32", "float64", "int32", "int64", "bool")
+
+
+@dataclass(frozen=True)
+class LeRobot:
+    """Imports the numeric columns: ``observation.*`` and ``action``; images and videos are left out.
+
+    The one vector of a robot with several arms is cut by the names of its entries: ``left_waist`` is of arm ``left``.
+    Observed entries of no arm are observed by all; without names, vectors are cut into equal parts. The observation
+    after the last action is not in the files; the last one is repeated.
+
+    Args:
+        source: a folder with ``meta/info.json`` and ``data/``.
+        arms: names of the arms, e.g. left and right; by default one agent, "robot".
+    """
+
+    source: Path
+    arms: tuple[str, ...] = ()
+
+    def read(self) -> Recording:
+        source = Path(self.source)
+        if not (source / "meta" / "info.json").exists():
+            raise wrong_format(source, "lerobot", "a folder with meta/info.json")
+        info = read_json(inside(source, "meta/info.json"))
+        features = _features(info, source)
+        files = _files(info, source)
+        names = list(self.arms) or ["robot"]
+        observed = {key: features[key] for key in features if key.startswith("observation.")}
+        parts = [{key: self._part(key, feature, arm, source) for key, feature in observed.items()} for arm in names]
+        acts = [self._part("action", features["action"], arm, source) for arm in names]
+        whole, shared = int(features["action"]["shape"][0]), sum(map(len, acts))
+        if shared != whole:
+            raise ValueError(
+                f"{source}: the arms {names} share out {shared} of the {whole} entries of action "
+                f"{features['action'].get('names')}; every entry must be of one arm."
+            )
+        widths = [(sum(map(len, part.values())), len(act)) for part, act in zip(parts, acts, strict=True)]
+        spec = make_spec(source, names, widths, _dt(info, source), roles=names)
+
+        def episodes() -> Iterator[Trajectory]:
+            total = 0
+            for index, rows in _episodes(files, list(features)):
+                total += len(rows["action"])
+                vectors = [np.concatenate([rows[k][:, part] for k, part in own.items()], 1) for own in parts]
+                held = [np.concatenate([one, one[-1:]]) for one in vectors]
+                shape = (len(rows["action"]), spec.num_agents)
+                rewards, done = (
+                    np.broadcast_to(rows[k][:, :1], shape) if k in rows else np.zeros(shape)
+                    for k in ("next.reward", "next.done")
+                )
+                ended = np.zeros(shape, bool)
+                ended[-1] = done[-1] != 0
+                yield joint_episode(
+                    spec,
+                    held,
+                    [rows["action"][:, act] for act in acts],
+                    rewards,
+                    ended,
+                    labels={"episode_index": index},
+                )
+            if total != info.get("total_frames", total):
+                raise ValueError(f"{source} has {total} rows, but info.json says {info['total_frames']}; copy it anew.")
+
+        left_out = sorted(set(info["features"]) - set(features))
+        notes = (
+            f"observed columns: {', '.join(observed)}; left out: {', '.join(left_out)}",
+            "the observation after the last action is not in the files; the last one is repeated",
+        )
+        return Recording(spec, episodes, f"LeRobot data {source.resolve().name}", notes, bounded=False)
+
+    def _part(self, key: str, feature: Any, arm: str, source: Path) -> list[int]:
+        """Which entries of a vector are an arm's."""
+        width, names = int(feature["shape"][0]), feature.get("names")
+        names = next(iter(names.values())) if isinstance(names, dict) and len(names) == 1 else names
+        if len(self.arms) < 2:
+            return list(range(width))
+        if not isinstance(names, list) or len(names) != width:
+            if width % len(self.arms):
+                raise ValueError(f"{source}: {key} has {width} entries without names, not equal parts for {self.arms}.")
+            part = width // len(self.arms)
+            return list(range(self.arms.index(arm) * part, (self.arms.index(arm) + 1) * part))
+        owners = [set(self.arms) & set(re.split(r"[^a-zA-Z0-9]+", str(name))) for name in names]
+        shared = key != "action"
+        return [index for index, owner in enumerate(owners) if arm in owner or (shared and not owner)]
+
+
+def _features(info: Any, source: Path) -> dict[str, Any]:
+    """The columns to read, with their shapes."""
+    try:
+        numeric = {
+            key: one for key, one in info["features"].items() if one["dtype"] in _NUMBERS and len(one["shape"]) == 1
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{source / 'meta' / 'info.json'} does not tell the features ({error}); copy it anew."
+        ) from error
+    wanted = {key: one for key, one in numeric.items() if key.startswith("observation.") or key == "action"}
+    if "action" not in wanted or len(wanted) < 2:
+        raise ValueError(
+            f"{source} needs numeric observation.* and action columns; its features are {list(info['features'])}."
+        )
+    return wanted | {key: numeric[key] for key in ("next.reward", "next.done") if key in numeric}
+
+
+def _dt(info: Any, source: Path) -> float:
+    fps = info.get("fps")
+    if not isinstance(fps, int | float) or not fps > 0:
+        raise ValueError(f"{source / 'meta' / 'info.json'} says fps={fps!r}, expected frames a second.")
+    return 1 / fps
+
+
+def _files(info: Any, source: Path) -> list[Path]:
+    """All data files; none outside the folder, whatever ``info.json`` or a link says."""
+    pattern = PurePosixPath(str(info.get("data_path", "")))
+    if pattern.is_absolute() or ".." in pattern.parts:
+        raise ValueError(
+            f"{source / 'meta' / 'info.json'} names files outside its folder ({pattern}); this is refused."
+        )
+    paths = [inside(source, str(path.relative_to(source))) for path in sorted((source / "data").glob("*/*.parquet"))]
+    if not paths:
+        raise ValueError(f"{source} has no data/*/*.parquet; copy the whole data set.")
+    return paths
+
+
+def _episodes(files: list[Path], keys: list[str]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Index and columns [rows, width] of every episode."""
+    for path in files:
+        table = read_parquet(path, [*keys, "episode_index", "frame_index"])
+        index, frame = table.pop("episode_index"), table.pop("frame_index")
+        for start, stop in _runs(index):
+            if not np.array_equal(frame[start:stop], np.arange(stop - start)):
+                raise ValueError(
+                    f"{path}: episode {index[start]:g} does not count its frames from 0 without a gap "
+                    f"(rows {start}..{stop - 1}); a part of it is missing."
+                )
+            rows = {k: check_finite(v[start:stop], f"{path}: {k}", start) for k, v in table.items()}
+            yield int(index[start]), {k: v.reshape(stop - start, -1) for k, v in rows.items()}
+
+
+def _runs(index: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Where stretches of equal numbers begin and end."""
+    ends = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
+    return pairwise(ends)

@@ -1,0 +1,166 @@
+"""Minari's HDF5 folders: ``metadata.json`` with both spaces, ``main_data.hdf5`` with ``episode_<i>``.
+
+Minari itself builds an environment from the stored specification where a space is missing, which can run any code; here
+such data are refused, and the specification is never looked at.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.datasets.importers.hdf5 import numbers, open_hdf5
+from diffplan.datasets.importers.recognition import wrong_format
+from diffplan.datasets.importers.recording import Recording, check_team, joint_episode, make_spec, one_hot
+from diffplan.files import inside, read_json
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Trajectory
+
+OURS = "diffplan"  # what Minari has no place for: an attribute in metadata.json, a group in every episode
+_EXACT = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
+
+
+@dataclass(frozen=True)
+class Minari:
+    """Imports a Minari data set.
+
+    Where both spaces are dictionaries with the same keys, each key is an agent; otherwise there is one agent, whose
+    dictionary of observations is put one after the other by name. Discrete actions become one-hot vectors.
+
+    Args:
+        source: a folder with ``metadata.json`` and ``main_data.hdf5``, or the one above it.
+        dt: seconds a step, which the files do not say.
+        roles: each agent's role, in the order of their names; by default agents of equal widths share one.
+    """
+
+    source: Path
+    dt: float = 1.0
+    roles: tuple[str, ...] = ()
+
+    def read(self) -> Recording:
+        source = Path(self.source)
+        folder = source / "data" if (source / "data" / "metadata.json").exists() else source
+        if not (folder / "metadata.json").exists() or not (folder / "main_data.hdf5").exists():
+            raise wrong_format(source, "minari", "a folder with metadata.json and main_data.hdf5")
+        file, metadata = inside(folder, "main_data.hdf5"), read_json(inside(folder, "metadata.json"))
+        number = _total(metadata, folder)
+        if OURS in metadata:
+            spec = JointSpec.from_dict(metadata[OURS]["spec"])
+            return Recording(spec, lambda: _exact_episodes(spec, file, number), str(metadata[OURS]["source"]))
+        agents = _agents(metadata, folder)
+        widths = [(_width(observed), _width(acted)) for observed, acted in agents.values()]
+        discrete = {acted["type"] == "Discrete" for _, acted in agents.values()}
+        if len(discrete) > 1:
+            raise ValueError(
+                f"{folder} has agents with discrete and others with continuous actions; import them apart."
+            )
+        spec = make_spec(folder, list(agents), widths, self.dt, self.roles, discrete.pop())
+
+        def episodes() -> Iterator[Trajectory]:
+            with open_hdf5(file) as data:
+                for index in range(number):
+                    yield _episode(spec, data, index, agents, file)
+
+        return Recording(
+            spec,
+            episodes,
+            f"Minari data {metadata.get('dataset_id', folder.name)}",
+            bounded=not any(acted["type"] == "Box" for _, acted in agents.values()),
+        )
+
+
+def _total(metadata: Any, folder: Path) -> int:
+    try:
+        number = int(metadata["total_episodes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'metadata.json'} does not tell total_episodes ({error}); copy it anew.") from error
+    if number < 1:
+        raise ValueError(f"{folder} holds {number} episodes; there is nothing to import.")
+    return number
+
+
+def _agents(metadata: Any, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """{agent: (observation space, action space)}, as plain data."""
+    spaces = []
+    for name in ("observation_space", "action_space"):
+        if not isinstance(metadata.get(name), str):
+            raise ValueError(
+                f"{folder / 'metadata.json'} does not tell the {name}; building the environment of the stored "
+                "specification could run any code, so this is refused: write the data again with both spaces."
+            )
+        spaces.append(json.loads(metadata[name]))
+    observed, acted = spaces
+    if observed["type"] == acted["type"] == "Dict":
+        if observed["subspaces"].keys() != acted["subspaces"].keys():
+            got = (sorted(observed["subspaces"]), sorted(acted["subspaces"]))
+            raise ValueError(
+                f"{folder} has observations of {got[0]}, but actions of {got[1]}; both must name the agents."
+            )
+        check_team(len(observed["subspaces"]), folder)
+        return {name: (observed["subspaces"][name], acted["subspaces"][name]) for name in sorted(observed["subspaces"])}
+    return {"agent": (observed, acted)}
+
+
+def _width(space: Any) -> int:
+    """Numbers in a space. Raises ``ValueError`` for one that is not of numbers."""
+    if space["type"] == "Box":
+        return math.prod(space["shape"])
+    if space["type"] == "Discrete":
+        return int(space["n"])
+    if space["type"] == "Dict":
+        return sum(_width(space["subspaces"][name]) for name in sorted(space["subspaces"]))
+    raise ValueError(f"a space of type {space['type']!r} is not supported; expected Box, Discrete, or Dict of these.")
+
+
+def _values(group: Any, name: str, space: Any, path: Path) -> np.ndarray:
+    """What was observed or done, [rows, width]."""
+    if space["type"] == "Dict":
+        parts = [_values(group[name], key, space["subspaces"][key], path) for key in sorted(space["subspaces"])]
+        return np.concatenate(parts, 1)
+    values = numbers(group, name, path)
+    if space["type"] == "Discrete":
+        where = f"{path}: {group.name}/{name}"
+        return one_hot(values.reshape(-1) - int(space.get("start", 0)), int(space["n"]), where)
+    if values.shape[1:] != tuple(space["shape"]):
+        raise ValueError(f"{path}: {group.name}/{name} is {values.shape}, its space says (steps, {space['shape']}).")
+    return values.reshape(len(values), -1)
+
+
+def _group(data: Any, index: int, path: Path) -> Any:
+    if f"episode_{index}" not in data:
+        raise ValueError(f"{path} has no episode_{index}, but its metadata promise one; copy the folder anew.")
+    return data[f"episode_{index}"]
+
+
+def _episode(spec: JointSpec, data: Any, index: int, agents: dict[str, tuple[Any, Any]], path: Path) -> Trajectory:
+    group, alone = _group(data, index, path), list(agents) == ["agent"]
+    pairs = [
+        (group, "observations", group, "actions") if alone else (group["observations"], name, group["actions"], name)
+        for name in agents
+    ]
+    spaces = list(agents.values())
+    observations = [_values(a, b, s[0], path) for (a, b, _, _), s in zip(pairs, spaces, strict=True)]
+    actions = [_values(a, b, s[1], path) for (_, _, a, b), s in zip(pairs, spaces, strict=True)]
+    rewards, ended = numbers(group, "rewards", path), numbers(group, "terminations", path) != 0
+    L, N = len(rewards), spec.num_agents
+    for rows, expected in [(len(one), L + 1) for one in observations] + [(len(one), L) for one in actions]:
+        if rows != expected:
+            raise ValueError(
+                f"{path}: {group.name} has {L} rewards, but arrays of {rows} rows where {expected} belong."
+            )
+    rewards, ended = (np.broadcast_to(one.reshape(L, -1), (L, N)) for one in (rewards, ended))
+    return joint_episode(spec, observations, actions, rewards, ended)
+
+
+def _exact_episodes(spec: JointSpec, path: Path, number: int) -> Iterator[Trajectory]:
+    """What ``export_minari`` wrote."""
+    with open_hdf5(path) as data:
+        for index in range(number):
+            group = _group(data, index, path)[OURS]
+            yield Trajectory(
+                spec, **{name: numbers(group, name, path) for name in _EXACT}, labels=json.loads(group.attrs["labels"])
+            )

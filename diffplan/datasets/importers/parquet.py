@@ -1,0 +1,62 @@
+"""Parquet files: columns of numbers or words, all of it in the file itself."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def open_parquet(path: Path) -> Any:
+    """A ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        ValueError: no parquet file, a damaged one, or one that names other files for its columns.
+    """
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'parquet files need pyarrow ({error}); install it with: pip install "diffplan[parquet]"'
+        ) from error
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise ValueError(f"{path} cannot be read as parquet ({error}); copy or export the file anew.") from error
+    facts = file.metadata
+    for group in range(facts.num_row_groups):
+        for column in range(facts.num_columns):
+            elsewhere = facts.row_group(group).column(column).file_path
+            if elsewhere:
+                raise ValueError(f"{path} says that its columns are in {elsewhere!r}; write the data into one file.")
+    return file
+
+
+def read_parquet(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
+    """The columns (or those of these names): numbers as float64, lists of numbers as [rows, width], others as words."""
+    try:
+        table = open_parquet(path).read(columns=names)
+    except OSError as error:
+        raise ValueError(f"{path} ended early or is damaged ({error}); copy or export the file anew.") from error
+    return {name: _array(path, name, table.column(name).combine_chunks()) for name in table.column_names}
+
+
+def _array(path: Path, name: str, column: Any) -> np.ndarray:
+    types = importlib.import_module("pyarrow.types")
+    kind = column.type
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        widths = {len(one) if one is not None else -1 for one in column}
+        if len(widths) != 1 or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
+            raise ValueError(
+                f"{path}: column {name!r} has lists of {kind.value_type} of lengths {sorted(widths)[:5]}, expected "
+                "numbers and one length; the column is ragged."
+            )
+        return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float64).reshape(
+            len(column), widths.pop()
+        )
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind):
+        return np.array([str(one) for one in column.to_pylist()])
+    raise ValueError(f"{path}: column {name!r} is {kind}, expected numbers, words or lists of numbers; leave it out.")

@@ -1,0 +1,186 @@
+"""What every importer gives: who the agents are, and their episodes, to be read through as often as asked."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from diffplan.spec import JointSpec, Role
+from diffplan.trajectory import Trajectory
+
+MOST_AGENTS = 10_000
+UNBOUNDED = (-1.0, 1.0)  # stands for bounds that the files do not tell, until all actions have been seen
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Somebody's episodes, not read yet.
+
+    Args:
+        spec: the agents; every episode has it.
+        episodes: reads all episodes, from the first one on, each time it is called.
+        source: where they come from, in words.
+        notes: what a user should know about how they were understood.
+        bounded: whether the action bounds in ``spec`` are known; else the data's own take their place.
+    """
+
+    spec: JointSpec
+    episodes: Callable[[], Iterator[Trajectory]]
+    source: str
+    notes: tuple[str, ...] = ()
+    bounded: bool = True
+
+    def without(self, agents: Sequence[str]) -> Self:
+        """The same episodes without some agents. Raises ``ValueError`` for one that is not there, or if none stays."""
+        if not agents:
+            return self
+        missing = [name for name in agents if name not in self.spec.agents]
+        if missing:
+            raise ValueError(f"cannot drop {missing}: {self.source} has the agents {list(self.spec.agents)}.")
+        kept = [name for name in self.spec.names if name not in agents]
+        team = {name: self.spec.agents[name] for name in kept}
+        roles = {name: role for name, role in self.spec.roles.items() if name in team.values()}
+        spec = dataclasses.replace(self.spec, agents=team, roles=roles)
+        columns = [self.spec.names.index(name) for name in kept]
+        return dataclasses.replace(
+            self, spec=spec, episodes=lambda: (_among(spec, columns, episode) for episode in self.episodes())
+        )
+
+
+class Importer(Protocol):
+    """One format; the fields of the class are what its files do not say."""
+
+    def read(self) -> Recording:
+        """Checks what can be checked without reading everything. Raises ``ValueError`` naming what is wrong where."""
+
+
+def _among(spec: JointSpec, columns: list[int], episode: Trajectory) -> Trajectory:
+    O, A = spec.observation_size, spec.action_size
+    return Trajectory(
+        spec,
+        episode.observations[:, columns, :O],
+        episode.actions[:, columns, :A],
+        episode.rewards[:, columns],
+        episode.terminations[:, columns],
+        episode.truncations[:, columns],
+        episode.agent_mask[:, columns],
+        episode.labels,
+    )
+
+
+def make_spec(
+    source: Path,
+    names: Sequence[str],
+    widths: Sequence[tuple[int, int]],
+    dt: float,
+    roles: Sequence[str] = (),
+    discrete: bool = False,
+    legal: int = 0,
+) -> JointSpec:
+    """The spec of agents of these (observation, action) widths.
+
+    Agents of equal widths share a role, unless ``roles`` names each one's. The action bounds are ``UNBOUNDED``, or 0
+    and 1 where actions are ``discrete`` (one-hot); the last ``legal`` entries of an observation say which are legal.
+
+    Raises:
+        ValueError: too many agents, as many roles as there are no agents, or a role of agents of different widths.
+    """
+    check_team(len(names), source)
+    kinds = list(dict.fromkeys(widths))
+    if not roles:
+        roles = ["agent" if len(kinds) == 1 else f"agent_{kinds.index(width)}" for width in widths]
+    if len(roles) != len(names):
+        raise ValueError(f"roles={tuple(roles)} for the {len(names)} agents {list(names)} of {source}; name one each.")
+    described: dict[str, Role] = {}
+    for name, role, (observation, action) in zip(names, roles, widths, strict=True):
+        low, high = (0.0, 1.0) if discrete else UNBOUNDED
+        made = Role(
+            observation,
+            (low,) * action,
+            (high,) * action,
+            discrete=discrete,
+            legal=tuple(range(observation - legal, observation)),
+        )
+        if described.setdefault(role, made) != made:
+            raise ValueError(
+                f"{name!r} of {source} has widths {(observation, action)}, other agents of role {role!r} have others; "
+                "give it a role of its own."
+            )
+    return JointSpec(dict(zip(names, roles, strict=True)), described, dt)
+
+
+def check_team(number: int, source: Path) -> None:
+    """Raises ``ValueError`` for a team larger than anything that one model could see at once."""
+    if not 1 <= number <= MOST_AGENTS:
+        raise ValueError(
+            f"{source} has {number:,} agents in an episode, expected 1 to {MOST_AGENTS:,}; is the axis of agents (or "
+            "the column that names them) another one, or should episodes be cut into shorter ones?"
+        )
+
+
+def joint_episode(
+    spec: JointSpec,
+    observations: Sequence[np.ndarray],
+    actions: Sequence[np.ndarray],
+    rewards: np.ndarray,
+    terminations: np.ndarray,
+    agent_mask: np.ndarray | None = None,
+    labels: dict[str, str | int | float | bool] | None = None,
+) -> Trajectory:
+    """Stacks each agent's observations [L + 1, its width] and actions [L, its width].
+
+    ``rewards`` and ``terminations`` are [L, N]. Who is there at the last step and has not terminated was truncated.
+    """
+    rewards, terminations = np.asarray(rewards, np.float32), np.asarray(terminations, bool)
+    L, N = rewards.shape
+    mask = np.ones((L + 1, N), bool) if agent_mask is None else agent_mask
+    truncations = np.zeros((L, N), bool)
+    truncations[-1:] = mask[-2:-1] & ~terminations.any(0)
+    return Trajectory(
+        spec,
+        _padded(observations, (L + 1, N, spec.observation_size)),
+        _padded(actions, (L, N, spec.action_size)),
+        rewards,
+        terminations,
+        truncations,
+        mask,
+        labels or {},
+    )
+
+
+def _padded(arrays: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+    padded = np.zeros(shape, np.float32)
+    for index, array in enumerate(arrays):
+        padded[:, index, : array.shape[-1]] = array
+    return padded
+
+
+def check_finite(array: np.ndarray, source: object, first_row: int = 0) -> np.ndarray:
+    """The array [rows, ...]. Raises ``ValueError`` that names row and column of the first number that is not finite."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = np.argwhere(~finite)
+        row, *column = bad[0].tolist()
+        where = f", column {', '.join(map(str, column))}" if column else ""
+        rows = len(np.unique(bad[:, 0]))
+        raise ValueError(
+            f"{source}: row {first_row + row}{where} is {array[tuple(bad[0])]} ({rows} such rows from there on); "
+            "repair or leave out these rows, or name the value that stands for absent agents (pad_value) where the "
+            "format has one."
+        )
+    return array
+
+
+def one_hot(choices: np.ndarray, number: int, source: object, first_row: int = 0) -> np.ndarray:
+    """Integers 0 .. number - 1 as one-hot float32 rows. Raises ``ValueError`` that names the first one outside."""
+    outside = np.argwhere((choices < 0) | (choices >= number) | (choices != np.floor(choices)))
+    if len(outside):
+        value = choices[tuple(outside[0])]
+        raise ValueError(
+            f"{source}: row {first_row + outside[0][0]} has the action {value}, expected a whole number from 0 to "
+            f"{number - 1}; is the number of actions right?"
+        )
+    return np.eye(number, dtype=np.float32)[choices.astype(np.int64)]

@@ -1,0 +1,195 @@
+"""Tracks, one row an agent and time, as tracking data come: put on a grid of frames, and cut into episodes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from diffplan.datasets.importers.recording import UNBOUNDED, check_team, joint_episode
+from diffplan.spec import JointSpec, Role
+from diffplan.trajectory import Trajectory
+
+METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001, "km": 1000.0, "ft": 0.3048, "in": 0.0254}
+FASTEST = 50.0  # m/s: what moves faster than this most of the time is measured in other units
+_MOST_BYTES = 2**31  # of one episode
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Rows of one recording, sorted by frame.
+
+    Args:
+        path: the file, for messages.
+        name: what the recording is called.
+        line: where each row is in the file.
+        frame: time as a number of steps.
+        agent: who.
+        role: of what kind, one a row.
+        values: what is observed.
+        actions: what is done at that step; may be of width 0.
+        rewards: what is paid at that step.
+    """
+
+    path: Path
+    name: str
+    line: Int[np.ndarray, "R"]
+    frame: Int[np.ndarray, "R"]
+    agent: np.ndarray
+    role: np.ndarray
+    values: Float[np.ndarray, "R O"]
+    actions: Float[np.ndarray, "R A"]
+    rewards: Float[np.ndarray, "R"]
+
+    def check_times(self, dt: float) -> None:
+        """Raises ``ValueError`` where an agent has two rows of one time, or fewer than two frames are there."""
+        order = np.lexsort((self.line, self.agent, self.frame))
+        frame, agent, line = self.frame[order], self.agent[order], self.line[order]
+        twice = np.flatnonzero((frame[1:] == frame[:-1]) & (agent[1:] == agent[:-1]))
+        if len(twice):
+            first = twice[0]
+            raise ValueError(
+                f"{self.path}: line {line[first + 1]} says of agent {str(agent[first])!r} at step {frame[first]} "
+                f"({frame[first] * dt:g} s) what line {line[first]} says already ({len(twice)} such lines); keep one."
+            )
+        if self.frame[0] == self.frame[-1]:
+            raise ValueError(
+                f"{self.path}: {self.name} has a single time, {self.frame[0] * dt:g} s; expected two or more."
+            )
+
+    def check_speed(self, position: Sequence[int], dt: float, units: str) -> None:
+        """Raises ``ValueError`` when nearly everything moves faster than anything that walks or drives."""
+        order = np.lexsort((self.frame, self.agent))
+        moved = np.diff(self.values[order][:, list(position)], axis=0)
+        after = (self.agent[order][1:] == self.agent[order][:-1]) & (np.diff(self.frame[order]) == 1)
+        if position and after.any():
+            typical = float(np.median(np.hypot.reduce(moved[after], axis=1))) / dt
+            if typical > FASTEST:
+                raise ValueError(
+                    f"{self.path}: agents move {typical:,.0f} m/s at the median with units={units!r} and dt={dt:g} s; "
+                    f"name the units of the positions (one of {', '.join(METRES)}) or the right dt."
+                )
+
+    @cached_property
+    def starts(self) -> Int[np.ndarray, "F+1"]:
+        """Where the rows of each frame begin."""
+        return np.searchsorted(self.frame, np.arange(self.frame[0], self.frame[-1] + 2))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some frames of a recording that make an episode, and who is in them, in order of first appearance."""
+
+    tracks: Tracks
+    start: int
+    frames: int
+    agents: tuple[str, ...]
+    roles: tuple[str, ...]
+
+    @property
+    def rows(self) -> slice:
+        first = self.start - int(self.tracks.frame[0])
+        return slice(int(self.tracks.starts[first]), int(self.tracks.starts[first + self.frames]))
+
+
+def cut(tracks: Tracks, frames: int | None, stride: int | None, least: int, whole: bool) -> Iterator[Piece]:
+    """The pieces of ``frames`` frames, one every ``stride``, in which there are at least ``least`` agents.
+
+    Without ``frames`` there is one piece, the whole recording. With ``whole`` only agents that are there in every frame
+    of a piece count.
+    """
+    first, last = int(tracks.frame[0]), int(tracks.frame[-1])
+    length = frames or last - first + 1
+    for start in range(first, last - length + 2, stride or length):
+        span = slice(int(tracks.starts[start - first]), int(tracks.starts[start - first + length]))
+        names, index, counts = np.unique(tracks.agent[span], return_index=True, return_counts=True)
+        order = np.argsort(index)
+        kept = [i for i in order.tolist() if not whole or counts[i] == length]
+        if len(kept) >= least:
+            roles = tracks.role[span][index[kept]]
+            yield Piece(tracks, start, length, tuple(map(str, names[kept])), tuple(map(str, roles)))
+
+
+def team(pieces: Sequence[Piece], anonymous: bool, role: Role, dt: float, source: Path) -> JointSpec:
+    """The agents of all pieces: by their names, or as many places of each role as are taken at most (``anonymous``)."""
+    agents: dict[str, str] = {}
+    for piece in pieces:
+        for name, kind in zip(_places(piece) if anonymous else piece.agents, piece.roles, strict=True):
+            if agents.setdefault(name, kind) != kind:
+                raise ValueError(
+                    f"{source}: agent {name!r} is a {agents[name]!r} and a {kind!r}; an agent has one role."
+                )
+        check_team(len(agents), source)
+    if anonymous:
+        agents = dict(sorted(agents.items(), key=lambda item: (item[1], int(item[0].rsplit("_", 1)[1]))))
+    spec = JointSpec(agents, dict.fromkeys(sorted(set(agents.values())), role), dt)
+    longest = max(piece.frames for piece in pieces)
+    if longest * spec.num_agents * spec.size * 4 > _MOST_BYTES:
+        raise ValueError(
+            f"{source}: an episode of {longest:,} frames and {spec.num_agents:,} agents does not fit into memory; cut "
+            "it into pieces with frames= (and anonymous=True where agents come and go)."
+        )
+    return spec
+
+
+def _places(piece: Piece) -> list[str]:
+    """A place for each agent of a piece: walker_0, walker_1, ..."""
+    return [f"{kind}_{piece.roles[:index].count(kind)}" for index, kind in enumerate(piece.roles)]
+
+
+def episode(spec: JointSpec, piece: Piece, anonymous: bool) -> Trajectory:
+    """The piece on the grid of frames and agents; where an agent has no row, it is absent."""
+    tracks, L, N = piece.tracks, piece.frames - 1, spec.num_agents
+    columns = [spec.names.index(name) for name in (_places(piece) if anonymous else piece.agents)]
+    column = dict(zip(piece.agents, columns, strict=True))
+    rows = np.arange(piece.rows.start, piece.rows.stop)
+    rows = rows[np.isin(tracks.agent[rows], piece.agents)]
+    at = tracks.frame[rows] - piece.start, np.array([column[str(name)] for name in tracks.agent[rows]], np.int64)
+    grid = np.zeros((L + 1, N, spec.size + 1), np.float32)
+    mask = np.zeros((L + 1, N), bool)
+    mask[at] = True
+    grid[at] = np.concatenate([tracks.values[rows], tracks.actions[rows], tracks.rewards[rows, None]], 1)
+    done = grid[:-1, :, spec.observation_size :]
+    done[~(mask[:-1] & mask[1:])] = 0  # no action is taken at an agent's last step
+    _check_done(tracks, rows, at, done, spec)
+    labels: dict[str, str | int | float | bool] = {"recording": tracks.name}
+    if anonymous:
+        labels |= {"first_step": piece.start, "ids": " ".join(piece.agents)}
+    observed = grid[..., : spec.observation_size]
+    return joint_episode(
+        spec,
+        list(observed.swapaxes(0, 1)),
+        list(done[..., :-1].swapaxes(0, 1)),
+        done[..., -1],
+        np.zeros((L, N), bool),
+        mask,
+        labels,
+    )
+
+
+def _check_done(
+    tracks: Tracks, rows: np.ndarray, at: tuple[np.ndarray, ...], done: np.ndarray, spec: JointSpec
+) -> None:
+    """Raises ``ValueError`` naming the line in which an action or reward is missing, at a step that is not the last."""
+    inside = at[0] < len(done)
+    bad = np.flatnonzero(~np.isfinite(done[at[0][inside], at[1][inside]]).all(-1))
+    if len(bad):
+        line = tracks.line[rows[inside][bad[0]]]
+        raise ValueError(
+            f"{tracks.path}: line {line} has no finite action or reward ({len(bad)} such lines), though the agent goes "
+            "on; fill them in, or leave these columns out."
+        )
+
+
+def role_of(columns: Sequence[str], actions: int, position: Sequence[str], velocity: Sequence[str] = ()) -> Role:
+    """The role of agents that observe these columns."""
+    low, high = UNBOUNDED
+    role = Role(len(columns), (low,) * actions, (high,) * actions)
+    places = {name: tuple(columns.index(one) for one in named) for name, named in _given(position, velocity)}
+    return replace(role, position=places["position"], velocity=places["velocity"])
+
+
+def _given(position: Sequence[str], velocity: Sequence[str]) -> tuple[tuple[str, Sequence[str]], ...]:
+    return ("position", position), ("velocity", velocity)

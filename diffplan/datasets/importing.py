@@ -1,0 +1,77 @@
+"""Taking in other people's data: looked through once before anything is written, then put into a store."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from diffplan.datasets.card import UNKNOWN, write_card
+from diffplan.datasets.importers.recording import UNBOUNDED, Importer
+from diffplan.datasets.manifest import MANIFEST
+from diffplan.datasets.statistics import Statistics
+from diffplan.datasets.store import TrajectoryStore
+from diffplan.spec import JointSpec, Role
+
+
+def import_episodes(
+    importer: Importer,
+    out: str | Path,
+    *,
+    drop_agents: Sequence[str] = (),
+    licence: str = UNKNOWN,
+    origin: str = "",
+) -> TrajectoryStore:
+    """Reads other people's episodes into a new store, with a data card (``card.json``, ``CARD.md``) about them.
+
+    Everything is read twice: first to find what is wrong, before anything is written, then to write it. Where the files
+    do not tell action bounds, these are -1 and 1 for entries within them, and else the least and greatest in the data.
+
+    Args:
+        importer: one of ``diffplan.datasets.importers``, e.g. ``Omar("spread/expert")``.
+        out: folder of the store, new or empty.
+        drop_agents: agents to leave out.
+        licence: under which the data may be used, for the card.
+        origin: who made them or where they were found, for the card.
+
+    Raises:
+        ValueError: another format (the likely right one is named), damaged or impossible data, ``out`` is in use.
+        ImportError: the format needs a package that is not installed.
+        OSError: the disk is full or read-only; nothing is left behind.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "a store already" if (out / MANIFEST).exists() else "in use"
+        raise ValueError(f"{out} is {what}; choose a new folder.")
+    recording = importer.read().without(drop_agents)
+    statistics = Statistics.of(recording.spec, recording.episodes())
+    if not statistics.report()["episodes"]:
+        raise ValueError(f"{recording.source} has no episodes; there is nothing to import.")
+    spec = recording.spec if recording.bounded else with_bounds(recording.spec, statistics)
+    there = out.exists()
+    try:
+        episodes = (replace(episode, spec=spec) for episode in recording.episodes())
+        store = TrajectoryStore.write(out, spec, recording.source, episodes)
+        write_card(store, statistics, licence, origin, recording.notes)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        if there:
+            out.mkdir()
+        raise
+    return store
+
+
+def with_bounds(spec: JointSpec, statistics: Statistics) -> JointSpec:
+    """The spec with bounds that hold every action of the data."""
+    return replace(
+        spec, roles={name: _bounded(role, *statistics.action_range(name)) for name, role in spec.roles.items()}
+    )
+
+
+def _bounded(role: Role, least: list[float], greatest: list[float]) -> Role:
+    low, high = [], []
+    for lowest, highest in zip(least, greatest, strict=True):
+        inside = UNBOUNDED[0] <= lowest and highest <= UNBOUNDED[1]
+        lowest, highest = UNBOUNDED if inside else (lowest, highest)
+        low.append(lowest)
+        high.append(highest if highest > lowest else lowest + 1.0)  # the same everywhere: any bounds will do
+    return replace(role, action_low=tuple(low), action_high=tuple(high))
