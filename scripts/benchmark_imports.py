@@ -1,7 +1,7 @@
 """Measures that importing is exact: episodes written in each format's layout come back number for number.
 
-Writes ``import_roundtrips`` (to reach: 1) to docs/results/data.json: the share of formats whose episodes, labels, agents
-and time step are bit for bit what was written, each from ``--seeds`` different sets of files. "Episodes" are episodes read.
+Writes ``import_roundtrips`` (to reach: 1) to docs/results/data.json: the share of formats whose episodes, labels,
+agents and time step are bit for bit what was written.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from figures import RESULTS, Figure, record
-from foreign_formats import ROUND_TRIPS, differences
+from round_trips import ROUND_TRIPS, differences
 
 from diffplan.datasets import import_episodes
 

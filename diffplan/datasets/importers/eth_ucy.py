@@ -58,8 +58,10 @@ class EthUcy:
         return Recording(spec, episodes, f"ETH/UCY pedestrians, {', '.join(path.stem for path in paths)}")
 
     def _read(self, path: Path) -> Tracks:
-        with open(path) as file:
-            lines = [line.split() for line in file]
+        try:
+            lines = [line.split() for line in path.read_text().splitlines()]
+        except UnicodeDecodeError as error:
+            raise wrong_format(path, "eth_ucy", "text of four columns: frame, pedestrian, x, y") from error
         if not lines:
             raise ValueError(f"{path} is empty; expected four columns: frame, pedestrian, x, y.")
         wrong = next((number for number, words in enumerate(lines, 1) if len(words) != 4), None)

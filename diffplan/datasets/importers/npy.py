@@ -63,10 +63,10 @@ class NpyFile:
     def _whole(self) -> np.ndarray:
         with open(self.path, "rb") as file:
             file.seek(self._start)
-            flat = np.frombuffer(file.read(), self.dtype)
-        if flat.size != math.prod(self.shape):
+            data = file.read()
+        if len(data) != self.dtype.itemsize * math.prod(self.shape):
             raise ValueError(f"{self.path} ended early; it was cut meanwhile; {REMEDY}.")
-        return flat.reshape(self.shape, order="F")
+        return np.frombuffer(data, self.dtype).reshape(self.shape, order="F")
 
 
 def check_same_length(files: dict[str, NpyFile]) -> int:

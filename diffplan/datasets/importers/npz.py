@@ -16,6 +16,8 @@ from diffplan.trajectory import Trajectory
 
 ROWS, STEPS = ("observations", "agent_mask"), ("actions", "rewards", "terminations", "truncations")
 
+_NAMES = (*ROWS, *STEPS, "offsets", "spec", "labels", "source")
+
 
 @dataclass(frozen=True)
 class Npz:
@@ -31,12 +33,13 @@ class Npz:
         source = Path(self.source)
         if not source.is_file() or not zipfile.is_zipfile(source):
             raise wrong_format(source, "npz", "an .npz archive")
+        with zipfile.ZipFile(source) as archive:
+            missing = [name for name in _NAMES if f"{name}.npy" not in archive.namelist()]
+        if missing:
+            raise wrong_format(source, "npz", f"an archive that has {missing}, too")
         try:
-            with np.load(source, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            missing = sorted({*ROWS, *STEPS, "offsets", "spec", "labels", "source"} - arrays.keys())
-            if missing:
-                raise ValueError(f"it has {sorted(arrays)[:12]}, but not {missing}")
+            with np.load(source, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in _NAMES}
             spec = JointSpec.from_dict(json.loads(str(arrays["spec"])))
             labels, offsets = json.loads(str(arrays["labels"])), arrays["offsets"].tolist()
         except (ValueError, zipfile.BadZipFile, EOFError) as error:

@@ -75,9 +75,9 @@ class Omar:
                 end = start + int(index) + 1
                 if self.episode_length and (end - begun) % self.episode_length and end != steps:
                     raise ValueError(
-                        f"{files['obs_0'].path.parent}: row {end} does not go on where next_obs of row {end - 1} left off, so "
-                        f"an episode of {end - begun} steps ends there; episode_length={self.episode_length} does not "
-                        "fit, leave it out to cut where the data say."
+                        f"{files['obs_0'].path.parent}: row {end} does not go on where next_obs of row {end - 1} "
+                        f"left off: an episode of {end - begun} steps ends there; episode_length={self.episode_length} "
+                        "does not fit, leave it out to cut where the data say."
                     )
                 while self.episode_length and end - begun > self.episode_length:
                     begun += self.episode_length

@@ -20,8 +20,6 @@ def likely_format(path: Path) -> str | None:
         return "madiff"
     if any(name.startswith("obs_") and name.endswith(".npy") for name in names) or any(path.glob("seed_*_data")):
         return "omar"
-    if "layouts.json" in names:
-        return "overcooked"
     kinds = {_of_file(child) for child in path.iterdir() if child.is_file()} - {None}
     return kinds.pop() if len(kinds) == 1 else None
 
@@ -31,7 +29,7 @@ def _of_file(path: Path) -> str | None:
     if suffix in (".csv", ".tsv", ".parquet"):
         return "table"
     if suffix == ".npz":
-        return "npz"
+        return "overcooked" if (path.parent / "layouts.json").exists() else "npz"
     if suffix in (".hdf5", ".h5"):
         return "minari" if path.name == "main_data.hdf5" else "robomimic"
     if suffix == ".txt":

@@ -73,7 +73,7 @@ class Tracks:
                 )
 
     @cached_property
-    def starts(self) -> Int[np.ndarray, "F+1"]:
+    def starts(self) -> Int[np.ndarray, "_"]:
         """Where the rows of each frame begin."""
         return np.searchsorted(self.frame, np.arange(self.frame[0], self.frame[-1] + 2))
 
