@@ -10,15 +10,16 @@ from diffplan.datasets.store import summary
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
-JUMP = 20  # times the usual change of an entry between two steps
+JUMP = 30  # times the usual change of an entry between two steps
 _SHOWN = 10
 
 
 class Statistics:
     """Gathers facts about episodes of one spec; ``report`` tells them as plain data.
 
-    A jump is a change of an observation entry by more than 20 times its mean change (where it changes). A gap is a time
-    of absence between two of presence. Duplicates are episodes whose observations and actions are the same numbers.
+    A jump is a change of an observation entry by more than 30 times the usual one: the square of the mean square root of
+    its changes, where it changes, which single jumps hardly move. A gap is a time of absence between two of presence.
+    Duplicates are episodes whose observations and actions are the same numbers.
     """
 
     def __init__(self, spec: JointSpec):
@@ -72,7 +73,7 @@ class Statistics:
                 self._high[role, at] = np.maximum(self._high[role, at], values.max(0))
         change = np.abs(np.diff(seen, axis=0)) * both[..., None]
         self._changes[role] += (change > 0).sum((0, 1))
-        self._change[role] += change.sum((0, 1), dtype=np.float64)
+        self._change[role] += np.sqrt(change).sum((0, 1), dtype=np.float64)
         largest = change.max((0, 1))
         for entry in np.flatnonzero(largest > self._largest[role]):
             step, agent = np.argwhere(change[..., entry] == largest[entry])[0]
@@ -127,7 +128,7 @@ class Statistics:
         return named
 
     def _jumps(self) -> list[str]:
-        usual = self._change / np.maximum(self._changes, 1)
+        usual = (self._change / np.maximum(self._changes, 1)) ** 2
         found = np.argwhere((self._largest > JUMP * usual) & (self._changes > 1))
         ratio = {(int(r), int(e)): self._largest[r, e] / usual[r, e] for r, e in found}
         lines = []

@@ -80,14 +80,15 @@ class EthUcy:
                 f"frame_step={self.frame_step}; give the frame_step of this file."
             )
         order = np.argsort(frame, kind="stable")
-        names = np.array([f"{one:g}" for one in values[:, 1]])
+        people, who = np.unique(values[:, 1], return_inverse=True)
         count = len(values)
         tracks = Tracks(
             path,
             path.stem,
             order + 1,
             frame[order].astype(np.int64),
-            names[order],
+            who[order],
+            tuple(f"{person:g}" for person in people),
             np.full(count, "pedestrian"),
             values[order, 2:].astype(np.float32),
             np.zeros((count, 0), np.float32),

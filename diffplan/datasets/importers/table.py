@@ -134,6 +134,7 @@ class Table:
         rows = rows[order]
         metres = METRES[self.units]
         values = [_finite(path, one, table, rows) * (metres if one in scaled else 1) for one in observed]
+        names, who = np.unique([_word(value) for value in table[self.agent][rows]], return_inverse=True)
         acted = [_numeric(path, one, table, rows) for one in self.actions]
         count = len(rows)
         return Tracks(
@@ -141,7 +142,8 @@ class Table:
             name,
             rows + 2,  # of the file; the first line names the columns
             np.round(steps[order]).astype(np.int64),
-            np.array([_word(value) for value in table[self.agent][rows]]),
+            who,
+            tuple(map(str, names)),
             np.full(count, "agent") if self.role is None else np.array([_word(one) for one in table[self.role][rows]]),
             np.stack(values, 1).astype(np.float32),
             np.stack(acted, 1).astype(np.float32) if acted else np.zeros((count, 0), np.float32),

@@ -26,7 +26,8 @@ class Tracks:
         name: what the recording is called.
         line: where each row is in the file.
         frame: time as a number of steps.
-        agent: who.
+        agent: who, as an index into ``names``.
+        names: of the agents.
         role: of what kind, one a row.
         values: what is observed.
         actions: what is done at that step; may be of width 0.
@@ -37,7 +38,8 @@ class Tracks:
     name: str
     line: Int[np.ndarray, "R"]
     frame: Int[np.ndarray, "R"]
-    agent: np.ndarray
+    agent: Int[np.ndarray, "R"]
+    names: tuple[str, ...]
     role: np.ndarray
     values: Float[np.ndarray, "R O"]
     actions: Float[np.ndarray, "R A"]
@@ -51,7 +53,7 @@ class Tracks:
         if len(twice):
             first = twice[0]
             raise ValueError(
-                f"{self.path}: line {line[first + 1]} says of agent {str(agent[first])!r} at step {frame[first]} "
+                f"{self.path}: line {line[first + 1]} says of agent {self.names[agent[first]]!r} at step {frame[first]} "
                 f"({frame[first] * dt:g} s) what line {line[first]} says already ({len(twice)} such lines); keep one."
             )
         if self.frame[0] == self.frame[-1]:
@@ -85,8 +87,17 @@ class Piece:
     tracks: Tracks
     start: int
     frames: int
-    agents: tuple[str, ...]
+    agents: tuple[int, ...]
     roles: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.tracks.names[agent] for agent in self.agents)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """A place for each agent: walker_0, walker_1, ..."""
+        return tuple(f"{kind}_{self.roles[:index].count(kind)}" for index, kind in enumerate(self.roles))
 
     @property
     def rows(self) -> slice:
@@ -104,19 +115,19 @@ def cut(tracks: Tracks, frames: int | None, stride: int | None, least: int, whol
     length = frames or last - first + 1
     for start in range(first, last - length + 2, stride or length):
         span = slice(int(tracks.starts[start - first]), int(tracks.starts[start - first + length]))
-        names, index, counts = np.unique(tracks.agent[span], return_index=True, return_counts=True)
+        agents, index, counts = np.unique(tracks.agent[span], return_index=True, return_counts=True)
         order = np.argsort(index)
         kept = [i for i in order.tolist() if not whole or counts[i] == length]
         if len(kept) >= least:
             roles = tracks.role[span][index[kept]]
-            yield Piece(tracks, start, length, tuple(map(str, names[kept])), tuple(map(str, roles)))
+            yield Piece(tracks, start, length, tuple(agents[kept].tolist()), tuple(map(str, roles)))
 
 
 def team(pieces: Sequence[Piece], anonymous: bool, role: Role, dt: float, source: Path) -> JointSpec:
     """The agents of all pieces: by their names, or as many places of each role as are taken at most (``anonymous``)."""
     agents: dict[str, str] = {}
     for piece in pieces:
-        for name, kind in zip(_places(piece) if anonymous else piece.agents, piece.roles, strict=True):
+        for name, kind in zip(piece.places if anonymous else piece.names, piece.roles, strict=True):
             if agents.setdefault(name, kind) != kind:
                 raise ValueError(
                     f"{source}: agent {name!r} is a {agents[name]!r} and a {kind!r}; an agent has one role."
@@ -134,19 +145,15 @@ def team(pieces: Sequence[Piece], anonymous: bool, role: Role, dt: float, source
     return spec
 
 
-def _places(piece: Piece) -> list[str]:
-    """A place for each agent of a piece: walker_0, walker_1, ..."""
-    return [f"{kind}_{piece.roles[:index].count(kind)}" for index, kind in enumerate(piece.roles)]
-
-
 def episode(spec: JointSpec, piece: Piece, anonymous: bool) -> Trajectory:
     """The piece on the grid of frames and agents; where an agent has no row, it is absent."""
     tracks, L, N = piece.tracks, piece.frames - 1, spec.num_agents
-    columns = [spec.names.index(name) for name in (_places(piece) if anonymous else piece.agents)]
-    column = dict(zip(piece.agents, columns, strict=True))
+    place = {name: index for index, name in enumerate(spec.names)}
+    column = np.full(len(tracks.names), -1)
+    column[list(piece.agents)] = [place[name] for name in (piece.places if anonymous else piece.names)]
     rows = np.arange(piece.rows.start, piece.rows.stop)
-    rows = rows[np.isin(tracks.agent[rows], piece.agents)]
-    at = tracks.frame[rows] - piece.start, np.array([column[str(name)] for name in tracks.agent[rows]], np.int64)
+    rows = rows[column[tracks.agent[rows]] >= 0]
+    at = tracks.frame[rows] - piece.start, column[tracks.agent[rows]]
     grid = np.zeros((L + 1, N, spec.size + 1), np.float32)
     mask = np.zeros((L + 1, N), bool)
     mask[at] = True
@@ -156,7 +163,7 @@ def episode(spec: JointSpec, piece: Piece, anonymous: bool) -> Trajectory:
     _check_done(tracks, rows, at, done, spec)
     labels: dict[str, str | int | float | bool] = {"recording": tracks.name}
     if anonymous:
-        labels |= {"first_step": piece.start, "ids": " ".join(piece.agents)}
+        labels |= {"first_step": piece.start, "ids": " ".join(piece.names)}
     observed = grid[..., : spec.observation_size]
     return joint_episode(
         spec,
