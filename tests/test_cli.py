@@ -9,8 +9,9 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import pytest
@@ -18,6 +19,7 @@ import pytest
 import diffplan as dp
 from diffplan.cli import main, parse
 from diffplan.commands import COMMANDS
+from diffplan.commands.group import Group
 from diffplan.datasets import TrajectoryStore
 from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
 from diffplan.trajectory import Plan
@@ -68,14 +70,27 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: object, code: int = 1) 
     return said
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_shows_examples_that_it_understands(name: str, capsys: pytest.CaptureFixture[str]):
-    assert main([name, "--help"]) == 0
+def flattened(commands: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command and group by its whole name, such as "data info"."""
+    for name, command in commands.items():
+        yield before + name, command
+        if isinstance(command, Group):
+            yield from flattened(command.load(), f"{before}{name} ")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [pair for pair in flattened(COMMANDS) if isinstance(pair[1], type | Group)]
+)
+def test_the_help_of_a_command_shows_examples_that_it_understands(
+    name: str, command: Any, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*name.split(), "--help"]) == 0
     lines = map(str.strip, capsys.readouterr().out.splitlines())
     examples = [line for line in lines if line.startswith(f"diffplan {name} ") or line == f"diffplan {name}"]
     assert examples
     for example in examples:
-        assert isinstance(parse(shlex.split(example)[1:]), COMMANDS[name])
+        parsed = parse(shlex.split(example)[1:])
+        assert isinstance(command, Group) or isinstance(parsed, command)
 
 
 def test_the_main_help_names_every_command_and_shows_the_way(capsys: pytest.CaptureFixture[str]):

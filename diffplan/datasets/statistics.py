@@ -17,9 +17,9 @@ _SHOWN = 10
 class Statistics:
     """Gathers facts about episodes of one spec; ``report`` tells them as plain data.
 
-    A jump is a change of an observation entry by more than 30 times the usual one: the square of the mean square root of
-    its changes, where it changes, which single jumps hardly move. A gap is a time of absence between two of presence.
-    Duplicates are episodes whose observations and actions are the same numbers.
+    A jump is a change of an observation entry by more than 30 times the usual one: the square of the mean square root
+    of its changes, where it changes, which single jumps hardly move. A gap is a time of absence between two of
+    presence. Duplicates are episodes whose observations and actions are the same numbers.
     """
 
     def __init__(self, spec: JointSpec):
@@ -143,8 +143,6 @@ class Statistics:
 
 def _gaps(mask: np.ndarray) -> list[int]:
     """Lengths of all absences between two presences."""
-    lengths = []
-    for there in mask.T:
-        present = np.flatnonzero(there)
-        lengths += (np.diff(present)[np.diff(present) > 1] - 1).tolist()
-    return lengths
+    who, step = np.nonzero(mask.T)
+    apart = np.diff(step)
+    return (apart[(np.diff(who) == 0) & (apart > 1)] - 1).tolist()

@@ -53,8 +53,9 @@ class Tracks:
         if len(twice):
             first = twice[0]
             raise ValueError(
-                f"{self.path}: line {line[first + 1]} says of agent {self.names[agent[first]]!r} at step {frame[first]} "
-                f"({frame[first] * dt:g} s) what line {line[first]} says already ({len(twice)} such lines); keep one."
+                f"{self.path}: line {line[first + 1]} says of agent {self.names[agent[first]]!r} at step "
+                f"{frame[first]} ({frame[first] * dt:g} s) what line {line[first]} says already "
+                f"({len(twice)} such lines); keep one."
             )
         if self.frame[0] == self.frame[-1]:
             raise ValueError(

@@ -1,0 +1,130 @@
+"""Stores are split, thinned, mended and given to others without changing an episode."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foreign_formats import CARS, episodes
+from round_trips import differences
+
+from diffplan.datasets import (
+    TrajectoryStore,
+    export_minari,
+    export_npz,
+    repair_store,
+    split_store,
+    subsample_store,
+)
+from diffplan.datasets.statistics import Statistics
+
+MADE = episodes(CARS, [4, 5, 6, 7, 3, 8])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TrajectoryStore:
+    """Two shards: the first four episodes, the other two."""
+    store = TrajectoryStore.create(tmp_path / "data", CARS, "random walks")
+    store.append(MADE[:4])
+    store.append(MADE[4:])
+    return store
+
+
+def test_both_parts_of_a_split_hold_all_episodes_once(store: TrajectoryStore, tmp_path: Path):
+    first, second = split_store(store.path, [tmp_path / "a", tmp_path / "b"], share=0.7, seed=3)
+    assert len(first) == 4 and len(second) == 2
+    assert sorted([*first.lengths, *second.lengths]) == sorted(store.lengths)
+    again, _ = split_store(store.path, [tmp_path / "c", tmp_path / "d"], share=0.7, seed=3)
+    assert differences(again, list(first)) == []
+    assert first.source == "4 of 6 episodes of random walks"
+
+
+@pytest.mark.parametrize(("share", "outs", "said"), [(0.01, "ab", "leaves a part"), (0.5, "a", "name two")])
+def test_a_split_without_two_parts_is_refused(share, outs, said, store: TrajectoryStore, tmp_path: Path):
+    with pytest.raises(ValueError, match=said):
+        split_store(store.path, [tmp_path / one for one in outs], share)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_split_writes_nothing_when_one_folder_is_a_store(store: TrajectoryStore, tmp_path: Path):
+    with pytest.raises(ValueError, match="a store already"):
+        split_store(store.path, [tmp_path / "a", store.path], share=0.5)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_subsample_keeps_the_order(store: TrajectoryStore, tmp_path: Path):
+    few = subsample_store(store.path, tmp_path / "few", episodes=3, seed=1)
+    places = [store.lengths.tolist().index(length) for length in few.lengths]
+    assert places == sorted(places) and differences(few, [MADE[place] for place in places]) == []
+    with pytest.raises(ValueError, match="episodes=7, but .* has 6"):
+        subsample_store(store.path, tmp_path / "more", episodes=7)
+
+
+def test_a_cut_file_costs_only_the_episodes_behind_the_cut(store: TrajectoryStore, tmp_path: Path):
+    path = store.path / "shard_00000" / "actions.npy"
+    os.truncate(path, path.stat().st_size - 40)  # within the fourth episode
+    repair = repair_store(store.path, tmp_path / "saved")
+    assert differences(repair.store, [*MADE[:3], *MADE[4:]]) == []
+    assert (repair.kept, repair.lost, repair.unverified) == (5, 1, 3)
+    assert repair.damaged == ("shard_00000/actions.npy",)
+    repair.store.verify()
+
+
+def test_a_flipped_bit_costs_its_shard(store: TrajectoryStore, tmp_path: Path):
+    path = store.path / "shard_00000" / "rewards.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    repair = repair_store(store.path, tmp_path / "saved")
+    assert differences(repair.store, MADE[4:]) == [] and (repair.lost, repair.unverified) == (4, 0)
+
+
+def test_a_missing_shard_costs_itself(store: TrajectoryStore, tmp_path: Path):
+    shutil.rmtree(store.path / "shard_00001")
+    assert differences(repair_store(store.path, tmp_path / "saved").store, MADE[:4]) == []
+
+
+def test_where_nothing_is_whole_nothing_is_written(store: TrajectoryStore, tmp_path: Path):
+    for path in store.path.glob("*/offsets.npy"):
+        path.unlink()
+    with pytest.raises(ValueError, match="no episode of .* is whole"):
+        repair_store(store.path, tmp_path / "saved")
+    (store.path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json is not valid JSON"):
+        repair_store(store.path, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_an_archive_is_plain_arrays(store: TrajectoryStore, tmp_path: Path):
+    with np.load(export_npz(store, tmp_path / "all.npz"), allow_pickle=False) as archive:
+        assert archive["offsets"].tolist() == [0, 5, 11, 18, 26, 30, 39]
+        np.testing.assert_array_equal(archive["observations"][5:11], MADE[1].observations)
+        assert json.loads(str(archive["spec"]))["dt"] == 0.1
+
+
+def test_an_export_is_whole_or_not_there(store: TrajectoryStore, tmp_path: Path):
+    empty = TrajectoryStore.create(tmp_path / "empty", CARS)
+    for export, out in ((export_npz, "all.npz"), (export_minari, "all")):
+        with pytest.raises(ValueError, match="holds no episodes"):
+            export(empty, tmp_path / out)
+    with pytest.raises(ValueError, match="expected .npz"):
+        export_npz(store, tmp_path / "all.zip")
+    (tmp_path / "all").mkdir()
+    with pytest.raises(ValueError, match="there already"):
+        export_minari(store, tmp_path / "all")
+    os.truncate(store.path / "shard_00001" / "actions.npy", 200)
+    with pytest.raises(ValueError, match="bytes, expected"):
+        export_minari(TrajectoryStore.open(store.path), tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "data", "empty"]
+
+
+def test_the_report_of_a_store_counts_agents_over_time(store: TrajectoryStore):
+    report = Statistics.of(CARS, store).report()
+    assert (report["episodes"], report["steps"]) == (6, 33)
+    assert report["agents"] == {
+        "number": 3,
+        "at_once": {"min": 3, "max": 3},
+        "mean_share_of_time": 1.0,
+        "never": [],
+    }
+    assert report["duplicates"]["number"] == 0 and report["widths"] == {"car": {"observation": 4, "action": 2}}
