@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -376,6 +377,21 @@ def test_observations_without_ids_and_unknown_choices_are_refused(tmp_path: Path
     actions[3, 0] = 5
     np.save(discrete.source / "actions.npy", actions)
     assert "row 3 has the action 5, expected a whole number from 0 to 4" in refused(discrete, tmp_path)
+
+
+def test_an_archive_whose_header_promises_too_much_is_refused(tmp_path: Path):
+    importer = written("npz, exported", tmp_path)
+    with zipfile.ZipFile(importer.source) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = np.lib.format.header_data_from_array_1_0(np.zeros(0, np.float32)) | {"shape": (10, 10**9, 2)}
+    with zipfile.ZipFile(importer.source, "w") as archive:
+        for name, data in members.items():
+            with archive.open(name, "w") as file:
+                if name == "actions.npy":
+                    np.lib.format.write_array_header_1_0(file, header)
+                else:
+                    file.write(data)
+    assert "actions has 128 bytes, but its header says 80,000,000,128" in refused(importer, tmp_path)
 
 
 def test_rollouts_that_do_not_fit_are_named_by_number(tmp_path: Path):

@@ -128,6 +128,7 @@ def _metadata(store: TrajectoryStore, name: str) -> dict[str, Any]:
         "total_steps": store.num_steps,
         "data_format": "hdf5",
         "dataset_id": f"diffplan/{name}-v0",
+        "minari_version": "0.5.4",  # whose layout this is
         "observation_space": json.dumps({"type": "Dict", "subspaces": observed}),
         "action_space": json.dumps({"type": "Dict", "subspaces": acted}),
         OURS: {"spec": spec.to_dict(), "source": store.source},

@@ -11,8 +11,9 @@ import numpy as np
 
 from diffplan.datasets.importers.parquet import read_parquet
 from diffplan.datasets.importers.recognition import wrong_format
-from diffplan.datasets.importers.recording import Recording, check_finite, joint_episode, make_spec
+from diffplan.datasets.importers.recording import HELD, Recording, check_finite, held, joint_episode, make_spec
 from diffplan.files import inside, read_json
+from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
 _NUMBERS = ("float32", "float64", "int32", "int64", "bool")
@@ -42,50 +43,38 @@ class LeRobot:
         features = _features(info, source)
         files = _files(info, source)
         names = list(self.arms) or ["robot"]
-        observed = {key: features[key] for key in features if key.startswith("observation.")}
-        parts = [{key: self._part(key, feature, arm, source) for key, feature in observed.items()} for arm in names]
-        acts = [self._part("action", features["action"], arm, source) for arm in names]
-        whole, shared = int(features["action"]["shape"][0]), sum(map(len, acts))
-        if shared != whole:
-            raise ValueError(
-                f"{source}: the arms {names} share out {shared} of the {whole} entries of action "
-                f"{features['action'].get('names')}; every entry must be of one arm."
-            )
-        widths = [(sum(map(len, part.values())), len(act)) for part, act in zip(parts, acts, strict=True)]
+        acts = self._acts(features["action"], names)
+        seen = [
+            {key: self._part(key, features[key], arm) for key in features if key.startswith("observation.")}
+            for arm in names
+        ]
+        widths = [(sum(map(len, own.values())), len(act)) for own, act in zip(seen, acts, strict=True)]
         spec = make_spec(source, names, widths, _dt(info, source), roles=names)
 
         def episodes() -> Iterator[Trajectory]:
             total = 0
             for index, rows in _episodes(files, list(features)):
                 total += len(rows["action"])
-                vectors = [np.concatenate([rows[k][:, part] for k, part in own.items()], 1) for own in parts]
-                held = [np.concatenate([one, one[-1:]]) for one in vectors]
-                shape = (len(rows["action"]), spec.num_agents)
-                rewards, done = (
-                    np.broadcast_to(rows[k][:, :1], shape) if k in rows else np.zeros(shape)
-                    for k in ("next.reward", "next.done")
-                )
-                ended = np.zeros(shape, bool)
-                ended[-1] = done[-1] != 0
-                yield joint_episode(
-                    spec,
-                    held,
-                    [rows["action"][:, act] for act in acts],
-                    rewards,
-                    ended,
-                    labels={"episode_index": index},
-                )
+                yield _episode(spec, index, rows, seen, acts)
             if total != info.get("total_frames", total):
                 raise ValueError(f"{source} has {total} rows, but info.json says {info['total_frames']}; copy it anew.")
 
         left_out = sorted(set(info["features"]) - set(features))
-        notes = (
-            f"observed columns: {', '.join(observed)}; left out: {', '.join(left_out)}",
-            "the observation after the last action is not in the files; the last one is repeated",
-        )
+        notes = (f"observed columns: {', '.join(seen[0])}; left out: {', '.join(left_out)}", HELD)
         return Recording(spec, episodes, f"LeRobot data {source.resolve().name}", notes, bounded=False)
 
-    def _part(self, key: str, feature: Any, arm: str, source: Path) -> list[int]:
+    def _acts(self, feature: Any, names: list[str]) -> list[list[int]]:
+        """Which entries of the action are whose."""
+        acts = [self._part("action", feature, arm) for arm in names]
+        whole, shared = int(feature["shape"][0]), sum(map(len, acts))
+        if shared != whole:
+            raise ValueError(
+                f"{self.source}: the arms {names} share out {shared} of the {whole} entries of action "
+                f"{feature.get('names')}; every entry must be of one arm."
+            )
+        return acts
+
+    def _part(self, key: str, feature: Any, arm: str) -> list[int]:
         """Which entries of a vector are an arm's."""
         width, names = int(feature["shape"][0]), feature.get("names")
         names = next(iter(names.values())) if isinstance(names, dict) and len(names) == 1 else names
@@ -93,7 +82,9 @@ class LeRobot:
             return list(range(width))
         if not isinstance(names, list) or len(names) != width:
             if width % len(self.arms):
-                raise ValueError(f"{source}: {key} has {width} entries without names, not equal parts for {self.arms}.")
+                raise ValueError(
+                    f"{self.source}: {key} has {width} entries without names, not equal parts for {self.arms}."
+                )
             part = width // len(self.arms)
             return list(range(self.arms.index(arm) * part, (self.arms.index(arm) + 1) * part))
         owners = [set(self.arms) & set(re.split(r"[^a-zA-Z0-9]+", str(name))) for name in names]
@@ -152,6 +143,23 @@ def _episodes(files: list[Path], keys: list[str]) -> Iterator[tuple[int, dict[st
                 )
             rows = {k: check_finite(v[start:stop], f"{path}: {k}", start) for k, v in table.items()}
             yield int(index[start]), {k: v.reshape(stop - start, -1) for k, v in rows.items()}
+
+
+def _episode(
+    spec: JointSpec,
+    index: int,
+    rows: dict[str, np.ndarray],
+    seen: list[dict[str, list[int]]],
+    acts: list[list[int]],
+) -> Trajectory:
+    shape = (len(rows["action"]), spec.num_agents)
+    zeros = np.zeros((shape[0], 1))
+    rewards, done = (np.broadcast_to(rows.get(key, zeros)[:, :1], shape) for key in ("next.reward", "next.done"))
+    ended = np.zeros(shape, bool)
+    ended[-1] = done[-1] != 0
+    observations = [held(np.concatenate([rows[key][:, part] for key, part in own.items()], 1)) for own in seen]
+    actions = [rows["action"][:, act] for act in acts]
+    return joint_episode(spec, observations, actions, rewards, ended, labels={"episode_index": index})
 
 
 def _runs(index: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -9,9 +9,11 @@ import numpy as np
 from diffplan.datasets.importers.npy import NpyFile, check_same_length, dtype_notes
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import (
+    HELD,
     Recording,
     check_finite,
     check_team,
+    held,
     joint_episode,
     make_spec,
     one_hot,
@@ -59,10 +61,7 @@ class Madiff:
         discrete = files["actions"].dtype.kind in "iu"
         choices = self._choices(files) if discrete else 0
         spec = self._spec(files, choices)
-        notes = (
-            "the observation after the last action is not in the files; the last one is repeated",
-            *dtype_notes(files),
-        )
+        notes = (HELD, *dtype_notes(files))
 
         def episodes() -> Iterator[Trajectory]:
             for stop, length in zip(np.cumsum(lengths).tolist(), lengths, strict=True):
@@ -121,12 +120,12 @@ class Madiff:
             actions = one_hot(actions.reshape(stop - start, N), choices, files["actions"].path, start)
         for name, values in (("obs", observations), ("actions", actions), ("rewards", rows["rewards"])):
             check_finite(values, files[name].path, start)
-        repeated = np.concatenate([observations, observations[-1:]])
-        mask = np.concatenate([there, there[-1:]])
         discounts = rows["discounts"].reshape(stop - start, -1)
         ended = np.broadcast_to(discounts == 0, (stop - start, N)) & there
         rewards = np.broadcast_to(rows["rewards"].reshape(stop - start, -1), (stop - start, N))
-        return joint_episode(spec, list(repeated.swapaxes(0, 1)), list(actions.swapaxes(0, 1)), rewards, ended, mask)
+        return joint_episode(
+            spec, held(observations).swapaxes(0, 1), actions.swapaxes(0, 1), rewards, ended, held(there)
+        )
 
 
 _KEEP = "with strip_agent_ids=False (--no-strip-agent-ids) observations are taken as they are"

@@ -4,10 +4,27 @@ import math
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 REMEDY = "copy or export the file anew"
+
+
+def read_header(file: IO[bytes], where: object) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and dtype. Raises ``ValueError`` for what is no array, or one of objects."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except ValueError as error:
+        raise ValueError(f"{where} is no npy file ({error}); {REMEDY}.") from error
+    if dtype.hasobject:
+        raise ValueError(
+            f"{where} holds pickled Python objects, which could run code and are never read; save plain arrays, "
+            "e.g. np.save(path, np.stack(list_of_arrays))."
+        )
+    return shape, fortran, dtype
 
 
 class NpyFile:
@@ -19,19 +36,9 @@ class NpyFile:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            with open(path, "rb") as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                self.shape, self._fortran, self.dtype = read(file)
-                self._start = file.tell()
-        except ValueError as error:
-            raise ValueError(f"{path} is no npy file ({error}); {REMEDY}.") from error
-        if self.dtype.hasobject:
-            raise ValueError(
-                f"{path} holds pickled Python objects, which could run code and are never read; save plain arrays, "
-                "e.g. np.save(path, np.stack(list_of_arrays))."
-            )
+        with open(path, "rb") as file:
+            self.shape, self._fortran, self.dtype = read_header(file, path)
+            self._start = file.tell()
         if self.dtype.kind not in "fiub":
             raise ValueError(f"{path} holds {self.dtype}, expected real numbers; convert it to float32.")
         self._row = self.dtype.itemsize * math.prod(self.shape[1:])

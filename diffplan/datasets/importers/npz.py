@@ -1,14 +1,17 @@
 """The ``.npz`` file that ``export_npz`` writes: flat arrays over all episodes, as in a store, and the spec as JSON."""
 
 import json
+import math
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from diffplan.datasets.importers.npy import REMEDY, read_header
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import Recording
 from diffplan.spec import JointSpec
@@ -31,19 +34,12 @@ class Npz:
 
     def read(self) -> Recording:
         source = Path(self.source)
-        if not source.is_file() or not zipfile.is_zipfile(source):
-            raise wrong_format(source, "npz", "an .npz archive")
-        with zipfile.ZipFile(source) as archive:
-            missing = [name for name in _NAMES if f"{name}.npy" not in archive.namelist()]
-        if missing:
-            raise wrong_format(source, "npz", f"an archive that has {missing}, too")
+        arrays = read_npz(source, _NAMES, "npz")
         try:
-            with np.load(source, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in _NAMES}
             spec = JointSpec.from_dict(json.loads(str(arrays["spec"])))
             labels, offsets = json.loads(str(arrays["labels"])), arrays["offsets"].tolist()
-        except (ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{source} is not an archive of episodes ({error}); write one with export_npz.") from error
+        except ValueError as error:
+            raise ValueError(f"{source} has a damaged spec or labels ({error}); export the file anew.") from error
 
         def episodes() -> Iterator[Trajectory]:
             for index, (start, stop) in enumerate(pairwise(offsets)):
@@ -52,3 +48,31 @@ class Npz:
                 yield Trajectory(spec, **rows, **steps, labels=labels[index])
 
         return Recording(spec, episodes, str(arrays["source"]))
+
+
+def read_npz(source: Path, names: Sequence[str], format: str) -> dict[str, np.ndarray]:
+    """These arrays of an archive, without pickle.
+
+    Raises:
+        ValueError: no archive, one that lacks arrays (of another format then), or a damaged one.
+    """
+    if not source.is_file() or not zipfile.is_zipfile(source):
+        raise wrong_format(source, format, "an .npz archive")
+    try:
+        with zipfile.ZipFile(source) as archive:
+            missing = [name for name in names if f"{name}.npy" not in archive.namelist()]
+            if missing:
+                raise wrong_format(source, format, f"an archive that has {missing}, too")
+            return {name: _array(archive, name, source) for name in names}
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{source} is damaged ({error}); {REMEDY}.") from error
+
+
+def _array(archive: zipfile.ZipFile, name: str, source: Path) -> np.ndarray:
+    where = f"{source}: {name}"
+    with archive.open(f"{name}.npy") as file:
+        shape, fortran, dtype = read_header(file, where)
+        expected, size = file.tell() + dtype.itemsize * math.prod(shape), archive.getinfo(f"{name}.npy").file_size
+        if size != expected:
+            raise ValueError(f"{where} has {size:,} bytes, but its header says {expected:,} for {shape}; {REMEDY}.")
+        return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,6 +1,5 @@
 """Human-human Overcooked (Carroll et al. 2019, arXiv 1910.05789) as ``.npz``: two players with discrete actions."""
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -8,14 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
+from diffplan.datasets.importers.npz import read_npz
 from diffplan.datasets.importers.recognition import wrong_format
-from diffplan.datasets.importers.recording import Recording, check_finite, joint_episode, make_spec, one_hot
+from diffplan.datasets.importers.recording import (
+    HELD,
+    Recording,
+    check_finite,
+    held,
+    joint_episode,
+    make_spec,
+    one_hot,
+)
 from diffplan.files import read_json
+from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
 ACTIONS = ("up", "down", "right", "left", "stay", "interact")
-HELD = ("nothing", "onion", "dish", "soup")
-_ARRAYS = ("position", "orientation", "held", "action", "reward", "offsets", "layout", "trial")
+CARRIED = ("nothing", "onion", "dish", "soup")
+_STEPS = ("position", "orientation", "held", "action", "reward")
 
 
 @dataclass(frozen=True)
@@ -35,46 +44,43 @@ class Overcooked:
 
     def read(self) -> Recording:
         source = Path(self.source)
-        if not source.is_file() or not zipfile.is_zipfile(source) or not (source.parent / "layouts.json").exists():
+        if not (source.parent / "layouts.json").exists():
             raise wrong_format(source, "overcooked", "an .npz file with layouts.json beside it")
+        data = read_npz(source, (*_STEPS, "offsets", "layout", "trial"), "overcooked")
         kitchens = sorted(read_json(source.parent / "layouts.json"))
-        with np.load(source, allow_pickle=False) as archive:
-            missing = sorted(set(_ARRAYS) - set(archive.files))
-            if missing:
-                raise wrong_format(source, "overcooked", f"the arrays {_ARRAYS}; {missing} are missing")
-            data = {name: archive[name] for name in _ARRAYS}
-        for name in ("position", "orientation", "held", "action", "reward"):
+        for name in _STEPS:
             if len(data[name]) != data["offsets"][-1]:
                 raise ValueError(f"{source}: {name} has {len(data[name])} rows, offsets say {data['offsets'][-1]}.")
         unknown = sorted(set(data["layout"].tolist()) - set(kitchens))
         if unknown:
             raise ValueError(f"{source} has trials in {unknown}, which layouts.json does not have; it has {kitchens}.")
-        width = 4 + len(HELD) + len(kitchens)
+        width = 4 + len(CARRIED) + len(kitchens)
         spec = make_spec(source, ["player_0", "player_1"], [(width, len(ACTIONS))] * 2, self.dt, ("player",) * 2, True)
-        role = replace(spec.roles["player"], position=(0, 1), static=tuple(range(8, width)))
+        role = replace(spec.roles["player"], position=(0, 1), static=tuple(range(4 + len(CARRIED), width)))
         spec = replace(spec, roles={"player": role})
 
         def episodes() -> Iterator[Trajectory]:
             for trial, (start, stop) in enumerate(pairwise(data["offsets"].tolist())):
-                rows = {
-                    name: data[name][start:stop] for name in ("position", "orientation", "held", "action", "reward")
-                }
-                kitchen = str(data["layout"][trial])
-                where = np.broadcast_to(
-                    np.eye(len(kitchens))[kitchens.index(kitchen)], (stop - start, 2, len(kitchens))
-                )
-                held = one_hot(rows["held"], len(HELD), f"{source}: held", start)
-                seen = np.concatenate([rows["position"], rows["orientation"], held, where], -1)
-                actions = one_hot(rows["action"], len(ACTIONS), f"{source}: action", start)
-                rewards = np.repeat(check_finite(rows["reward"], f"{source}: reward", start)[:, None], 2, 1)
-                yield joint_episode(
-                    spec,
-                    list(np.concatenate([seen, seen[-1:]]).swapaxes(0, 1)),
-                    list(actions.swapaxes(0, 1)),
-                    rewards,
-                    np.zeros((stop - start, 2), bool),
-                    labels={"layout": kitchen, "trial": int(data["trial"][trial])},
-                )
+                layout, rows = str(data["layout"][trial]), {name: data[name][start:stop] for name in _STEPS}
+                labels: dict[str, str | int] = {"layout": layout, "trial": int(data["trial"][trial])}
+                yield _trial(spec, rows, np.eye(len(kitchens))[kitchens.index(layout)], labels, source, start)
 
-        notes = ("the observation after the last action is not in the file; the last one is repeated",)
-        return Recording(spec, episodes, f"human-human Overcooked, {source.stem}", notes)
+        return Recording(spec, episodes, f"human-human Overcooked, {source.stem}", (HELD,))
+
+
+def _trial(
+    spec: JointSpec,
+    rows: dict[str, np.ndarray],
+    kitchen: np.ndarray,
+    labels: dict[str, str | int],
+    source: Path,
+    start: int,
+) -> Trajectory:
+    L = len(rows["action"])
+    where = np.broadcast_to(kitchen, (L, 2, len(kitchen)))
+    carried = one_hot(rows["held"], len(CARRIED), f"{source}: held", start)
+    seen = np.concatenate([rows["position"], rows["orientation"], carried, where], -1)
+    actions = one_hot(rows["action"], len(ACTIONS), f"{source}: action", start)
+    rewards = np.repeat(check_finite(rows["reward"], f"{source}: reward", start)[:, None], 2, 1)
+    never = np.zeros((L, 2), bool)
+    return joint_episode(spec, held(seen).swapaxes(0, 1), actions.swapaxes(0, 1), rewards, never, labels={**labels})

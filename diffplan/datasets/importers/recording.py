@@ -1,7 +1,7 @@
 """What every importer gives: who the agents are, and their episodes, to be read through as often as asked."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -123,8 +123,8 @@ def check_team(number: int, source: Path) -> None:
 
 def joint_episode(
     spec: JointSpec,
-    observations: Sequence[np.ndarray],
-    actions: Sequence[np.ndarray],
+    observations: Iterable[np.ndarray],
+    actions: Iterable[np.ndarray],
     rewards: np.ndarray,
     terminations: np.ndarray,
     agent_mask: np.ndarray | None = None,
@@ -151,11 +151,19 @@ def joint_episode(
     )
 
 
-def _padded(arrays: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+def _padded(arrays: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
     padded = np.zeros(shape, np.float32)
     for index, array in enumerate(arrays):
         padded[:, index, : array.shape[-1]] = array
     return padded
+
+
+HELD = "the observation after the last action is not in the files; the last one is repeated"
+
+
+def held(rows: np.ndarray) -> np.ndarray:
+    """The rows with the last one twice: what is observed after the last action, where nobody wrote it down."""
+    return np.concatenate([rows, rows[-1:]])
 
 
 def check_finite(array: np.ndarray, source: object, first_row: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffplan.datasets.importers.hdf5 import numbers, open_hdf5
 from diffplan.datasets.importers.recognition import wrong_format
-from diffplan.datasets.importers.recording import Recording, joint_episode, make_spec
+from diffplan.datasets.importers.recording import HELD, Recording, joint_episode, make_spec
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
@@ -59,7 +59,7 @@ class Robomimic:
         notes = [f"observation entries: {', '.join(keys)}"]
         notes += [f"not numbers of one axis, left out: {', '.join(left_out)}"] if left_out else []
         if not next_known:
-            notes.append("the observation after the last action is not in the file; the last one is repeated")
+            notes.append(HELD)
 
         def episodes() -> Iterator[Trajectory]:
             with open_hdf5(source) as file:

@@ -1,6 +1,6 @@
 """Roll-outs as lists of PettingZoo dictionaries, as a loop over ``env.step`` collects them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,37 +43,31 @@ class Rollouts:
     def read(self) -> Recording:
         if not self.rollouts:
             raise ValueError("no rollouts to import; give at least one.")
-        observed, acted = self._first("observations"), self._first("actions")
+        observed = _first(step for rollout in self.rollouts for step in rollout.observations)
+        acted = _first(step for rollout in self.rollouts for step in rollout.actions)
         idle = [name for name in observed if name not in acted]
         if idle:
             raise ValueError(f"agents {idle} never act in {len(self.rollouts)} rollouts; leave out their observations.")
-        discrete = all(np.ndim(action) == 0 for action in acted.values())
+        discrete = all(np.ndim(acted[name]) == 0 for name in observed)
         choices = (self.num_actions or self._largest() + 1) if discrete else 0
-        widths = [(_width(name, observed[name]), choices or _width(name, acted[name])) for name in observed]
+        widths = [(_width(name, seen), choices or _width(name, acted[name])) for name, seen in observed.items()]
         spec = make_spec(Path("rollouts"), list(observed), widths, self.dt, self.roles, discrete)
 
         def episodes() -> Iterator[Trajectory]:
-            for index, rollout in enumerate(self.rollouts):
-                yield _trajectory(spec, index, rollout, choices)
+            return (_trajectory(spec, index, rollout, choices) for index, rollout in enumerate(self.rollouts))
 
         return Recording(spec, episodes, f"{len(self.rollouts)} rollouts", bounded=discrete)
 
-    def _first(self, name: str) -> dict[str, Any]:
-        """Every agent's first observation or action."""
-        first: dict[str, Any] = {}
-        for rollout in self.rollouts:
-            for step in getattr(rollout, name):
-                first = {**step, **first}
-        return {
-            agent: first[agent]
-            for rollout in self.rollouts
-            for step in rollout.observations
-            for agent in step
-            if agent in first
-        }
-
     def _largest(self) -> int:
         return max(int(a) for rollout in self.rollouts for step in rollout.actions for a in step.values())
+
+
+def _first(steps: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first value of every agent, in the order in which agents appear."""
+    first: dict[str, Any] = {}
+    for step in steps:
+        first |= {name: value for name, value in step.items() if name not in first}
+    return first
 
 
 def _width(name: str, value: Any) -> int:

@@ -168,8 +168,8 @@ def episode(spec: JointSpec, piece: Piece, anonymous: bool) -> Trajectory:
     observed = grid[..., : spec.observation_size]
     return joint_episode(
         spec,
-        list(observed.swapaxes(0, 1)),
-        list(done[..., :-1].swapaxes(0, 1)),
+        observed.swapaxes(0, 1),
+        done[..., :-1].swapaxes(0, 1),
         done[..., -1],
         np.zeros((L, N), bool),
         mask,
