@@ -68,8 +68,9 @@ def _text(card: dict[str, Any]) -> str:
         "duplicate episodes": str(report["duplicates"]["number"]),
     }
     lines = [f"# {card['source'] or 'Episodes'}", "", f"Origin: {card['origin']}.", f"Licence: {card['licence']}.", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {fact} |" for name, fact in facts.items()), ""]
-    lines += [f"| role {name} | {widths} |" for name, widths in report["widths"].items()]
+    for name, widths in report["widths"].items():
+        facts[f"role {name}"] = f"observes {widths['observation']} numbers, acts by {widths['action']}"
+    lines += ["| | |", "|---|---|", *(f"| {name} | {fact} |" for name, fact in facts.items())]
     for title, entries in (("Suspicious jumps", report["jumps"]), ("How the files were understood", card["notes"])):
         lines += ["", f"## {title}", "", *(f"- {entry}" for entry in entries or ["none"])]
     return "\n".join(lines) + "\n"

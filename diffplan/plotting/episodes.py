@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffplan.rollout import Rollout
 
 Groups = dict[str, Int[np.ndarray, "episodes"]]
-MOST_GROUPS, PANELS_A_ROW = 8, 4
+MOST_GROUPS, PANELS_A_ROW, MOST_NAMED = 8, 4, 16
 
 
 @matplotlib.rc_context(STYLE)
@@ -133,13 +133,18 @@ def _draw_paths(figure: FigureBase, drawn: dict[str, list[Trajectory]], columns:
         for episode in episodes:
             for name in filter(lambda name: has_position(episode.spec, name), episode.spec.names):
                 path, color = executed_path(episode, name), agent_color(episode.spec, name)
+                if not len(path):
+                    continue
                 axes.plot(*path.T, color=color, linewidth=1, alpha=float(np.clip(6 / len(episodes), 0.15, 0.8)))
                 draw_dots(axes, path[:1], color, size=14)
         style_map(axes)
         axes.set_title(value)
     spec = next(iter(drawn.values()))[0].spec
     names = [name for name in spec.names if has_position(spec, name)]
-    handles = [Line2D([], [], color=agent_color(spec, name), linewidth=3, label=name) for name in names]
+    named = names[:MOST_NAMED]
+    handles = [Line2D([], [], color=agent_color(spec, name), linewidth=3, label=name) for name in named]
+    if len(names) > len(named):
+        handles.append(Line2D([], [], color="none", label=f"and {len(names) - len(named)} more"))
     figure.legend(handles=handles, loc="outside right center")
     figure.supxlabel("x (m)", fontsize=9)
     figure.supylabel("y (m)", fontsize=9)
