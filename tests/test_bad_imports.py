@@ -286,6 +286,9 @@ def test_a_billion_agents_are_refused_at_once(tmp_path: Path):
         assert "bytes, but its header says" in refused(importer, tmp_path)
         file.truncate(file.tell() + 65 * 10**9 * 7 * 4)  # a sparse file: as long as it says
     assert "1,000,000,000 agents" in refused(importer, tmp_path)
+    omar = written("omar", tmp_path / "o")
+    np.save(omar.source / "seed_2_data" / f"obs_{10**12}.npy", np.zeros(1))
+    assert "files of agent 1000000000000, but none of agent 3" in refused(omar, tmp_path)
     rows = "\n".join(f"{step},{step},0,0" for step in range(10_001))
     (tmp_path / "tracks.csv").write_text(f"time,agent,x,y\n{rows}")
     assert "10,001 agents" in refused(Table(tmp_path / "tracks.csv"), tmp_path)
@@ -311,6 +314,7 @@ def test_numbers_that_are_not_finite_are_named_by_row_and_column(name: str, file
         (lambda rows: rows.__setitem__(3, "0.5,b,,0"), "line 4, column 'x' is nan"),
         (lambda rows: rows.__setitem__(3, "0.5,b,inf,0"), "line 4, column 'x' is inf"),
         (lambda rows: rows.__setitem__(3, "0.5,b,0"), "line 4 has 3 columns"),
+        (lambda rows: rows.__setitem__(3, "0.5,,0,0"), "line 4 has no 'agent'"),
         (lambda rows: rows.__setitem__(3, "noon,b,0,0"), "line 4, column 'time' is 'noon'"),
         (lambda rows: rows.__setitem__(3, "0.63,b,0,0"), "line 4 is of time=0.63, between two steps"),
         (lambda rows: rows.append("0.5,b,0,0"), "line 12 says of agent 'b' at step 1 (0.5 s) what line 4 says already"),
@@ -362,7 +366,7 @@ def test_what_is_wrong_in_pedestrian_text_is_named_by_line(line: str, said: str,
 def test_an_episode_length_that_the_data_contradict_is_refused(tmp_path: Path):
     write_omar(tmp_path / "spread", {0: episodes(CARS, [25, 25])})
     said = refused(Omar(tmp_path / "spread", episode_length=20), tmp_path)
-    assert "row 25 does not go on where next_obs of row 24 left off" in said and "episode_length=20" in said
+    assert "an episode of 25 steps ends with row 24" in said and "episode_length=20" in said
 
 
 def test_observations_without_ids_and_unknown_choices_are_refused(tmp_path: Path):
@@ -407,3 +411,47 @@ def test_unknown_agents_cannot_be_dropped(tmp_path: Path):
     with pytest.raises(ValueError, match=r"cannot drop \['agent_9'\]"):
         import_episodes(written("omar", tmp_path), tmp_path / "store", drop_agents=["agent_9"])
     assert not (tmp_path / "store").exists()
+
+
+def test_large_ids_stay_apart(tmp_path: Path):
+    rows = [f"{step},{10_000_000 + agent},{step},0" for step in range(3) for agent in range(2)]
+    (tmp_path / "tracks.csv").write_text("\n".join(["time,agent,x,y", *rows]))
+    store = import_episodes(Table(tmp_path / "tracks.csv"), tmp_path / "store")
+    assert store.spec.names == ("10000000", "10000001")
+
+
+def test_a_table_in_another_encoding_is_named(tmp_path: Path):
+    (tmp_path / "tracks.csv").write_bytes("time,agent,x,y\n0,J\u00fcrgen,0,0\n".encode("latin1"))
+    assert "tracks.csv is no table in UTF-8" in refused(Table(tmp_path / "tracks.csv"), tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("shape", [7]), ("dtype", "video"), ("names", ["left_a"] * 6)])
+def test_columns_that_are_not_what_info_says_are_named(key: str, value: object, tmp_path: Path):
+    importer = written("lerobot", tmp_path)
+    path = importer.source / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["features"]["action"] |= {key: value}
+    path.write_text(json.dumps(info))
+    assert "action" in refused(importer, tmp_path)
+
+
+def test_spaces_that_are_no_spaces_are_refused(tmp_path: Path):
+    importer = written("minari", tmp_path)
+    path = importer.source / "data" / "metadata.json"
+    for space in ('{"type": "Graph"}', '{"type": "Box"}', "[]", "{"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"action_space": space}))
+        refused(importer, tmp_path)
+
+
+def test_files_that_are_empty_of_what_they_should_hold_are_refused(tmp_path: Path):
+    importer = written("robomimic", tmp_path)
+    with h5py.File(importer.source, "a") as file:
+        del file["data/demo_3/obs"]
+    assert "data/demo_3/obs is missing" in refused(importer, tmp_path)
+    with h5py.File(importer.source, "a") as file:
+        del file["data/demo_0/actions"]
+    assert "but not obs and actions" in refused(importer, tmp_path)
+    minari = written("minari", tmp_path / "minari")
+    with h5py.File(minari.source / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_1/observations/left"]
+    assert "episode_1/observations/left is missing" in refused(minari, tmp_path)

@@ -95,3 +95,32 @@ def test_teams_of_the_same_roles_match_whatever_their_number_and_names() -> None
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             JointSpec({"x": "arm"}, {"arm": ARM}, 0.05).check_same_roles(other, "a", "b")
+
+
+CHOOSER = Role(5, (0.0,) * 3, (1.0,) * 3, discrete=True, legal=(2, 3, 4))
+
+
+def test_a_discrete_action_is_the_largest_legal_choice():
+    spec = JointSpec({"a": "r", "b": "r"}, {"r": CHOOSER})
+    actions, there = np.array([[0.9, 0.2, 0.4], [0.9, 0.2, 0.4]], np.float32), np.array([True, False])
+    seen = np.array([[7, 7, 0, 1, 1], [7, 7, 1, 1, 1]], np.float32)
+    assert spec.unstack_actions(actions, there)["a"].tolist() == [1, 0, 0]
+    taken = spec.unstack_actions(actions, there, seen)
+    assert taken["a"].tolist() == [0, 0, 1] and list(taken) == ["a"]
+    nothing_known = spec.unstack_actions(actions, there, np.full((2, 5), np.nan, np.float32))
+    assert nothing_known["a"].tolist() == [1, 0, 0]
+
+
+def test_a_role_of_choices_survives_json_and_older_specs_have_none():
+    spec = JointSpec({"a": "r"}, {"r": CHOOSER})
+    assert JointSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    older = spec.to_dict()
+    for name in ("discrete", "legal"):
+        del older["roles"]["r"][name]
+    assert not JointSpec.from_dict(older).roles["r"].discrete
+
+
+@pytest.mark.parametrize(("discrete", "legal"), [(True, (2, 3)), (False, (2, 3, 4))])
+def test_legal_entries_are_one_for_each_choice(discrete, legal):
+    with pytest.raises(ValueError, match="one entry for each choice"):
+        Role(5, (0.0,) * 3, (1.0,) * 3, discrete=discrete, legal=legal)

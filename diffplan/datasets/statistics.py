@@ -19,7 +19,8 @@ class Statistics:
 
     A jump is a change of an observation entry by more than 30 times the usual one: the square of the mean square root
     of its changes, where it changes, which single jumps hardly move. A gap is a time of absence between two of
-    presence. Duplicates are episodes whose observations and actions are the same numbers.
+    presence. Duplicates are episodes whose observations and actions are the same numbers. Numbers that are not finite
+    are not counted: a ``Trajectory`` has none, and importers refuse them by file, row and column.
     """
 
     def __init__(self, spec: JointSpec):
@@ -109,7 +110,6 @@ class Statistics:
             },
             "team_return": summary(np.array(self._returns)),
             "constant": self._constant(),
-            "non_finite": 0,  # a Trajectory has none; what has is refused by file, row and column
             "gaps": {"number": len(self._gaps), "longest": max(self._gaps, default=0)},
             "jumps": self._jumps(),
             "duplicates": {

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import Recording
-from diffplan.datasets.importers.tracks import Tracks, cut, episode, role_of, team
+from diffplan.datasets.importers.tracks import Tracks, agent_name, cut, episode, role_of, team
 from diffplan.trajectory import Trajectory
 
 
@@ -88,7 +88,7 @@ class EthUcy:
             order + 1,
             frame[order].astype(np.int64),
             who[order],
-            tuple(f"{person:g}" for person in people),
+            tuple(agent_name(person) for person in people.tolist()),
             np.full(count, "pedestrian"),
             values[order, 2:].astype(np.float32),
             np.zeros((count, 0), np.float32),

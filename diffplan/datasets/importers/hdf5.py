@@ -59,12 +59,17 @@ def check_links(h5py: Any, file: Any, group: Any, path: Path) -> None:
             raise ValueError(f"{where} keeps its data in other files; copy them into this file, e.g. with h5repack.")
 
 
+def child(group: Any, name: str, path: Path) -> Any:
+    """What a group holds under a name. Raises ``ValueError`` naming the place when there is no such thing."""
+    if not hasattr(group, "keys") or name not in group:
+        has = sorted(group)[:12] if hasattr(group, "keys") else "an array"
+        raise ValueError(f"{path}: {group.name.rstrip('/')}/{name} is missing, there is {has}; {REMEDY}.")
+    return group[name]
+
+
 def numbers(group: Any, name: str, path: Path) -> np.ndarray:
     """An array of finite real numbers. Raises ``ValueError`` naming file and dataset when it is something else."""
-    where = f"{path}: {group.name.rstrip('/')}/{name}"
-    if name not in group:
-        raise ValueError(f"{where} is missing; it has {sorted(group)[:12]}; {REMEDY}.")
-    dataset = group[name]
+    dataset, where = child(group, name, path), f"{path}: {group.name.rstrip('/')}/{name}"
     if not hasattr(dataset, "dtype") or dataset.dtype.kind not in "fiub":
         raise ValueError(f"{where} is {getattr(dataset, 'dtype', 'a group')}, expected an array of real numbers.")
     return check_finite(dataset[()], where)

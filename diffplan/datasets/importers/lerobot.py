@@ -1,5 +1,6 @@
 """LeRobot's data sets, version 3: parquet shards in ``data/`` and ``meta/info.json`` (Cadene et al. 2024)."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class LeRobot:
 
         def episodes() -> Iterator[Trajectory]:
             total = 0
-            for index, rows in _episodes(files, list(features)):
+            for index, rows in _episodes(files, {key: int(one["shape"][0]) for key, one in features.items()}):
                 total += len(rows["action"])
                 yield _episode(spec, index, rows, seen, acts)
             if total != info.get("total_frames", total):
@@ -67,10 +68,10 @@ class LeRobot:
         """Which entries of the action are whose."""
         acts = [self._part("action", feature, arm) for arm in names]
         whole, shared = int(feature["shape"][0]), sum(map(len, acts))
-        if shared != whole:
+        if shared != whole or not all(acts):
             raise ValueError(
-                f"{self.source}: the arms {names} share out {shared} of the {whole} entries of action "
-                f"{feature.get('names')}; every entry must be of one arm."
+                f"{self.source}: the arms {names} have {[len(act) for act in acts]} of the {whole} entries of action "
+                f"{feature.get('names')}; every entry must be of one arm, and every arm have some."
             )
         return acts
 
@@ -130,10 +131,14 @@ def _files(info: Any, source: Path) -> list[Path]:
     return paths
 
 
-def _episodes(files: list[Path], keys: list[str]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def _episodes(files: list[Path], widths: dict[str, int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Index and columns [rows, width] of every episode."""
     for path in files:
-        table = read_parquet(path, [*keys, "episode_index", "frame_index"])
+        table = read_parquet(path, [*widths, "episode_index", "frame_index"])
+        for key, width in widths.items():
+            got = math.prod(table[key].shape[1:])
+            if got != width:
+                raise ValueError(f"{path}: {key} has {got} numbers a row, but info.json says {width}; copy it anew.")
         index, frame = table.pop("episode_index"), table.pop("frame_index")
         for start, stop in _runs(index):
             if not np.array_equal(frame[start:stop], np.arange(stop - start)):

@@ -57,7 +57,7 @@ class Madiff:
         if missing:
             raise ValueError(f"{source} lacks {missing}; copy all files.")
         files = {name: NpyFile(source / f"{name}.npy") for name in names}
-        lengths = _path_lengths(files.pop("path_lengths"), check_same_length({n: files[n] for n in STEPS}))
+        lengths = _path_lengths(files.pop("path_lengths"), check_same_length(files))
         discrete = files["actions"].dtype.kind in "iu"
         choices = self._choices(files) if discrete else 0
         spec = self._spec(files, choices)
@@ -86,10 +86,10 @@ class Madiff:
             raise ValueError(f"{obs.path} has the shape {obs.shape}, expected (steps, agents, width).")
         N, width = obs.shape[1], obs.shape[2]
         check_team(N, source)
-        for name in ("actions", "rewards", *(["legals"] if "legals" in files else [])):
-            if files[name].shape[1:2] != (N,):
+        for name, axes in {"actions": 2 if choices else 3, "rewards": 2, "legals": 3}.items():
+            if name in files and (len(files[name].shape) != axes or files[name].shape[1] != N):
                 raise ValueError(
-                    f"{files[name].path} has the shape {files[name].shape}, expected {N} agents as in obs.npy."
+                    f"{files[name].path} has the shape {files[name].shape}, expected {axes} axes, the second {N} long."
                 )
         if self.strip_agent_ids:
             width -= N
@@ -98,8 +98,6 @@ class Madiff:
                     f"{obs.path} has {obs.shape[2]} columns, too few for a one-hot id of {N} agents; {_KEEP}."
                 )
         legal = choices if "legals" in files else 0
-        if not choices and len(actions.shape) != 3:
-            raise ValueError(f"{actions.path} has the shape {actions.shape}, expected (steps, agents, width).")
         widths = [(width + legal, choices or actions.shape[-1])] * N
         return make_spec(source, [f"agent_{i}" for i in range(N)], widths, self.dt, self.roles, choices > 0, legal)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.datasets.importers.hdf5 import numbers, open_hdf5
+from diffplan.datasets.importers.hdf5 import child, numbers, open_hdf5
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import Recording, check_team, joint_episode, make_spec, one_hot
 from diffplan.files import inside, read_json
@@ -49,10 +49,16 @@ class Minari:
         file, metadata = inside(folder, "main_data.hdf5"), read_json(inside(folder, "metadata.json"))
         number = _total(metadata, folder)
         if OURS in metadata:
-            spec = JointSpec.from_dict(metadata[OURS]["spec"])
-            return Recording(spec, lambda: _exact_episodes(spec, file, number), str(metadata[OURS]["source"]))
-        agents = _agents(metadata, folder)
-        widths = [(_width(observed), _width(acted)) for observed, acted in agents.values()]
+            spec = JointSpec.from_dict(dict(metadata[OURS]).get("spec", {}))
+            return Recording(spec, lambda: _exact_episodes(spec, file, number), str(metadata[OURS].get("source", "")))
+        try:
+            agents = _agents(metadata, folder)
+            widths = [(_width(observed), _width(acted)) for observed, acted in agents.values()]
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{folder / 'metadata.json'} has spaces that cannot be understood ({type(error).__name__}: {error}); "
+                "expected Box, Discrete, or Dict of these."
+            ) from error
         discrete = {acted["type"] == "Discrete" for _, acted in agents.values()}
         if len(discrete) > 1:
             raise ValueError(
@@ -119,7 +125,8 @@ def _width(space: Any) -> int:
 def _values(group: Any, name: str, space: Any, path: Path) -> np.ndarray:
     """What was observed or done, [rows, width]."""
     if space["type"] == "Dict":
-        parts = [_values(group[name], key, space["subspaces"][key], path) for key in sorted(space["subspaces"])]
+        inner = child(group, name, path)
+        parts = [_values(inner, key, space["subspaces"][key], path) for key in sorted(space["subspaces"])]
         return np.concatenate(parts, 1)
     values = numbers(group, name, path)
     if space["type"] == "Discrete":
@@ -130,21 +137,17 @@ def _values(group: Any, name: str, space: Any, path: Path) -> np.ndarray:
     return values.reshape(len(values), -1)
 
 
-def _group(data: Any, index: int, path: Path) -> Any:
-    if f"episode_{index}" not in data:
-        raise ValueError(f"{path} has no episode_{index}, but its metadata promise one; copy the folder anew.")
-    return data[f"episode_{index}"]
-
-
 def _episode(spec: JointSpec, data: Any, index: int, agents: dict[str, tuple[Any, Any]], path: Path) -> Trajectory:
-    group, alone = _group(data, index, path), list(agents) == ["agent"]
-    pairs = [
-        (group, "observations", group, "actions") if alone else (group["observations"], name, group["actions"], name)
-        for name in agents
-    ]
-    spaces = list(agents.values())
-    observations = [_values(a, b, s[0], path) for (a, b, _, _), s in zip(pairs, spaces, strict=True)]
-    actions = [_values(a, b, s[1], path) for (_, _, a, b), s in zip(pairs, spaces, strict=True)]
+    group, alone = child(data, f"episode_{index}", path), list(agents) == ["agent"]
+    observations, actions = (
+        [
+            _values(group, what, spaces[kind], path)
+            if alone
+            else _values(child(group, what, path), name, spaces[kind], path)
+            for name, spaces in agents.items()
+        ]
+        for kind, what in enumerate(("observations", "actions"))
+    )
     rewards, ended = numbers(group, "rewards", path), numbers(group, "terminations", path) != 0
     L, N = len(rewards), spec.num_agents
     for rows, expected in [(len(one), L + 1) for one in observations] + [(len(one), L) for one in actions]:
@@ -160,7 +163,6 @@ def _exact_episodes(spec: JointSpec, path: Path, number: int) -> Iterator[Trajec
     """What ``export_minari`` wrote."""
     with open_hdf5(path) as data:
         for index in range(number):
-            group = _group(data, index, path)[OURS]
-            yield Trajectory(
-                spec, **{name: numbers(group, name, path) for name in _EXACT}, labels=json.loads(group.attrs["labels"])
-            )
+            group = child(child(data, f"episode_{index}", path), OURS, path)
+            arrays = {name: numbers(group, name, path) for name in _EXACT}
+            yield Trajectory(spec, **arrays, labels=json.loads(group.attrs.get("labels", "{}")))

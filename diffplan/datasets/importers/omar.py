@@ -51,7 +51,7 @@ class Omar:
             if other != spec:
                 raise ValueError(f"{source / name} has {other}, {first} has {spec}; import them apart.")
         notes = dtype_notes(next(iter(seeds.values())))
-        if any("states_0" in files for files in seeds.values()):
+        if any((folder / "states_0.npy").exists() for folder in folders):
             notes = (*notes, "states_<i> (what no agent observes) are left out")
 
         def episodes() -> Iterator[Trajectory]:
@@ -75,9 +75,9 @@ class Omar:
                 end = start + int(index) + 1
                 if self.episode_length and (end - begun) % self.episode_length and end != steps:
                     raise ValueError(
-                        f"{files['obs_0'].path.parent}: row {end} does not go on where next_obs of row {end - 1} "
-                        f"left off: an episode of {end - begun} steps ends there; episode_length={self.episode_length} "
-                        "does not fit, leave it out to cut where the data say."
+                        f"{files['obs_0'].path.parent}: an episode of {end - begun} steps ends with row {end - 1}: it "
+                        f"is done, or next_obs is not obs of row {end}; episode_length={self.episode_length} does not "
+                        "fit, leave it out to cut where the data say."
                     )
                 while self.episode_length and end - begun > self.episode_length:
                     begun += self.episode_length
@@ -100,7 +100,7 @@ def _open(folder: Path) -> dict[str, NpyFile]:
     found = {path.stem for path in folder.glob("*.npy")}
     agents = {int(name.rsplit("_", 1)[1]) for name in found if re.fullmatch(rf"({'|'.join(KINDS)})_\d+", name)}
     if len(agents) <= max(agents, default=-1):
-        missing = min(set(range(max(agents))) - agents)
+        missing = next(agent for agent in range(len(agents) + 1) if agent not in agents)
         raise ValueError(
             f"{folder} has files of agent {max(agents)}, but none of agent {missing}; copy all agents' files."
         )
@@ -121,8 +121,6 @@ def _open(folder: Path) -> dict[str, NpyFile]:
             raise ValueError(
                 f"{after.path} has the shape {after.shape}, {before.path.name} {before.shape}; match them."
             )
-    if (folder / "states_0.npy").exists():
-        files["states_0"] = NpyFile(folder / "states_0.npy")
     return files
 
 

@@ -35,8 +35,12 @@ def open_parquet(path: Path) -> Any:
 
 def read_parquet(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
     """The columns (or those of these names): numbers as float64, lists of numbers as [rows, width], others as words."""
+    file = open_parquet(path)
+    missing = sorted(set(names or ()) - set(file.schema_arrow.names))
+    if missing:
+        raise ValueError(f"{path} has no columns {missing}; it has {file.schema_arrow.names}.")
     try:
-        table = open_parquet(path).read(columns=names)
+        table = file.read(columns=names)
     except OSError as error:
         raise ValueError(f"{path} ended early or is damaged ({error}); copy or export the file anew.") from error
     return {name: _array(path, name, table.column(name).combine_chunks()) for name in table.column_names}

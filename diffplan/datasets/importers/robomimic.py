@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.datasets.importers.hdf5 import numbers, open_hdf5
+from diffplan.datasets.importers.hdf5 import child, numbers, open_hdf5
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import HELD, Recording, joint_episode, make_spec
 from diffplan.spec import JointSpec
@@ -47,9 +47,9 @@ class Robomimic:
             if "data" not in file or not (demos := _demos(file["data"])):
                 raise wrong_format(source, "robomimic", f"data/demo_<i>, but it has {sorted(file)[:8]}")
             first = file["data"][demos[0]]
-            if "obs" not in first:
+            if "obs" not in first or "actions" not in first:
                 raise ValueError(
-                    f"{source}: data/{demos[0]} has {sorted(first)} and no obs (states of the simulator only); extract "
+                    f"{source}: data/{demos[0]} has {sorted(first)}, but not obs and actions; extract "
                     "observations with robomimic's dataset_states_to_obs.py first."
                 )
             keys, left_out = self._keys(first["obs"], source)
@@ -116,7 +116,7 @@ def _dt(data: Any, source: Path) -> float:
 def _episode(spec: JointSpec, data: Any, demo: str, keys: list[list[str]], path: Path) -> Trajectory:
     group = data[demo]
     actions = numbers(group, "actions", path)
-    L, obs = len(actions), group["obs"]
+    L, obs = len(actions), child(group, "obs", path)
     arrays = {key: _column(obs, key, L, path) for key in dict.fromkeys(chain(*keys))}
     last = group.get("next_obs", obs)
     arrays = {key: np.concatenate([array, _column(last, key, L, path)[-1:]]) for key, array in arrays.items()}

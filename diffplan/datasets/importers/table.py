@@ -11,7 +11,7 @@ import numpy as np
 from diffplan.datasets.importers.parquet import read_parquet
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import Recording
-from diffplan.datasets.importers.tracks import METRES, Tracks, cut, episode, role_of, team
+from diffplan.datasets.importers.tracks import METRES, Tracks, agent_name, cut, episode, role_of, team
 from diffplan.trajectory import Trajectory
 
 _JITTER = 0.05  # of a step, how far a time may be off the grid
@@ -94,6 +94,9 @@ class Table:
                 raise ValueError(
                     f"{path} has no columns {missing}; it has {list(table)}: say which is which (time=, ...)."
                 )
+            lists = [name for name in named if name is not None and table[name].ndim > 1]
+            if lists:
+                raise ValueError(f"{path}: the columns {lists} hold lists; write each number into a column of its own.")
         (first, table), *others = tables.items()
         taken = {self.time, self.agent, self.episode, self.role, self.reward, *self.actions}
         observed = list(self.observations) or [
@@ -115,7 +118,7 @@ class Table:
         if self.episode is None:
             yield path, table, np.arange(len(table[self.time])), path.stem
             return
-        words = np.array([_word(value) for value in table[self.episode]])
+        words = _words(path, self.episode, table, np.arange(len(table[self.time])))
         names, first = np.unique(words, return_index=True)
         for name in names[np.argsort(first)]:
             yield path, table, np.flatnonzero(words == name), str(name)
@@ -134,7 +137,7 @@ class Table:
         rows = rows[order]
         metres = METRES[self.units]
         values = [_finite(path, one, table, rows) * (metres if one in scaled else 1) for one in observed]
-        names, who = np.unique([_word(value) for value in table[self.agent][rows]], return_inverse=True)
+        names, who = np.unique(_words(path, self.agent, table, rows), return_inverse=True)
         acted = [_numeric(path, one, table, rows) for one in self.actions]
         count = len(rows)
         return Tracks(
@@ -144,7 +147,7 @@ class Table:
             np.round(steps[order]).astype(np.int64),
             who,
             tuple(map(str, names)),
-            np.full(count, "agent") if self.role is None else np.array([_word(one) for one in table[self.role][rows]]),
+            np.full(count, "agent") if self.role is None else _words(path, self.role, table, rows),
             np.stack(values, 1).astype(np.float32),
             np.stack(acted, 1).astype(np.float32) if acted else np.zeros((count, 0), np.float32),
             np.zeros(count, np.float32)
@@ -173,12 +176,14 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        names = [name.strip() for name in next(rows, [])]
-        if len(set(names)) != len(names) or not all(names):
-            raise ValueError(f"{path}: the first line {names[:12]} must name every column, each once.")
-        lines = [row for row in rows if row]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = [row for row in csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no table in UTF-8 ({error}); export it anew.") from error
+    names = [name.strip() for name in lines.pop(0)] if lines else []
+    if len(set(names)) != len(names) or not all(names):
+        raise ValueError(f"{path}: the first line {names[:12]} must name every column, each once.")
     for number, row in enumerate(lines, 2):
         if len(row) != len(names):
             raise ValueError(
@@ -194,9 +199,13 @@ def _typed(words: list[str]) -> np.ndarray:
         return np.array(words)
 
 
-def _word(value: object) -> str:
-    """A name that may have been read as a number: 3.0 is "3"."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _words(path: Path, name: str, table: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """A column of names. Raises ``ValueError`` that names the first line in which there is none."""
+    words = np.array([agent_name(value) for value in table[name][rows].tolist()])
+    blank = np.flatnonzero((words == "") | (words == "nan"))
+    if len(blank):
+        raise ValueError(f"{path}: line {rows[blank[0]] + 2} has no {name!r} ({len(blank)} such lines); fill it in.")
+    return words
 
 
 def _numeric(path: Path, name: str, table: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:

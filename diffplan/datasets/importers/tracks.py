@@ -106,6 +106,11 @@ class Piece:
         return slice(int(self.tracks.starts[first]), int(self.tracks.starts[first + self.frames]))
 
 
+def agent_name(value: object) -> str:
+    """A name that may have been read as a number: 3.0 is "3"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def cut(tracks: Tracks, frames: int | None, stride: int | None, least: int, whole: bool) -> Iterator[Piece]:
     """The pieces of ``frames`` frames, one every ``stride``, in which there are at least ``least`` agents.
 
