@@ -317,6 +317,7 @@ def test_numbers_that_are_not_finite_are_named_by_row_and_column(name: str, file
         (lambda rows: rows.__setitem__(3, "0.5,,0,0"), "line 4 has no 'agent'"),
         (lambda rows: rows.__setitem__(3, "noon,b,0,0"), "line 4, column 'time' is 'noon'"),
         (lambda rows: rows.__setitem__(3, "0.63,b,0,0"), "line 4 is of time=0.63, between two steps"),
+        (lambda rows: rows.append("1e12,b,0,0"), "line 12 is 2e+12 steps after the first"),
         (lambda rows: rows.append("0.5,b,0,0"), "line 12 says of agent 'b' at step 1 (0.5 s) what line 4 says already"),
         (lambda rows: rows.__setitem__(0, "time,agent,x,x"), "must name every column, each once"),
         (lambda rows: rows.__setitem__(0, "when,agent,x,y"), "has no columns ['time']"),
@@ -355,6 +356,7 @@ def test_an_action_that_is_missing_amid_a_track_is_named(tmp_path: Path):
         ("10\t1.0\t2.0\tx", "line 3 is ['10', '1.0', '2.0', 'x']"),
         ("13\t1.0\t2.0\t1.0", "line 3 is of frame 13"),
         ("10\t1.0\tnan\t1.0", "line 3, column 'x' is nan"),
+        ("1e300\t1.0\t2.0\t1.0", "line 3 is 1e+299 steps after the first"),
         ("0\t1.0\t2.0\t1.0", "line 3 says of agent '1' at step 0 (0 s) what line 1 says already"),
     ],
 )
@@ -455,3 +457,12 @@ def test_files_that_are_empty_of_what_they_should_hold_are_refused(tmp_path: Pat
     with h5py.File(minari.source / "data" / "main_data.hdf5", "a") as file:
         del file["episode_1/observations/left"]
     assert "episode_1/observations/left is missing" in refused(minari, tmp_path)
+
+
+def test_an_archive_of_impossible_episodes_is_refused(tmp_path: Path):
+    importer = written("npz, exported", tmp_path)
+    with np.load(importer.source) as archive:
+        arrays = dict(archive)
+    for offsets in ([0.0, 6.0, 16.0, 19.0], [0, 6, 19], [0, 6, 6, 19], [0, 1, 16, 19], [0, 90, 16, 19]):
+        np.savez(importer.source, **(arrays | {"offsets": np.array(offsets)}))
+        refused(importer, tmp_path)

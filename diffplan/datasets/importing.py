@@ -37,6 +37,15 @@ def import_episodes(
         ValueError: another format (the likely right one is named), damaged or impossible data, ``out`` is in use.
         ImportError: the format needs a package that is not installed.
         OSError: the disk is full or read-only; nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> from diffplan.datasets.importers import Table
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "tracks.csv").write_text("time,agent,x,y\\n0,a,0,0\\n0,b,1,0\\n0.5,a,0,1\\n")
+        >>> store = import_episodes(Table(folder / "tracks.csv"), folder / "store")
+        >>> store.spec, store[0].agent_mask.tolist()
+        (JointSpec(2 agents: a, b; O=2 A=0 D=2; dt=0.5 s), [[True, True], [True, False]])
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

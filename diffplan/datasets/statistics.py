@@ -48,7 +48,10 @@ class Statistics:
         return gathered
 
     def add(self, episode: Trajectory) -> None:
+        """Counts an episode in. Raises ``ValueError`` when it has no step."""
         index, mask = len(self._lengths), episode.agent_mask
+        if not len(episode):
+            raise ValueError(f"episode {index} has no step; leave it out.")
         self._lengths.append(len(episode))
         self._returns.append(float(episode.returns.sum()))
         self._present += mask.mean(0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import Recording
-from diffplan.datasets.importers.tracks import Tracks, agent_name, cut, episode, role_of, team
+from diffplan.datasets.importers.tracks import Tracks, agent_name, cut, episode, role_of, team, whole_steps
 from diffplan.trajectory import Trajectory
 
 
@@ -86,7 +86,7 @@ class EthUcy:
             path,
             path.stem,
             order + 1,
-            frame[order].astype(np.int64),
+            whole_steps(path, frame[order], order + 1),
             who[order],
             tuple(agent_name(person) for person in people.tolist()),
             np.full(count, "pedestrian"),

@@ -23,6 +23,8 @@ from diffplan.trajectory import Trajectory
 OURS = "diffplan"  # what Minari has no place for: an attribute in metadata.json, a group in every episode
 _EXACT = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
 
+_Agents = dict[str, tuple[tuple[str, Any], tuple[str, Any]]]
+
 
 @dataclass(frozen=True)
 class Minari:
@@ -53,30 +55,27 @@ class Minari:
             return Recording(spec, lambda: _exact_episodes(spec, file, number), str(metadata[OURS].get("source", "")))
         try:
             agents = _agents(metadata, folder)
-            widths = [(_width(observed), _width(acted)) for observed, acted in agents.values()]
+            widths = [(_width(seen), _width(done)) for (_, seen), (_, done) in agents.values()]
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{folder / 'metadata.json'} has spaces that cannot be understood ({type(error).__name__}: {error}); "
                 "expected Box, Discrete, or Dict of these."
             ) from error
-        discrete = {acted["type"] == "Discrete" for _, acted in agents.values()}
+        discrete = {done["type"] == "Discrete" for _, (_, done) in agents.values()}
         if len(discrete) > 1:
             raise ValueError(
                 f"{folder} has agents with discrete and others with continuous actions; import them apart."
             )
-        spec = make_spec(folder, list(agents), widths, self.dt, self.roles, discrete.pop())
+        choosing = discrete.pop()
+        spec = make_spec(folder, list(agents), widths, self.dt, self.roles, choosing)
 
         def episodes() -> Iterator[Trajectory]:
             with open_hdf5(file) as data:
                 for index in range(number):
                     yield _episode(spec, data, index, agents, file)
 
-        return Recording(
-            spec,
-            episodes,
-            f"Minari data {metadata.get('dataset_id', folder.name)}",
-            bounded=not any(acted["type"] == "Box" for _, acted in agents.values()),
-        )
+        source_words = f"Minari data {metadata.get('dataset_id', folder.name)}"
+        return Recording(spec, episodes, source_words, bounded=choosing)
 
 
 def _total(metadata: Any, folder: Path) -> int:
@@ -89,8 +88,8 @@ def _total(metadata: Any, folder: Path) -> int:
     return number
 
 
-def _agents(metadata: Any, folder: Path) -> dict[str, tuple[Any, Any]]:
-    """{agent: (observation space, action space)}, as plain data."""
+def _agents(metadata: Any, folder: Path) -> _Agents:
+    """Where each agent's observations and actions are in an episode, and their spaces as plain data."""
     spaces = []
     for name in ("observation_space", "action_space"):
         if not isinstance(metadata.get(name), str):
@@ -107,8 +106,11 @@ def _agents(metadata: Any, folder: Path) -> dict[str, tuple[Any, Any]]:
                 f"{folder} has observations of {got[0]}, but actions of {got[1]}; both must name the agents."
             )
         check_team(len(observed["subspaces"]), folder)
-        return {name: (observed["subspaces"][name], acted["subspaces"][name]) for name in sorted(observed["subspaces"])}
-    return {"agent": (observed, acted)}
+        return {
+            name: ((f"observations/{name}", space), (f"actions/{name}", acted["subspaces"][name]))
+            for name, space in sorted(observed["subspaces"].items())
+        }
+    return {"agent": (("observations", observed), ("actions", acted))}
 
 
 def _width(space: Any) -> int:
@@ -137,23 +139,21 @@ def _values(group: Any, name: str, space: Any, path: Path) -> np.ndarray:
     return values.reshape(len(values), -1)
 
 
-def _episode(spec: JointSpec, data: Any, index: int, agents: dict[str, tuple[Any, Any]], path: Path) -> Trajectory:
-    group, alone = child(data, f"episode_{index}", path), list(agents) == ["agent"]
-    observations, actions = (
-        [
-            _values(group, what, spaces[kind], path)
-            if alone
-            else _values(child(group, what, path), name, spaces[kind], path)
-            for name, spaces in agents.items()
-        ]
-        for kind, what in enumerate(("observations", "actions"))
-    )
+def _episode(spec: JointSpec, data: Any, index: int, agents: _Agents, path: Path) -> Trajectory:
+    group, N = child(data, f"episode_{index}", path), spec.num_agents
+    observations = [_values(group, *seen, path) for seen, _ in agents.values()]
+    actions = [_values(group, *done, path) for _, done in agents.values()]
     rewards, ended = numbers(group, "rewards", path), numbers(group, "terminations", path) != 0
-    L, N = len(rewards), spec.num_agents
-    for rows, expected in [(len(one), L + 1) for one in observations] + [(len(one), L) for one in actions]:
+    L = len(rewards)
+    for rows, expected in [(len(one), L + 1) for one in observations] + [(len(one), L) for one in (*actions, ended)]:
         if rows != expected:
             raise ValueError(
-                f"{path}: {group.name} has {L} rewards, but arrays of {rows} rows where {expected} belong."
+                f"{path}: {group.name} has {L} rewards, but {rows} rows of an array where {expected} belong."
+            )
+    for one in (rewards, ended):
+        if one.shape[1:] not in ((), (1,), (N,)):
+            raise ValueError(
+                f"{path}: {group.name} has rewards or terminations of shape {one.shape}, expected {(L, N)}."
             )
     rewards, ended = (np.broadcast_to(one.reshape(L, -1), (L, N)) for one in (rewards, ended))
     return joint_episode(spec, observations, actions, rewards, ended)

@@ -38,7 +38,9 @@ class Npz:
         try:
             spec = JointSpec.from_dict(json.loads(str(arrays["spec"])))
             labels, offsets = json.loads(str(arrays["labels"])), arrays["offsets"].tolist()
-        except ValueError as error:
+            if arrays["offsets"].dtype.kind not in "iu" or len(labels) != len(offsets) - 1:
+                raise ValueError(f"{len(labels)} labels, offsets {offsets[:3]}...")
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{source} has a damaged spec or labels ({error}); export the file anew.") from error
 
         def episodes() -> Iterator[Trajectory]:

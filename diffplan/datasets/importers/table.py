@@ -11,7 +11,7 @@ import numpy as np
 from diffplan.datasets.importers.parquet import read_parquet
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import Recording
-from diffplan.datasets.importers.tracks import METRES, Tracks, agent_name, cut, episode, role_of, team
+from diffplan.datasets.importers.tracks import METRES, Tracks, agent_name, cut, episode, role_of, team, whole_steps
 from diffplan.trajectory import Trajectory
 
 _JITTER = 0.05  # of a step, how far a time may be off the grid
@@ -144,7 +144,7 @@ class Table:
             path,
             name,
             rows + 2,  # of the file; the first line names the columns
-            np.round(steps[order]).astype(np.int64),
+            whole_steps(path, steps[order], rows + 2),
             who,
             tuple(map(str, names)),
             np.full(count, "agent") if self.role is None else _words(path, self.role, table, rows),

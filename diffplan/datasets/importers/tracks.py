@@ -14,6 +14,7 @@ from diffplan.trajectory import Trajectory
 
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001, "km": 1000.0, "ft": 0.3048, "in": 0.0254}
 FASTEST = 50.0  # m/s: what moves faster than this most of the time is measured in other units
+MOST_FRAMES = 10_000_000  # of a recording
 _MOST_BYTES = 2**31  # of one episode
 
 
@@ -106,6 +107,17 @@ class Piece:
         return slice(int(self.tracks.starts[first]), int(self.tracks.starts[first + self.frames]))
 
 
+def whole_steps(path: Path, steps: Float[np.ndarray, "R"], line: Int[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
+    """The nearest whole numbers. Raises ``ValueError`` naming the line of a time that is far from all others."""
+    after = steps - steps.min()
+    if after.max() > MOST_FRAMES:
+        raise ValueError(
+            f"{path}: line {line[after.argmax()]} is {after.max():.3g} steps after the first, expected at most "
+            f"{MOST_FRAMES:,} in a recording; mend the time, or give the right dt."
+        )
+    return np.round(steps).astype(np.int64)
+
+
 def agent_name(value: object) -> str:
     """A name that may have been read as a number: 3.0 is "3"."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -121,6 +133,8 @@ def cut(tracks: Tracks, frames: int | None, stride: int | None, least: int, whol
     length = frames or last - first + 1
     for start in range(first, last - length + 2, stride or length):
         span = slice(int(tracks.starts[start - first]), int(tracks.starts[start - first + length]))
+        if span.start == span.stop:
+            continue
         agents, index, counts = np.unique(tracks.agent[span], return_index=True, return_counts=True)
         order = np.argsort(index)
         kept = [i for i in order.tolist() if not whole or counts[i] == length]
