@@ -466,3 +466,26 @@ def test_an_archive_of_impossible_episodes_is_refused(tmp_path: Path):
     for offsets in ([0.0, 6.0, 16.0, 19.0], [0, 6, 19], [0, 6, 6, 19], [0, 1, 16, 19], [0, 90, 16, 19]):
         np.savez(importer.source, **(arrays | {"offsets": np.array(offsets)}))
         refused(importer, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FILES if "parquet" not in name and name != "lerobot"])
+def test_damaged_files_are_refused_or_read_and_nothing_else(name: str, tmp_path: Path):
+    """Parquet is left out: damage can abort pyarrow itself, and the interpreter with it."""
+    importer, rng = written(name, tmp_path), np.random.default_rng(0)
+    root = importer.source if importer.source.is_dir() else importer.source.parent
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and "store" not in path.parts]
+    for attempt in range(8):
+        path = files[rng.integers(len(files))]
+        whole = bytearray(before := path.read_bytes())
+        if attempt % 2:
+            whole[rng.integers(min(len(whole), 400))] = rng.integers(256)
+        else:
+            del whole[rng.integers(len(whole)) :]
+        path.write_bytes(whole)
+        out = tmp_path / f"store_{attempt}"
+        try:
+            import_episodes(importer, out).verify()
+        except ValueError:
+            assert not out.exists()
+        path.write_bytes(before)

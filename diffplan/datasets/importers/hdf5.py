@@ -26,7 +26,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             check_links(h5py, file, file, path)
             yield file
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError) as error:  # h5py has all three for damaged files
         raise ValueError(
             f"{path} cannot be read as HDF5 ({error}); it is damaged or another format; {REMEDY}."
         ) from error

@@ -4,6 +4,7 @@ import math
 import os
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ def read_header(file: IO[bytes], where: object) -> tuple[tuple[int, ...], bool, 
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except ValueError as error:
+    except (ValueError, TokenError) as error:
         raise ValueError(f"{where} is no npy file ({error}); {REMEDY}.") from error
     if dtype.hasobject:
         raise ValueError(

@@ -66,7 +66,7 @@ def read_npz(source: Path, names: Sequence[str], format: str) -> dict[str, np.nd
             if missing:
                 raise wrong_format(source, format, f"an archive that has {missing}, too")
             return {name: _array(archive, name, source) for name in names}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:  # or encrypted
         raise ValueError(f"{source} is damaged ({error}); {REMEDY}.") from error
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+_DAMAGED = (OSError, ValueError, NotImplementedError)  # pyarrow's errors of damaged files are of these kinds
+
 
 def open_parquet(path: Path) -> Any:
     """A ``pyarrow.parquet.ParquetFile``.
@@ -22,7 +24,7 @@ def open_parquet(path: Path) -> Any:
         ) from error
     try:
         file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+    except _DAMAGED as error:
         raise ValueError(f"{path} cannot be read as parquet ({error}); copy or export the file anew.") from error
     facts = file.metadata
     for group in range(facts.num_row_groups):
@@ -41,7 +43,7 @@ def read_parquet(path: Path, names: list[str] | None = None) -> dict[str, np.nda
         raise ValueError(f"{path} has no columns {missing}; it has {file.schema_arrow.names}.")
     try:
         table = file.read(columns=names)
-    except OSError as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} ended early or is damaged ({error}); copy or export the file anew.") from error
     return {name: _array(path, name, table.column(name).combine_chunks()) for name in table.column_names}
 
