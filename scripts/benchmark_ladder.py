@@ -1,0 +1,157 @@
+"""Guidance on data of every quality, beside imitation and offline reinforcement learning; joins guidance.json.
+
+    python scripts/benchmark_ladder.py --tasks simple_spread --data medium --seeds 5 --d3rlpy d3rlpy-env/bin/python
+
+One prior and one value function are trained per task, data and seed; the variants differ in how they plan with them.
+Scores are normalised: 0 is what random actions get, 100 the mean return of expert data. Everything is kept below
+runs/ladder: an interrupted benchmark goes on. IQL and TD3+BC are d3rlpy's, see ``offline_baselines.py``; without
+``--d3rlpy`` they are left out.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from figures import RESULTS, Figure, record
+
+import diffplan as dp
+from diffplan.baselines import train_behavior_cloning
+from diffplan.evaluation import mean_interval
+from diffplan.files import read_json, write_json
+
+FOLDER = Path("runs/ladder")
+DATA = ("expert", "medium", "replay", "random")
+COMMAND = "python scripts/benchmark_ladder.py --tasks {task} --data {data} --seeds {seeds}"
+CLONING = {"BC joint": True, "BC per agent": False}
+OFFLINE = {"IQL": "iql", "TD3+BC": "td3bc"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to learn and for how long; ``weight`` is that of the value guide, ``refine`` the reach of the critic."""
+
+    env: str
+    options: dict[str, Any] = field(default_factory=dict)
+    episodes: int = 6_000
+    horizon: int = 32
+    steps: int = 3_000
+    value_steps: int = 8_000
+    weight: float = 3.0
+    refine: float = 1.0
+    random_return: float | None = None  # counts as 0; None: the mean of random data, whose actions are smooth
+
+
+TASKS = {
+    "crossing": Task("crossing-v0", steps=4_000),
+    "transport": Task("transport-v0", steps=8_000),
+    "simple_spread": Task("mpe:simple_spread_v3", horizon=12, value_steps=6_000, random_return=-26.6),
+}
+
+
+def acting(variant: str, task: Task, value: dp.ValueFunction) -> dict[str, Any]:
+    """How a variant plans: options of ``RecedingHorizonPolicy``."""
+    moving, ranking = dp.ValueGuide(value, weight=task.weight), dp.ValueGuide(value, levels=None)
+    return {
+        "none": {},
+        "ranking": {"guides": [ranking], "num_samples": 16},
+        "gradient": {"guides": [moving]},
+        "return": {"target_return": 0.95, "guidance_scale": 1.5},
+        "refine": {"refine": task.refine},
+        "gradient, ranking": {"guides": [moving], "num_samples": 16},
+        "gradient, refine": {"guides": [moving], "refine": task.refine},
+        "ranking, refine": {"guides": [ranking], "num_samples": 16, "refine": task.refine},
+    }[variant]
+
+
+VARIANTS = (
+    "none",
+    "ranking",
+    "gradient",
+    "return",
+    "refine",
+    "gradient, ranking",
+    "gradient, refine",
+    "ranking, refine",
+)
+
+
+def store_of(name: str, skill: str) -> dp.TrajectoryStore:
+    task = TASKS[name]
+    out = FOLDER / name / skill / "data"
+    return dp.collect_episodes(task.env, out=out, episodes=task.episodes, skill=skill, env_options=task.options)
+
+
+def planner_of(name: str, skill: str, seed: int) -> dp.DiffusionPlanner:
+    """The prior and its value function, trained where they are not there yet."""
+    task, folder = TASKS[name], FOLDER / name / skill / str(seed)
+    if (folder / "planner").exists():
+        return dp.DiffusionPlanner.from_pretrained(folder / "planner")
+    dataset = dp.load_dataset(FOLDER / name / skill / "data", horizon=task.horizon)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=64, return_conditioning=True, seed=seed)
+    dp.train(planner, dataset, steps=task.steps, seed=seed, out=folder / "prior", resume=True, progress=False)
+    planner.value_function = dp.ValueFunction.for_dataset(dataset, seed=seed)
+    dp.train_value(planner.value_function, dataset, steps=task.value_steps, seed=seed, progress=False)
+    planner.save_pretrained(folder / "planner")
+    return planner
+
+
+def returns(name: str, skill: str, variant: str, seed: int, episodes: int, interpreter: str | None) -> list[float]:
+    """What one variant of one training seed got in every episode; what is there already is read."""
+    path = FOLDER / name / skill / str(seed) / f"{variant.replace(', ', '_').replace(' ', '_')}.json"
+    if not path.exists():
+        env = dp.make(TASKS[name].env, **TASKS[name].options)
+        if variant in OFFLINE:
+            command = [interpreter, Path(__file__).with_name("offline_baselines.py"), FOLDER / name / skill / "data"]
+            command += ["--algorithm", OFFLINE[variant], "--out", path, "--seed", seed, "--episodes", episodes]
+            subprocess.run([str(part) for part in command], check=True)
+            return list(read_json(path)["returns"])
+        if variant in CLONING:
+            dataset = dp.load_dataset(FOLDER / name / skill / "data", horizon=TASKS[name].horizon)
+            policy: Any = train_behavior_cloning(dataset, joint=CLONING[variant], seed=seed)
+        else:
+            planner = planner_of(name, skill, seed)
+            policy = dp.RecedingHorizonPolicy(planner, **acting(variant, TASKS[name], planner.value_function))
+        write_json(path, dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict())
+    return list(read_json(path)["returns"])
+
+
+def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | None) -> list[Figure]:
+    """Every variant on one task and quality of data."""
+    low, high, own = TASKS[name].random_return, store_of(name, "expert").returns.mean(), store_of(name, skill).returns
+    low = float(store_of(name, "random").returns.mean()) if low is None else low
+    command = COMMAND.format(task=name, data=skill, seeds=seeds)
+
+    def figure(label: str, groups: list[list[float]]) -> Figure:
+        found = mean_interval([[100 * (value - low) / (high - low) for value in group] for group in groups])
+        return Figure(label, found.value, found.low, found.high, "points", seeds, seeds * episodes, command)
+
+    variants = (*VARIANTS, *CLONING, *(OFFLINE if interpreter else ()))
+    figures = []
+    for variant in variants:
+        groups = [returns(name, skill, variant, seed, episodes, interpreter) for seed in range(seeds)]
+        figures.append(figure(f"{name}_{skill}_{variant.replace(', ', '_').replace(' ', '_')}", groups))
+    figures[0].baselines["the data's mean"] = figure("the data's mean", [own.mean(1).tolist()])
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--d3rlpy", help="python of an environment that has d3rlpy")
+    arguments = parser.parse_args()
+    for name in arguments.tasks:
+        for skill in arguments.data:
+            record(RESULTS / "guidance.json", rung(name, skill, arguments.seeds, arguments.episodes, arguments.d3rlpy))
+
+
+if __name__ == "__main__":
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    main()
