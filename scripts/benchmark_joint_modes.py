@@ -55,19 +55,21 @@ def train() -> dp.DiffusionPlanner:
 
 def ways(planner: dp.DiffusionPlanner, number: int, teams: int, how: str) -> np.ndarray:
     """The way that every agent of every team plans for itself: 1 or -1 [teams, number]."""
-    names = planner.spec.names
+    names, manners = planner.spec.names, Manners(speak=False, shared_seed=how == "shared seed")
     pace = np.random.default_rng(1_000 + number).uniform(0.5, 1, (teams, number)).astype(np.float32)
-    chosen = np.zeros((teams, number))
+    sensed = {name: np.array([0, np.nan], np.float32) for name in names}
+    questions = []
     for team in range(teams):
         now = {name: np.array([0, one], np.float32) for name, one in zip(names, pace[team], strict=True)}
-        sensed = {name: np.array([0, np.nan], np.float32) for name in names}
-        manners = Manners(speak=False, shared_seed=how == "shared seed")
-        members = [TeamMember(planner, name, manners, seed=team) for name in names]
-        questions = [Question(now, seed=team)] if how == "at once" else [m.ask(now[m.name], sensed, 0) for m in members]
-        plans = planner.answer(questions, Sampling(num_inference_steps=10))
-        own = plans * number if how == "at once" else plans
-        chosen[team] = [np.sign(plan.actions[0, i].mean()) for i, plan in enumerate(own)]
-    return chosen
+        if how == "at once":
+            questions += [Question(now, seed=team)]
+        else:
+            questions += [TeamMember(planner, name, manners, team).ask(now[name], sensed, 0) for name in names]
+    plans = planner.answer(questions, Sampling(num_inference_steps=10))
+    heading = np.sign(np.stack([plan.actions[0].mean((1, 2)) for plan in plans]))
+    if how == "at once":
+        return heading
+    return np.diagonal(heading.reshape(teams, number, number), axis1=1, axis2=2)
 
 
 def figures(planner: dp.DiffusionPlanner, teams: int) -> list[Figure]:
