@@ -2,8 +2,8 @@
 
     python scripts/benchmark_teams.py --seeds 5
 
-Uses the planners of ``benchmark_control.py --rows crossing_open_4 zero_shot_8``, trained for 600 steps more on questions
-in which others' goals are often hidden. A robot never senses the goals of the others, and sends at most 200 bytes a
+Uses the planners of ``benchmark_control.py --rows crossing_open_4 zero_shot_8``, trained for 600 steps more on
+questions in which others' goals are often hidden. A robot never senses these goals, and sends at most 200 bytes a
 replan. ``sensing_gap_recovered``: 6 robots (the planner knows teams of 4 and 6) sense 0.8 m far; of the success that
 silence with a shared seed loses against the planner that knows everything, the share that messages win back.
 ``decentral_replan_ms`` is processor time of one thread. What is there already below runs/benchmark/teams is read.
