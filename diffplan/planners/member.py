@@ -31,7 +31,7 @@ class Manners:
 
     Args:
         speak: tell the others what one intends.
-        shared_seed: draw the same noise as the others, else each its own.
+        shared_seed: draw the same noise as the others (which costs nothing), else each its own.
         num_inference_steps: denoising steps of a plan from noise.
         warm_start_level: noise level from which later plans start, on the shifted last plan, in one step.
         tolerance: speak when what one intends is farther than this from what one told, at the step where it is most
@@ -50,7 +50,7 @@ class Manners:
     """
 
     speak: bool = True
-    shared_seed: bool = False
+    shared_seed: bool = True
     num_inference_steps: int = 10
     warm_start_level: float = 0.7
     tolerance: float = 0.1
