@@ -27,7 +27,7 @@ class DecentralizedTeam:
         link: how bad the connection between them is.
 
     Example:
-        ``evaluate(DecentralizedTeam(planner, Manners(speak=False, shared_seed=True)), env)``
+        ``evaluate(DecentralizedTeam(planner, link=Link(loss=0.3, delay=3)), env)``
     """
 
     def __init__(self, planner: DiffusionPlanner, manners: Manners | None = None, link: Link | None = None):
