@@ -207,6 +207,9 @@ def test_a_robot_never_sends_more_than_its_budget(planner) -> None:
     spent = np.cumsum([len(member.act(NEAR["robot_0"], {}, step)[1] or b"") for step in range(40)])
     assert (spent <= 200 + 20 * np.arange(1, 41)).all()
     assert spent[-1] > 700 and member.stats.unaffordable > 0
+    poor = TeamMember(planner, "robot_0", Manners(tolerance=0, bytes_per_second=50))
+    said = [poor.act(NEAR["robot_0"], {}, step)[1] for step in range(60)]
+    assert 2 <= sum(data is not None for data in said) <= 5  # less than a message a second, and yet some
     silent = TeamMember(planner, "robot_0", Manners(speak=False))
     assert [silent.act(NEAR["robot_0"], {}, step)[1] for step in range(3)] == [None] * 3
 

@@ -43,7 +43,7 @@ class Manners:
         aging_std: how much that grows with every step since.
         stride: steps between two told cells.
         bits: of a number in a message, 8 or 16.
-        bytes_per_second: what one robot may send; a second's worth can be saved up. None: anything.
+        bytes_per_second: what one robot may send; a second's worth, or a message's, can be saved up. None: anything.
 
     Raises:
         ValueError: settings that make no sense.
@@ -249,8 +249,7 @@ class TeamMember:
         manners, plan = self.manners, self.plan
         assert plan is not None
         if manners.bytes_per_second is not None:
-            income = manners.bytes_per_second * self.planner.spec.dt
-            self._credit = min(self._credit + income, manners.bytes_per_second)
+            self._credit += manners.bytes_per_second * self.planner.spec.dt
         told = self.told
         if (
             told is not None
@@ -261,6 +260,7 @@ class TeamMember:
         message = Message.from_plan(plan, self.name, self.step, manners.stride)
         data = message.to_bytes(self.planner.spec, self.planner.normalizer, manners.bits)
         if manners.bytes_per_second is not None:
+            self._credit = min(self._credit, max(manners.bytes_per_second, len(data)))
             if len(data) > self._credit:
                 self.stats.unaffordable += 1
                 return None
