@@ -40,20 +40,31 @@ def roundabout(
 
     They pass the centre as near as the robots' clearance allows, but not nearer than ``least`` (m).
     """
-    start_angle, goal_angle = (np.arctan2(points[:, 1], points[:, 0]) for points in (starts, goals))
-    turn = np.mod(goal_angle - start_angle, 2 * np.pi)
+    short = min(max(_short_axis(_angles(starts)), _short_axis(_angles(goals)), least), 0.85)
+    path = half_ellipses(starts, goals, style, short)
+    radius, angle = np.linalg.norm(path, axis=2), _angles(path)
+    discs = np.vstack([obstacles + np.array([0, 0, RADIUS + CLEARANCE]), (0, 0, short)])
+    bulge = np.maximum(_rubber_band(discs, angle) - radius, 0)
+    radius += uniform_filter1d(maximum_filter1d(bulge, SMOOTHING, axis=0), SMOOTHING, axis=0)
+    return timed(np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2), speed, dt)
+
+
+def half_ellipses(starts: np.ndarray, goals: np.ndarray, style: str, short: float) -> Float[np.ndarray, "200 N 2"]:
+    """Points on half ellipses round the centre from starts to goals, ``short`` from it (m) where they are nearest."""
+    start_angle = _angles(starts)
+    turn = np.mod(_angles(goals) - start_angle, 2 * np.pi)
     turn = turn if style == "counterclockwise" else turn - 2 * np.pi
-    short = min(max(_short_axis(start_angle), _short_axis(goal_angle), least), 0.85)
     phase = np.linspace(0, np.pi, 200)
     ellipse = np.stack([RING * np.cos(phase), short * np.sin(phase)], 1)
     radius, share = np.linalg.norm(ellipse, axis=1)[:, None], np.arctan2(ellipse[:, 1], ellipse[:, 0])[:, None] / np.pi
     end = np.where(share < 0.5, np.linalg.norm(starts, axis=1), np.linalg.norm(goals, axis=1))
     radius = short + (radius - short) * (end - short) / (RING - short)
     angle = start_angle + turn * share
-    discs = np.vstack([obstacles + np.array([0, 0, RADIUS + CLEARANCE]), (0, 0, short)])
-    bulge = np.maximum(_rubber_band(discs, angle) - radius, 0)
-    radius += uniform_filter1d(maximum_filter1d(bulge, SMOOTHING, axis=0), SMOOTHING, axis=0)
-    return timed(np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2), speed, dt)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2)
+
+
+def _angles(points: np.ndarray) -> np.ndarray:
+    return np.arctan2(points[..., 1], points[..., 0])
 
 
 def _short_axis(angles: np.ndarray) -> float:
