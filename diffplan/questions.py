@@ -23,6 +23,10 @@ class QuestionMix:
         partial: of a random set of agents only what others can sense is known, their history and present without the
             static entries (their goals); of a random part of these nothing is.
         nothing: the unconditional model.
+        partners: of the partners (a random set of agents where data do not say who they are) neither static entries nor
+            actions are known: they are only watched.
+        forgotten: share of windows that show the network no history.
+        unknown_latents: share of agents whose latent the network is not told, where it takes latents.
         independent_levels: share of windows in which every patch of cells has a noise level of its own.
         conditional: share of windows that tell the return of their episode, where the network takes returns.
         level_shift: 1 draws all noise levels alike; larger draws high ones more often (arXiv 2403.03206, eq. 23).
@@ -36,12 +40,15 @@ class QuestionMix:
     inverse: float = 0.04
     partial: float = 0.12
     nothing: float = 0.04
+    partners: float = 0.0
+    forgotten: float = 0.0
+    unknown_latents: float = 0.25
     independent_levels: float = 0.25
     conditional: float = 0.8
     level_shift: float = 3.0
 
 
-KINDS = ("plan", "announced", "prefix", "goal", "forecast", "inverse", "partial", "nothing")
+KINDS = ("plan", "announced", "prefix", "goal", "forecast", "inverse", "partial", "nothing", "partners")
 
 
 def draw_known(
@@ -51,6 +58,7 @@ def draw_known(
     history: int,
     observation_size: int,
     generator: torch.Generator,
+    partners: Bool[Tensor, "B N"] | None = None,
 ) -> Bool[Tensor, "B N W D"]:
     """Draws one question a window and returns which of its existing entries are known."""
     B, N, W, D = exists.shape
@@ -72,6 +80,8 @@ def draw_known(
     known = known | (asked("prefix") & (step < history + prefix_length))
     known = known | (asked("goal") & some_agents & (step == W - 1) & observation)
     known = known | (asked("forecast") & ~observation) | (asked("inverse") & observation)
+    watched = some_agents if partners is None else partners[:, :, None, None]
+    known = known & ~(asked("partners") & watched & (static[:, None] | ~observation))
     hidden = asked("partial") & some_agents
     unseen = hidden & (draw(B, N, 1, 1) < draw(B, 1, 1, 1))
     return known & ~(hidden & static[:, None]) & ~unseen & ~asked("nothing") & exists
@@ -90,6 +100,16 @@ def draw_levels(
     independent = torch.rand(B, 1, 1, generator=generator) < mix.independent_levels
     level = 1 - torch.where(independent, apart, shared)
     return mix.level_shift * level / (1 + (mix.level_shift - 1) * level) * unknown_cell
+
+
+def draw_forgotten(
+    mix: QuestionMix, batch_size: int, history: int, window: int, generator: torch.Generator
+) -> Bool[Tensor, "B 1 W 1"]:
+    """Which cells the network is not shown because they are past."""
+    if not mix.forgotten:
+        return torch.zeros(batch_size, 1, window, 1, dtype=torch.bool)
+    chosen = torch.rand(batch_size, 1, 1, 1, generator=generator) < mix.forgotten
+    return chosen & (torch.arange(window) < history)[:, None]
 
 
 def draw_returns(mix: QuestionMix, ranks: Float[Tensor, "B"], generator: torch.Generator) -> Float[Tensor, "B"]:

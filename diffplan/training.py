@@ -23,11 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.optimizers import Muon
+from diffplan.partner_training import LatentSource, takes_latents
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
-from diffplan.questions import QuestionMix, draw_known, draw_levels, draw_returns, held_beyond_the_end
+from diffplan.questions import QuestionMix, draw_forgotten, draw_known, draw_levels, draw_returns, held_beyond_the_end
 
 WARMUP_STEPS = 100
 GRADIENT_CLIP = 1.0
@@ -55,6 +57,7 @@ def train(
     precision: str = "auto",
     mix: QuestionMix | None = None,
     start_share: float = 0.25,
+    styles: StyleTable | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -78,6 +81,7 @@ def train(
         mix: how often each question is asked.
         start_share: share of the windows that begin where an episode does. There the team has not chosen its joint way
             yet, and choosing together is learned only there; drawn uniformly such windows are a few in a hundred.
+        styles: who is a partner and of which style; a planner that takes latents but has no partner encoder needs them.
         seed: of everything random.
         out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
@@ -113,12 +117,17 @@ def train(
         "normalizer": planner.normalizer.config.kind,
         "denoiser": {k: v for k, v in planner.denoiser.config.items() if not k.startswith("_")},
     }
-    denoiser = planner.denoiser.train()
+    denoiser, encoder = planner.denoiser.train(), planner.partner_encoder
+    facts |= {"partner_encoder": {k: v for k, v in encoder.config.items() if not k.startswith("_")}} if encoder else {}
+    networks = nn.ModuleDict({"denoiser": denoiser, "encoder": encoder.train()}) if encoder else denoiser
     model: nn.Module = accelerator.prepare(torch.compile(denoiser) if compile else denoiser)
-    run = _Run(denoiser, learning_rate, ema_decay, half)
+    run = _Run(networks, learning_rate, ema_decay, half)
     first = run.resume(Path(out), facts) if resume and out is not None else 0
+    latents = (
+        LatentSource(encoder and accelerator.prepare(encoder), styles, mix) if takes_latents(planner, styles) else None
+    )
     loss_of = _Loss(
-        model, planner, dataset, mix, start_share, batch_size // accelerator.num_processes, seed, accelerator
+        model, planner, dataset, mix, start_share, batch_size // accelerator.num_processes, seed, accelerator, latents
     )
     log = _Log(Path(out) if out is not None and accelerator.is_main_process else None, first, tensorboard)
     started = time.perf_counter()
@@ -133,8 +142,8 @@ def train(
             if out is not None and accelerator.is_main_process and (step + 1) % checkpoint_every == 0:
                 run.save(Path(out), step + 1, facts)
     log.close()
-    denoiser.load_state_dict(run.ema)
-    denoiser.eval()
+    networks.load_state_dict(run.ema)
+    networks.eval()
     if out is not None and accelerator.is_main_process:
         planner.save_pretrained(Path(out) / "planner")
     return TrainingReport(log.steps, log.losses, time.perf_counter() - started, log.path)
@@ -153,7 +162,9 @@ class _Loss:
         batch_size: int,
         seed: int,
         accelerator: Accelerator,
+        latents: LatentSource | None,
     ):
+        self.latents = latents
         self.model, self.dataset, self.mix, self.batch_size = model, dataset, mix, batch_size
         self.start_share = start_share
         self.seed, self.rank, self.device = seed, accelerator.process_index, accelerator.device
@@ -171,7 +182,11 @@ class _Loss:
         clean, shown = held_beyond_the_end(
             torch.from_numpy(windows.cells), exists, self.features, self.dataset.history, size
         )
-        known = draw_known(self.mix, shown, self.static, self.dataset.history, size, generator)
+        partners = None if self.latents is None else self.latents.partners(windows)
+        known = draw_known(self.mix, shown, self.static, self.dataset.history, size, generator, partners)
+        past, seen = clean[:, :, : self.dataset.history + 1], known[:, :, : self.dataset.history + 1]
+        forgotten = draw_forgotten(self.mix, len(known), self.dataset.history, known.shape[2], generator)
+        clean, shown, known = clean.masked_fill(forgotten, 0), shown & ~forgotten, known & ~forgotten
         unknown = shown & ~known
         levels = draw_levels(self.mix, unknown.any(-1), self.patch_size, generator)
         noise = torch.randn(clean.shape, generator=generator)
@@ -183,9 +198,13 @@ class _Loss:
         told = None
         if self.return_ranks is not None:
             told = draw_returns(self.mix, self.return_ranks[windows.episode], generator).to(self.device)
-        estimate = self.model(sample, levels, known, self.roles, shown.any(-1), told)
+        latents, extra = None, torch.zeros((), device=self.device)
+        if self.latents is not None:
+            latents, extra = self.latents(past.to(self.device), seen.to(self.device), self.roles, windows, generator)
+        estimate = self.model(sample, levels, known, self.roles, shown.any(-1), told, latents)
         weight = 1 / levels.clamp(min=0.05)[..., None]
         loss = (weight * (estimate.float() - clean).square() * learned).sum() / (weight * learned).sum().clamp(min=1e-6)
+        loss = loss + extra
         if not torch.isfinite(loss):
             raise FloatingPointError(_diagnosis(step, windows, estimate))
         return loss
@@ -208,11 +227,11 @@ def _diagnosis(step: int, windows: WindowBatch, estimate: Tensor) -> str:
 class _Run:
     """Weights, averaged weights and optimisers of a run: all that a checkpoint holds besides the step."""
 
-    def __init__(self, denoiser: nn.Module, learning_rate: float, ema_decay: float, half: bool):
-        self.denoiser, self.ema_decay = denoiser, ema_decay
-        self.parameters = dict(denoiser.named_parameters())
-        self.ema = {name: value.detach().clone() for name, value in denoiser.state_dict().items()}
-        hidden = [value for name, value in self.parameters.items() if name.startswith("blocks.") and value.ndim == 2]
+    def __init__(self, networks: nn.Module, learning_rate: float, ema_decay: float, half: bool):
+        self.networks, self.ema_decay = networks, ema_decay
+        self.parameters = dict(networks.named_parameters())
+        self.ema = {name: value.detach().clone() for name, value in networks.state_dict().items()}
+        hidden = [value for name, value in self.parameters.items() if ".blocks." in f".{name}" and value.ndim == 2]
         others = [value for value in self.parameters.values() if not any(value is one for one in hidden)]
         self.optimizers: list[torch.optim.Optimizer] = [
             Muon(hidden, learning_rate, weight_decay=WEIGHT_DECAY, dtype=torch.bfloat16 if half else torch.float32),
@@ -220,7 +239,7 @@ class _Run:
         ]
 
     def update(self, loss: Tensor, accelerator: Accelerator, learning_rate: float, step: int) -> None:
-        self.denoiser.zero_grad()
+        self.networks.zero_grad()
         accelerator.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters.values(), GRADIENT_CLIP)
         for optimizer in self.optimizers:
@@ -231,7 +250,7 @@ class _Run:
         torch._foreach_lerp_(averaged, [p.detach() for p in self.parameters.values()], 1 - decay)
 
     def save(self, out: Path, step: int, facts: dict[str, Any]) -> None:
-        tensors = {f"model.{name}": value for name, value in self.denoiser.state_dict().items()}
+        tensors = {f"model.{name}": value for name, value in self.networks.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"{key}/{name}": value for key, value in self._moments(parameter).items()}
@@ -251,7 +270,7 @@ class _Run:
                 "resume with the same settings and data, or choose another folder."
             )
         tensors = {name: tensor.to(next(iter(self.ema.values())).device) for name, tensor in tensors.items()}
-        self.denoiser.load_state_dict({name: tensors[f"model.{name}"] for name in self.ema})
+        self.networks.load_state_dict({name: tensors[f"model.{name}"] for name in self.ema})
         self.ema = {name: tensors[f"ema.{name}"] for name in self.ema}
         for name, parameter in self.parameters.items():
             keys = [key.removesuffix(f"/{name}") for key in tensors if key.endswith(f"/{name}")]

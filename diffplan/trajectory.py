@@ -156,12 +156,25 @@ class Cells:
 
 
 @dataclass(frozen=True)
+class Belief:
+    """What every agent is taken to be like: a latent (NaN where nothing is known), and a probability a family.
+
+    ``families`` may be empty: then there are no words for it.
+    """
+
+    latents: Float[np.ndarray, "N Z"]
+    families: tuple[str, ...]
+    probabilities: Float[np.ndarray, "N F"]
+
+
+@dataclass(frozen=True)
 class Plan:
     """S candidate joint plans for N agents over H steps, in physical units; step 0 is the present.
 
     ``values`` ranks the candidates (higher is better; of equal ones the first is best); it is the sum of ``terms``, one
     per guide. ``chain`` holds the noise and the sample after every denoising step, the plan last;
-    ``num_inference_steps`` says how many steps these were: a deadline may have cut them.
+    ``num_inference_steps`` says how many steps these were: a deadline may have cut them. ``belief`` is what the plan
+    takes the agents to be like.
     """
 
     spec: JointSpec
@@ -172,6 +185,7 @@ class Plan:
     chain: Float[np.ndarray, "K S N H D"] | None = None
     terms: dict[str, Float[np.ndarray, "S"]] = field(default_factory=dict)
     num_inference_steps: int | None = None
+    belief: Belief | None = None
 
     def __repr__(self) -> str:
         S, N, H, _ = self.observations.shape
@@ -249,15 +263,27 @@ class Plan:
         if unknown:
             raise ValueError(f"the plan has no agents {unknown}; it has {list(self.spec.agents)}.")
 
+    def belief_about(self, agent: str) -> dict[str, float]:
+        """{family of styles: probability} of one agent. Raises ``ValueError`` where the plan holds no such belief."""
+        self._check_agents(agent)
+        if self.belief is None or not self.belief.families:
+            raise ValueError("the plan holds no belief; plan with a planner whose partner_encoder knows families.")
+        return dict(
+            zip(self.belief.families, self.belief.probabilities[self.spec.names.index(agent)].tolist(), strict=True)
+        )
+
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, whole or not at all."""
         from safetensors.numpy import save_file
 
         arrays = {name: getattr(self, name) for name in ("observations", "actions", "agent_mask", "values", "chain")}
         arrays |= {f"terms/{name}": term for name, term in self.terms.items()}
+        if self.belief is not None:
+            arrays |= {f"belief/{name}": getattr(self.belief, name) for name in ("latents", "probabilities")}
         present = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
         with atomic_path(path) as temporary:
-            facts = {"spec": self.spec.to_dict(), "num_inference_steps": self.num_inference_steps}
+            facts: dict[str, Any] = {"spec": self.spec.to_dict(), "num_inference_steps": self.num_inference_steps}
+            facts |= {"families": self.belief.families} if self.belief is not None else {}
             save_file(present, temporary, metadata={name: json.dumps(fact) for name, fact in facts.items()})
 
     @classmethod
@@ -272,6 +298,10 @@ class Plan:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             names = [name for name in arrays if name.startswith("terms/")]
             terms = {name.removeprefix("terms/"): arrays.pop(name) for name in names}
-            return cls(spec, **arrays, terms=terms, num_inference_steps=steps)
-        except (SafetensorError, json.JSONDecodeError, TypeError, ValueError) as error:
+            beliefs = {
+                name: arrays.pop(f"belief/{name}") for name in ("latents", "probabilities") if "families" in facts
+            }
+            belief = Belief(families=tuple(facts["families"]), **beliefs) if beliefs else None
+            return cls(spec, **arrays, terms=terms, num_inference_steps=steps, belief=belief)
+        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved plan ({error}); write one with Plan.save.") from error

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from diffplan.datasets.merging import merge_stores
     from diffplan.datasets.normalizer import Normalizer
     from diffplan.datasets.store import TrajectoryStore
+    from diffplan.datasets.styles import StyleTable
     from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, load_dataset
 
 __all__ = [
     "Normalizer",
+    "StyleTable",
     "TrajectoryDataset",
     "TrajectoryStore",
     "WindowBatch",
@@ -35,6 +37,7 @@ __all__ = [
 
 _HOMES = {
     "Normalizer": "normalizer",
+    "StyleTable": "styles",
     "TrajectoryDataset": "windows",
     "TrajectoryStore": "store",
     "WindowBatch": "windows",

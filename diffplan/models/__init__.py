@@ -1,6 +1,7 @@
 """Networks, one a file."""
 
 from diffplan.models.denoiser import JointDenoiser
+from diffplan.models.partner import PartnerEncoder
 from diffplan.models.value import ValueFunction
 
-__all__ = ["JointDenoiser", "ValueFunction"]
+__all__ = ["JointDenoiser", "PartnerEncoder", "ValueFunction"]

@@ -32,6 +32,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         agent_attention: False cuts attention to other agents (the ablation: every agent plans alone).
         prediction: ``"sample"``: the network's output is the clean sample; ``"velocity"``: it is (noise - sample).
         return_conditioning: also takes the return that a trajectory shall have (arXiv 2211.15657).
+        latent_size: Z, width of what else is known of each agent (see ``PartnerEncoder``); 0: nothing.
 
     Raises:
         ValueError: sizes that are not positive or do not divide each other.
@@ -50,6 +51,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         agent_attention: bool = True,
         prediction: str = "sample",
         return_conditioning: bool = False,
+        latent_size: int = 0,
     ):
         super().__init__()
         sizes = {"size": size, "window": window, "num_roles": num_roles, "patch_size": patch_size}
@@ -73,6 +75,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         self.embed_known = nn.Linear(patch_size * size, width, bias=False)
         self.embed_role = nn.Embedding(num_roles, width)
         self.embed_return = nn.Linear(2, width, bias=False) if return_conditioning else None
+        self.embed_latent = nn.Linear(latent_size + 1, width, bias=False) if latent_size else None
         self.embed_time = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
         self.level_embedding = LevelEmbedding(patch_size, width // 2)
         self.relation_bias = nn.Parameter(torch.zeros(depth, num_heads, 2, 2 * self.num_tokens - 1))
@@ -98,6 +101,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         roles: Int[Tensor, "N"],
         mask: Bool[Tensor, "_ N W"] | None = None,
         target_return: Float[Tensor, "B"] | None = None,
+        latents: Float[Tensor, "_ N Z"] | None = None,
     ) -> Float[Tensor, "B N W D"]:
         """Estimates the clean sample.
 
@@ -111,12 +115,17 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             mask: which cells exist; None where all do.
             target_return: rank of the return among the data's, 0 (worst) to 1 (best); NaN or None: unconditional. Only
                 with ``return_conditioning``.
+            latents: what is known of each agent, NaN where nothing is; only with ``latent_size``.
         """
         B, N, W, D = sample.shape
         T, p = self.num_tokens, self.config.patch_size
         condition = self.level_embedding(noise_level.reshape(-1, N * T, p))
         context = self.embed_known(known.reshape(-1, N, T, p * D).to(sample.dtype)) + self.embed_time
         context = context + self.embed_role(roles)[:, None]
+        if self.embed_latent is not None and latents is not None:
+            told = ~latents.isnan().any(-1, keepdim=True)
+            features = torch.cat((latents.where(told, 0), told.to(latents.dtype)), dim=-1)
+            context = context + self.embed_latent(features.to(sample.dtype))[:, :, None]
         tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + context.reshape(-1, N * T, self.config.width)
         if self.embed_return is not None and target_return is not None:
             asked = ~target_return.isnan()

@@ -18,6 +18,7 @@ def make_estimator(
     target_return: float | None = None,
     guidance_scale: float = 1.0,
     ceiling: Float[Tensor, "_ N W"] | None = None,
+    latents: Float[Tensor, "_ N Z"] | None = None,
 ) -> Callable[[Tensor, float], Tensor]:
     """Settles everything but the sample and its noise level.
 
@@ -31,6 +32,7 @@ def make_estimator(
         guidance_scale: goes from the unconditional estimate (0) to the one for ``target_return`` (1) and beyond
             (classifier-free guidance, arXiv 2207.12598, eq. 6).
         ceiling: noise levels that cells do not exceed, below 1 where they are given with one; None: 1.
+        latents: what is known of each agent, see ``JointDenoiser.forward``.
     """
     mask = None if exists.any(-1).all() else exists.any(-1)
     given = known & exists
@@ -38,9 +40,9 @@ def make_estimator(
     if ceiling is not None:
         highest = highest * ceiling
 
-    def network(sample: Tensor, level: float, *conditions: Tensor) -> Tensor:
+    def network(sample: Tensor, level: float, told: Tensor | None = None) -> Tensor:
         with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
-            clean = denoiser(sample, highest.clamp(max=level), given, roles, mask, *conditions)
+            clean = denoiser(sample, highest.clamp(max=level), given, roles, mask, told, latents)
         return torch.as_tensor(clean.to(sample.dtype) * exists)
 
     def guided(sample: Tensor, level: float) -> Tensor:

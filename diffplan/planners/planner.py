@@ -14,14 +14,16 @@ from torch import Tensor
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.files import read_json, write_json
 from diffplan.models.denoiser import JointDenoiser
+from diffplan.models.partner import PartnerEncoder
 from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, find_planner
 from diffplan.planners.deadline import Deadline
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
+from diffplan.planners.inference import check_parts, infer
 from diffplan.planners.judging import DRAWS, realism
-from diffplan.planners.question import Question, Sampling, known_grid, warm_grid
+from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
 from diffplan.planners.saving import load_components, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
@@ -46,6 +48,7 @@ class DiffusionPlanner(DiffusionPipeline):
         horizon: H, planned steps from the present on.
         history: cells before the present that the network sees.
         value_function: what a team may expect, from ``train_value``; may be set later.
+        partner_encoder: infers from their past what agents are like, for a denoiser with ``latent_size``.
 
     The attribute ``precision`` says how the network computes: ``"float32"``, ``"bfloat16"``, or ``"auto"`` (the
     default): bfloat16 for 8 or more samples at once on a CPU that computes in it, float32 otherwise.
@@ -55,7 +58,7 @@ class DiffusionPlanner(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "denoiser"
-    _optional_components = ["value_function"]
+    _optional_components = ["value_function", "partner_encoder"]
 
     def __init__(
         self,
@@ -66,20 +69,19 @@ class DiffusionPlanner(DiffusionPipeline):
         horizon: int = 32,
         history: int = 0,
         value_function: ValueFunction | None = None,
+        partner_encoder: PartnerEncoder | None = None,
     ):
         super().__init__()
         if spec is None:
             raise ValueError("spec is missing; pass the JointSpec of the agents, e.g. dataset.spec.")
         self.spec = spec if isinstance(spec, JointSpec) else JointSpec.from_dict(spec)
-        if denoiser.config.window != history + horizon:
-            raise ValueError(f"the denoiser was made for {denoiser.config.window} cells, not {history + horizon}.")
-        if denoiser.config.size != self.spec.size or denoiser.config.num_roles != len(self.spec.roles):
-            raise ValueError(
-                f"the denoiser was made for D={denoiser.config.size} and {denoiser.config.num_roles} roles, "
-                f"but the spec has D={self.spec.size} and {len(self.spec.roles)}; use the spec of its training."
-            )
+        check_parts(denoiser, partner_encoder, self.spec, horizon, history)
         self.register_modules(
-            denoiser=denoiser, scheduler=scheduler, normalizer=normalizer, value_function=value_function
+            denoiser=denoiser,
+            scheduler=scheduler,
+            normalizer=normalizer,
+            value_function=value_function,
+            partner_encoder=partner_encoder,
         )
         self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history)
         self.horizon, self.history, self.precision = horizon, history, "auto"
@@ -97,12 +99,15 @@ class DiffusionPlanner(DiffusionPipeline):
         agent_attention: bool = True,
         prediction: str = "sample",
         return_conditioning: bool = False,
+        partner_encoder: PartnerEncoder | None = None,
+        latent_size: int = 0,
         seed: int = 0,
     ) -> Self:
         """An untrained planner of the right sizes for a dataset, with its normaliser.
 
-        ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None. Raises as ``JointDenoiser``,
-        and ``ValueError`` when the dataset has no normaliser.
+        ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None; ``latent_size`` is the partner
+        encoder's, where there is one. Raises as ``JointDenoiser``, and ``ValueError`` when the dataset has no
+        normaliser.
         """
         if dataset.normalizer is None:
             raise ValueError("the dataset has no normalizer; load it with normalizer='gaussian'.")
@@ -119,8 +124,17 @@ class DiffusionPlanner(DiffusionPipeline):
                 agent_attention=agent_attention,
                 prediction=prediction,
                 return_conditioning=return_conditioning,
+                latent_size=latent_size if partner_encoder is None else partner_encoder.config.latent_size,
             ).eval()
-        return cls(denoiser, make_scheduler("flow"), dataset.normalizer, dataset.spec, dataset.horizon, dataset.history)
+        return cls(
+            denoiser,
+            make_scheduler("flow"),
+            dataset.normalizer,
+            dataset.spec,
+            dataset.horizon,
+            dataset.history,
+            partner_encoder=partner_encoder,
+        )
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> None:
         """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON, a manifest of SHA-256.
@@ -160,15 +174,9 @@ class DiffusionPlanner(DiffusionPipeline):
             name: spec.roles[name] if spec.roles.get(name) == role else role for name, role in self.spec.roles.items()
         }
         adapted = JointSpec(spec.agents, roles, self.spec.dt, spec.env_id, spec.env_options)
-        other = DiffusionPlanner(
-            self.denoiser,
-            self.scheduler,
-            self.normalizer,
-            adapted,
-            self.horizon,
-            self.history,
-            self.value_function,
-        )
+        parts = (self.value_function, self.partner_encoder)
+        layout = (adapted, self.horizon, self.history)
+        other = DiffusionPlanner(self.denoiser, self.scheduler, self.normalizer, *layout, *parts)
         other.precision = self.precision
         return other
 
@@ -180,6 +188,7 @@ class DiffusionPlanner(DiffusionPipeline):
         given: Cells | None = None,
         warm_start: Plan | None = None,
         seed: int = 0,
+        latents: Float[np.ndarray, "N Z"] | None = None,
         num_samples: int = 1,
         num_inference_steps: int = 5,
         warm_start_level: float = 0.7,
@@ -200,6 +209,7 @@ class DiffusionPlanner(DiffusionPipeline):
             given: further known cells (NaN where unknown), e.g. ``other_plan.cells("robot_0")``.
             warm_start: start from this plan, noised up to ``warm_start_level``, instead of from pure noise.
             seed: the same seed gives the same plan.
+            latents: what is known of each agent, see ``Question``.
             num_samples: S, how many candidates.
             num_inference_steps: denoising steps.
             warm_start_level: see ``warm_start``.
@@ -235,7 +245,7 @@ class DiffusionPlanner(DiffusionPipeline):
             realism=realism,
             deadline_ms=deadline_ms,
         )
-        return self.answer([Question(observations, past, given, warm_start, seed)], sampling)[0]
+        return self.answer([Question(observations, past, given, warm_start, seed, latents)], sampling)[0]
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -254,6 +264,7 @@ class DiffusionPlanner(DiffusionPipeline):
         values, known, exists, ceiling = (
             torch.from_numpy(np.stack(parts)).to(self.denoiser.device) for parts in zip(*grids, strict=True)
         )
+        latents, beliefs = infer(self, questions, values, known & exists)
         levels = noise_levels(self.scheduler, sampling.num_inference_steps)
         warm = [question.warm_start for question in questions if question.warm_start is not None]
         if warm and len(warm) < len(questions):
@@ -277,24 +288,27 @@ class DiffusionPlanner(DiffusionPipeline):
         sample = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
         seeds = [question.seed for question in questions]
         grid = (known, exists, ceiling)
-        chain = self._sample(sample.flatten(0, 1), grid, levels, sampling, guidance, deadline, seeds)
+        latents = latents if latents is None else latents.repeat_interleave(number, 0)
+        chain = self._sample(sample.flatten(0, 1), grid, levels, sampling, latents, guidance, deadline, seeds)
         num_inference_steps, self._pace = len(chain) - 1, deadline.pace
         if sampling.decode_actions:
             observed = torch.arange(self.spec.size, device=self.denoiser.device) < self.spec.observation_size
             sample = torch.where(known[:, None] | observed, chain[-1].reshape(noise.shape), noise) * exists[:, None]
             plain = dataclasses.replace(sampling, guides=(), resample=False)
             grid = (known | observed, exists, torch.ones_like(ceiling))
-            chain[-1] = self._sample(sample.flatten(0, 1), grid, [1.0, 0.0], plain)[-1]
+            chain[-1] = self._sample(sample.flatten(0, 1), grid, [1.0, 0.0], plain, latents)[-1]
         terms = {name: term.cpu().numpy() for name, term in guidance.terms(chain[-1]).items()}
         grids_of = [
             self._physical(step.reshape(noise.shape)) for step in (chain if sampling.return_chain else chain[-1:])
         ]
         plans = [
-            self._plan(
-                [grid[i] for grid in grids_of],
-                exists[i].cpu().numpy(),
+            plan_from_grid(
+                self.spec,
+                np.stack([grid[i] for grid in grids_of])[..., self.history :, :],
+                exists[i, :, self.history :].cpu().numpy(),
                 {name: term[i] for name, term in terms.items()},
                 num_inference_steps,
+                beliefs[i],
             )
             for i in range(len(questions))
         ]
@@ -313,6 +327,7 @@ class DiffusionPlanner(DiffusionPipeline):
         grid: tuple[Bool[Tensor, "B N W D"], Bool[Tensor, "B N W D"], Float[Tensor, "B N W"]],
         levels: list[float],
         sampling: Sampling,
+        latents: Float[Tensor, "BS N Z"] | None = None,
         guidance: Guidance | None = None,
         deadline: Deadline | None = None,
         seeds: Sequence[int] = (),
@@ -326,7 +341,7 @@ class DiffusionPlanner(DiffusionPipeline):
         if sampling.resample and heard.any():
             raise ValueError("resample=True takes no given cells with a noise level; leave it out, or give them whole.")
         waiting = ceiling if heard.any() else None
-        estimate = self.estimator(known, exists, len(sample), sampling, waiting)
+        estimate = self.estimator(known, exists, len(sample), sampling, waiting, latents)
 
         def stop() -> bool:
             if deadline is not None and sample.is_cuda:
@@ -355,32 +370,23 @@ class DiffusionPlanner(DiffusionPipeline):
         batch_size: int,
         sampling: Sampling = PLAIN,
         ceiling: Float[Tensor, "_ N W"] | None = None,
+        latents: Float[Tensor, "_ N Z"] | None = None,
     ) -> Callable[[Tensor, float], Tensor]:
         """(sample, noise level) -> the network's estimate of the clean sample, without guides."""
         roles = torch.from_numpy(self.spec.role_index).to(known.device)
         worthwhile = self.precision != "auto" or (known.device.type == "cpu" and batch_size >= 8)
         half = worthwhile and uses_bfloat16(self.precision, known.is_cuda)
         return make_estimator(
-            self.denoiser, known, exists, roles, half, sampling.target_return, sampling.guidance_scale, ceiling
+            self.denoiser,
+            known,
+            exists,
+            roles,
+            half,
+            sampling.target_return,
+            sampling.guidance_scale,
+            ceiling,
+            latents,
         )
 
     def _physical(self, cells: Tensor) -> np.ndarray:
         return self.normalizer.unnormalize(cells.cpu().numpy(), self.spec.role_index)
-
-    def _plan(
-        self, steps: list[np.ndarray], exists: np.ndarray, terms: dict[str, np.ndarray], num_inference_steps: int
-    ) -> Plan:
-        """Cuts the history off the physical grids [S N W D] of the chain, of which there may be only the last one."""
-        chain = np.stack(steps)[..., self.history :, :] * exists[:, self.history :]
-        O = self.spec.observation_size
-        values = np.sum(list(terms.values()), axis=0) if terms else None
-        return Plan(
-            self.spec,
-            chain[-1][..., :O],
-            chain[-1][..., O:],
-            np.asarray(exists[:, self.history].any(-1)),
-            values,
-            chain if len(chain) > 1 else None,
-            terms,
-            num_inference_steps,
-        )

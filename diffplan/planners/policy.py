@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float
 
 from diffplan.planners.guides import Guide
 from diffplan.planners.planner import DiffusionPlanner
@@ -49,6 +50,7 @@ class _Episode:
     plan: Plan | None = None
     age: int = 0
     steps: int = 0
+    latents: np.ndarray | None = None
 
 
 class RecedingHorizonPolicy:
@@ -75,6 +77,7 @@ class RecedingHorizonPolicy:
             in ``stats``.
         safety: changes what is executed where robots would come too close, and counts that in its own ``stats``; needs
             a spec whose roles say where position and velocity are.
+        memory: past steps to plan with; None: as many as the planner takes.
 
     Example:
         ``policy = RecedingHorizonPolicy(planner); policy.reset([0]); actions, = policy([observations])``
@@ -97,6 +100,7 @@ class RecedingHorizonPolicy:
         refine: float = 0.0,
         deadline_ms: float | None = None,
         safety: SafetyFilter | None = None,
+        memory: int | None = None,
     ):
         if not 1 <= execute_steps <= planner.horizon:
             raise ValueError(
@@ -122,12 +126,18 @@ class RecedingHorizonPolicy:
             realism=realism,
             deadline_ms=deadline_ms,
         )
+        self.memory = planner.history if memory is None else min(memory, planner.history)
         self.safety, self.stats = safety, PlanningStats()
         self._episodes: list[_Episode] = []
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Starts one episode a seed; statistics go on counting."""
-        self._episodes = [_Episode(seed, deque(maxlen=max(1, self.planner.history))) for seed in seeds]
+        self._episodes = [_Episode(seed, deque(maxlen=max(1, self.memory))) for seed in seeds]
+
+    def tell(self, latents: Sequence[Float[np.ndarray, "N Z"] | None]) -> None:
+        """What is known of every environment's agents from now on, see ``Question.latents``."""
+        for episode, known in zip(self._episodes, latents, strict=True):
+            episode.latents = known
 
     @property
     def plans(self) -> list[Plan | None]:
@@ -156,9 +166,10 @@ class RecedingHorizonPolicy:
         questions = [
             Question(
                 seen,
-                tuple(episode.past) if self.planner.history else (),
+                tuple(episode.past) if self.memory else (),
                 warm_start=shifted(episode.plan, episode.age) if warm and episode.plan else None,
                 seed=int(np.random.SeedSequence([episode.seed, episode.steps]).generate_state(1)[0]),
+                latents=episode.latents,
             )
             for episode, seen in group
         ]
@@ -189,10 +200,18 @@ class RecedingHorizonPolicy:
             actions |= {name: action for name, action in planned.items() if name in seen}
         if self.safety is not None:
             actions = self.safety.filter_actions(spec, seen, actions)
-        episode.past.append((seen, actions))
+        episode.past.append((seen, _own(actions, seen)))
         episode.age += 1
         episode.steps += 1
         return actions
+
+
+def _own(actions: Actions, seen: Observations) -> Actions:
+    """The actions as they are remembered: of an agent that is only watched (NaN in its observation) unknown."""
+    return {
+        name: action if np.isfinite(seen[name]).all() else np.full_like(action, np.nan)
+        for name, action in actions.items()
+    }
 
 
 def _covers(plan: Plan | None, seen: Observations) -> bool:
@@ -203,4 +222,11 @@ def _covers(plan: Plan | None, seen: Observations) -> bool:
 def shifted(plan: Plan, steps: int) -> Plan:
     """The plan as seen ``steps`` later: its first cells are gone, its last one is held at the end."""
     index = np.minimum(np.arange(plan.horizon) + steps, plan.horizon - 1)
-    return Plan(plan.spec, plan.observations[:, :, index], plan.actions[:, :, index], plan.agent_mask, plan.values)
+    return Plan(
+        plan.spec,
+        plan.observations[:, :, index],
+        plan.actions[:, :, index],
+        plan.agent_mask,
+        plan.values,
+        belief=plan.belief,
+    )

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.planners.guides import Guide
 from diffplan.spec import Actions, JointSpec, Observations
-from diffplan.trajectory import Cells, Plan
+from diffplan.trajectory import Belief, Cells, Plan
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Question:
             level count as that well known, and less than what is known anyway (the present, static entries).
         warm_start: an earlier plan, shifted so that its step 0 is now.
         seed: of this plan's noise.
+        latents: what is known of each agent beyond its observation (NaN: nothing), for a denoiser with ``latent_size``;
+            None: inferred by the planner's partner encoder, if it has one.
     """
 
     observations: Mapping[str, Any]
@@ -31,6 +33,7 @@ class Question:
     given: Cells | None = None
     warm_start: Plan | None = None
     seed: int = 0
+    latents: Float[np.ndarray, "N Z"] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,3 +143,26 @@ def warm_grid(
     index = np.resize(order if num_samples < len(cells) else np.arange(len(cells)), num_samples)
     normalized = normalizer.normalize(cells[index], spec.role_index)
     return np.pad(normalized, ((0, 0), (0, 0), (history, 0), (0, 0)))
+
+
+def plan_from_grid(
+    spec: JointSpec,
+    chain: Float[np.ndarray, "K S N H D"],
+    exists: Bool[np.ndarray, "N H D"],
+    terms: dict[str, Float[np.ndarray, "S"]],
+    num_inference_steps: int,
+    belief: Belief | None,
+) -> Plan:
+    """The plan in physical grids of the chain, of which there may be only the last one."""
+    chain, O = chain * exists, spec.observation_size
+    return Plan(
+        spec,
+        chain[-1][..., :O],
+        chain[-1][..., O:],
+        np.asarray(exists[:, 0].any(-1)),
+        np.sum(list(terms.values()), axis=0) if terms else None,
+        chain if len(chain) > 1 else None,
+        terms,
+        num_inference_steps,
+        belief,
+    )

@@ -1,0 +1,128 @@
+"""Teams of which some robots are commanded (egos) and some only watched (partners), whoever drives these."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffplan.datasets.collection import run_episode
+from diffplan.envs.crossing_partners import ScriptedPartners
+from diffplan.envs.crossing_response import style_labels
+from diffplan.envs.spaces import spec_from_env
+from diffplan.evaluation import Policy
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.policy import RecedingHorizonPolicy
+from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.trajectory import Plan, Trajectory
+
+
+def watch_partner(
+    planner: DiffusionPlanner,
+    env: Any,
+    partner: str,
+    families: Sequence[str],
+    seed: int = 0,
+    num_samples: int = 32,
+    switch: bool = False,
+) -> tuple[Trajectory, list[Plan]]:
+    """Drives one episode of ``crossing-v0`` in which one robot is a scripted partner; returns it and every plan made.
+
+    The plans are sampled anew at every step, so that their candidates show all that the partner might do. Labels tell
+    the partner's style.
+
+    Args:
+        planner: drives the others.
+        env: with the planner's agents.
+        partner: the scripted robot.
+        families: what it may be.
+        seed: of the episode and its style.
+        num_samples: candidates a plan.
+        switch: it changes its style in mid-episode.
+    """
+    spec = spec_from_env(env)
+    partners = ScriptedPartners((partner,), families, spec.dt, switch)
+    policy = RecedingHorizonPolicy(planner, num_samples=num_samples, warm_start_level=None)
+    watching = _Watching(policy, partners, WithPartners(policy, partners, (partner,), spec))
+    return run_episode(env, watching, spec, seed), watching.plans
+
+
+class _Watching:
+    """Drives one environment by a team with one partner, and keeps the plans made and what the partner was."""
+
+    def __init__(self, policy: RecedingHorizonPolicy, partners: ScriptedPartners, team: "WithPartners"):
+        self.policy, self.partners, self.team = policy, partners, team
+        self.plans: list[Plan] = []
+        self.labels: dict[str, str | int | float | bool] = {}
+
+    def reset(self, env: Any, seed: int) -> None:
+        self.team.reset([seed])
+
+    def __call__(self, observations: Observations) -> Actions:
+        (actions,) = self.team([observations])
+        ((name, style),) = self.partners.styles[0].items()
+        if not self.plans:
+            self.labels = {"partner": name, **style_labels(style)}
+        elif style.family != self.labels["family"] and "switch_time" not in self.labels:
+            self.labels |= {"switch_time": len(self.plans) * self.team.spec.dt, **style_labels(style, "switched_")}
+        self.plans += [plan for plan in self.policy.plans if plan is not None]
+        return actions or {}
+
+
+class WithPartners:
+    """A policy for all robots made of one for the egos and one for the partners, for ``evaluate``.
+
+    The egos' policy plans for everybody, but only the egos' actions are executed; it never sees the partners' static
+    entries (their goals). The partners' policy sees everything: scripted (``ScriptedPartners``), a planner in a
+    ``RecedingHorizonPolicy``, or any other.
+
+    Args:
+        policy: drives the egos.
+        partners: drives the robots ``names``.
+        names: the partners.
+        spec: of the environment.
+
+    Raises:
+        ValueError: a partner that the environment does not have, or nobody left to command.
+    """
+
+    def __init__(self, policy: Policy, partners: Policy, names: Sequence[str], spec: JointSpec):
+        unknown = [name for name in names if name not in spec.agents]
+        if unknown or len(set(names)) >= spec.num_agents:
+            raise ValueError(f"partners {list(names)} must be some, not all, of {list(spec.names)}.")
+        self.policy, self.partners, self.names, self.spec = policy, partners, tuple(names), spec
+
+    @property
+    def stats(self) -> Any:
+        """What planning for the egos cost."""
+        return getattr(self.policy, "stats", None)
+
+    @property
+    def plans(self) -> list[Plan | None]:
+        """The plans that the egos follow."""
+        return list(getattr(self.policy, "plans", []))
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Starts one episode a seed."""
+        self.policy.reset(seeds)
+        self.partners.reset(seeds)
+
+    def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
+        """Everybody's actions."""
+        ours = self.policy([seen and watched(seen, self.names, self.spec) for seen in observations])
+        theirs = self.partners(observations)
+        return [
+            None
+            if seen is None
+            else {**(mine or {}), **{name: (other or {})[name] for name in self.names if name in seen}}
+            for seen, mine, other in zip(observations, ours, theirs, strict=True)
+        ]
+
+
+def watched(observations: Observations, partners: Sequence[str], spec: JointSpec) -> Observations:
+    """The observations as the egos have them: static entries of partners are unknown."""
+    seen = dict(observations)
+    for name in partners:
+        if name in seen:
+            seen[name] = np.array(seen[name], np.float32)
+            seen[name][list(spec.role_of(name).static)] = np.nan
+    return seen

@@ -1,0 +1,76 @@
+"""What a planner takes the agents to be like: told with the question, or inferred by its partner encoder."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffplan.models.denoiser import JointDenoiser
+from diffplan.models.partner import PartnerEncoder
+from diffplan.planners.question import Question
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Belief
+
+if TYPE_CHECKING:
+    from diffplan.planners.planner import DiffusionPlanner
+
+
+def check_parts(
+    denoiser: JointDenoiser, encoder: PartnerEncoder | None, spec: JointSpec, horizon: int, history: int
+) -> None:
+    """Raises ``ValueError`` where the parts of a planner do not fit each other."""
+    if denoiser.config.window != history + horizon:
+        raise ValueError(f"the denoiser was made for {denoiser.config.window} cells, not {history + horizon}.")
+    if denoiser.config.size != spec.size or denoiser.config.num_roles != len(spec.roles):
+        raise ValueError(
+            f"the denoiser was made for D={denoiser.config.size} and {denoiser.config.num_roles} roles, "
+            f"but the spec has D={spec.size} and {len(spec.roles)}; use the spec of its training."
+        )
+    if encoder is None:
+        return
+    if encoder.config.history != history:
+        raise ValueError(
+            f"the partner encoder reads {encoder.config.history} past cells, the planner has history={history}; "
+            "make both for one dataset."
+        )
+    if encoder.config.latent_size != denoiser.config.latent_size:
+        raise ValueError(
+            f"the partner encoder's latent_size={encoder.config.latent_size}, the denoiser's "
+            f"{denoiser.config.latent_size}; make the planner with for_dataset(dataset, partner_encoder=encoder)."
+        )
+
+
+def infer(
+    planner: "DiffusionPlanner",
+    questions: Sequence[Question],
+    values: Float[Tensor, "B N W D"],
+    known: Bool[Tensor, "B N W D"],
+) -> tuple[Float[Tensor, "B N Z"] | None, list[Belief | None]]:
+    """The latents that the denoiser is told, and the same as beliefs; None where it takes none, or none are known.
+
+    Raises:
+        ValueError: told latents that the denoiser does not take, or of another shape.
+    """
+    size, encoder = planner.denoiser.config.latent_size, planner.partner_encoder
+    shape = (planner.spec.num_agents, size)
+    for question in questions:
+        if question.latents is not None and question.latents.shape != shape:
+            raise ValueError(f"latents have shape {question.latents.shape}, expected (agents, latent_size) = {shape}.")
+    told = [np.full(shape, np.nan, np.float32) if q.latents is None else q.latents for q in questions]
+    if not size:
+        return None, [None] * len(questions)
+    latents = torch.from_numpy(np.stack(told)).to(values)
+    if encoder is None:
+        return latents, [Belief(one, (), np.zeros((len(one), 0), np.float32)) for one in told]
+    past = slice(planner.history + 1)
+    mask = known[:, :, planner.history].any(-1)
+    roles = torch.from_numpy(planner.spec.role_index).to(values.device)
+    code = encoder(values[:, :, past], known[:, :, past], roles, mask)
+    unasked = torch.tensor([question.latents is None for question in questions], device=values.device)
+    latents = torch.where(unasked[:, None, None], code.mean, latents)
+    families, chances = tuple(encoder.config.families), code.logits.softmax(-1).cpu().numpy()
+    beliefs = [Belief(one, families, row) for one, row in zip(latents.cpu().numpy(), chances, strict=True)]
+    return latents, list(beliefs)

@@ -1,0 +1,220 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffplan as dp
+from diffplan.envs.crossing_partners import STYLE_SIZE, TRAINING_FAMILIES, ScriptedPartners
+from diffplan.envs.crossing_response import PartneredExpert
+from diffplan.partners import watched
+from diffplan.planners.policy import shifted
+
+FAMILIES = tuple(TRAINING_FAMILIES)
+MIX = dp.QuestionMix(partners=1.0, forgotten=0.3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> dp.TrajectoryDataset:
+    folder = tmp_path_factory.mktemp("partners") / "data"
+    dp.collect_episodes(
+        "crossing-v0", PartneredExpert, out=folder, episodes=8, workers=0, env_options={"num_robots": 3}, progress=False
+    )
+    return dp.load_dataset(folder, horizon=8, history=8)
+
+
+@pytest.fixture(scope="module")
+def planner(dataset: dp.TrajectoryDataset) -> dp.DiffusionPlanner:
+    """One with an encoder and random weights, so that everything has an effect."""
+    encoder = dp.PartnerEncoder.for_dataset(dataset, FAMILIES, latent_size=4)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, partner_encoder=encoder)
+    torch.manual_seed(0)
+    for parameter in planner.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return planner
+
+
+@pytest.fixture(scope="module")
+def past() -> list[tuple[dict, dict]]:
+    """What egos saw and did over a few steps, and their present last; robot_2 is a partner."""
+    env = dp.make("crossing-v0", num_robots=3)
+    seen, _ = env.reset(seed=7_001)
+    steps = []
+    for step in range(6):
+        observations = watched(seen, ("robot_2",), env.joint_spec)
+        action = np.array([0.1 * step, 0.2], np.float32)
+        done = {"robot_0": action, "robot_1": action, "robot_2": np.full(2, np.nan, np.float32)}
+        steps.append((observations, done))
+        seen = env.step(done | {"robot_2": -action})[0]
+    return steps
+
+
+def test_what_is_told_of_a_partner_changes_the_plan_and_nan_is_as_good_as_nothing(dataset) -> None:
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, latent_size=2)
+    torch.nn.init.normal_(planner.denoiser.project.weight, std=0.1)
+    torch.nn.init.normal_(planner.denoiser.modulation.weight, std=0.1)
+    observations, _ = dp.make("crossing-v0", num_robots=3).reset(seed=0)
+    unknown = np.full((3, 2), np.nan, np.float32)
+    told = np.where([[False], [False], [True]], 1.0, unknown).astype(np.float32)
+    plans = [planner(observations, latents=one, seed=0).actions for one in (None, unknown, told)]
+    np.testing.assert_array_equal(plans[0], plans[1])
+    assert not np.allclose(plans[0], plans[2])
+
+
+def test_the_belief_is_of_the_past_and_plans_carry_it(planner, past) -> None:
+    *before, (now, _) = past
+    with_past, without = planner(now, past=before, seed=0), planner(now, seed=0)
+    chances = with_past.belief_about("robot_2")
+    assert tuple(chances) == FAMILIES
+    assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+    assert chances != without.belief_about("robot_2")
+    assert shifted(with_past, 2).belief is with_past.belief
+
+
+def test_the_encoder_reads_no_cell_that_is_unknown(planner) -> None:
+    encoder = planner.partner_encoder
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.randn(1, 3, 9, 8, generator=generator)
+    known, roles = torch.rand(cells.shape, generator=generator) < 0.5, torch.zeros(3, dtype=torch.long)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    code = encoder(cells, known, roles, mask)
+    other = encoder(torch.where(known, cells, torch.nan), known, roles, mask)
+    torch.testing.assert_close(code.mean, other.mean)
+    order = [2, 0, 1]
+    relabelled = encoder(cells[:, order], known[:, order], roles, mask)
+    torch.testing.assert_close(relabelled.mean, code.mean[:, order])
+
+
+def test_the_divergence_is_that_of_gaussians() -> None:
+    mean, log_std = torch.tensor([[[0.3, -1.0]]]), torch.tensor([[[0.2, -0.5]]])
+    code = dp.models.partner.PartnerCode(mean, log_std, torch.zeros(1, 1, 0))
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(mean, log_std.exp()), normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(code.divergence, expected)
+
+
+def fresh(dataset: dp.TrajectoryDataset) -> dp.DiffusionPlanner:
+    encoder = dp.PartnerEncoder.for_dataset(dataset, FAMILIES, latent_size=4)
+    return dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, partner_encoder=encoder)
+
+
+def test_the_encoder_learns_with_the_denoiser_and_a_resumed_run_is_the_same(dataset, tmp_path: Path) -> None:
+    options = {"batch_size": 8, "mix": MIX, "styles": dp.StyleTable.of(dataset.store, FAMILIES), "progress": False}
+    whole, resumed, untrained = fresh(dataset), fresh(dataset), fresh(dataset)
+    dp.train(whole, dataset, steps=4, out=tmp_path, checkpoint_every=2, **options)
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000004")
+    dp.train(resumed, dataset, steps=4, out=tmp_path, checkpoint_every=2, resume=True, **options)
+    for name, value in whole.partner_encoder.state_dict().items():
+        torch.testing.assert_close(value, resumed.partner_encoder.state_dict()[name], rtol=0, atol=0)
+        assert (value != untrained.partner_encoder.state_dict()[name]).any(), name
+
+
+def test_a_saved_planner_infers_what_it_inferred_before(planner, past, tmp_path: Path) -> None:
+    *before, (now, _) = past
+    planner.save_pretrained(tmp_path / "planner")
+    loaded = dp.DiffusionPlanner.from_pretrained(tmp_path / "planner")
+    plan, again = (one(now, past=before, seed=3) for one in (planner, loaded))
+    np.testing.assert_array_equal(plan.actions, again.actions)
+    plan.save(tmp_path / "plan.safetensors")
+    read = dp.Plan.load(tmp_path / "plan.safetensors")
+    assert read.belief_about("robot_2") == plan.belief_about("robot_2")
+
+
+def test_a_style_table_knows_partners_and_their_second_style(dataset) -> None:
+    styles = dp.StyleTable.of(dataset.store, FAMILIES)
+    for episode, labels in enumerate(dataset.store.labels):
+        partner = dataset.spec.names.index(labels["partner"])
+        last = int(dataset.store.lengths[episode])
+        (first, then), vectors = styles.at(np.array([episode, episode]), np.array([0, last]))
+        assert FAMILIES[first[partner]] == labels["family"]
+        assert FAMILIES[then[partner]] == labels.get("switched_family", labels["family"])
+        assert (np.delete(first, partner) == -1).all()
+        assert np.isfinite(vectors[0, partner]).all()
+        assert vectors.shape[-1] == STYLE_SIZE
+
+
+def test_a_planner_that_is_to_be_told_styles_is_not_trained_without_them(dataset) -> None:
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, latent_size=3)
+    with pytest.raises(ValueError, match="latents of 3 numbers.*styles="):
+        dp.train(planner, dataset, steps=1, progress=False)
+
+
+def test_an_encoder_of_another_history_does_not_fit_a_planner(dataset) -> None:
+    encoder = dp.PartnerEncoder(dataset.spec.size, history=4)
+    with pytest.raises(ValueError, match="reads 4 past cells.*history=8"):
+        dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, partner_encoder=encoder)
+
+
+class Spy:
+    """A policy that keeps what it was shown and sends every robot the same way."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict] = []
+
+    def reset(self, seeds) -> None: ...
+
+    def __call__(self, observations):
+        self.seen += [dict(one) for one in observations if one]
+        return [one and {name: np.array([0.5, 0.0], np.float32) for name in one} for one in observations]
+
+
+def test_egos_never_see_partners_goals_and_never_command_them() -> None:
+    env, spy = dp.make("crossing-v0", num_robots=3, max_steps=12), Spy()
+    partners = ScriptedPartners(("robot_1",), ("late",), env.joint_spec.dt)
+    team = dp.WithPartners(spy, partners, ("robot_1",), env.joint_spec)
+    team.reset([4])
+    observations, _ = env.reset(seed=4)
+    (actions,) = team([observations])
+    assert np.isnan(spy.seen[0]["robot_1"][4:6]).all()
+    assert np.isfinite(spy.seen[0]["robot_0"]).all()
+    assert np.isfinite(observations["robot_1"]).all()
+    np.testing.assert_allclose(actions["robot_1"], 0, atol=1e-6)  # late: it waits, whatever the spy says
+    assert (actions["robot_0"] == [0.5, 0.0]).all()
+    assert team([None]) == [None]
+
+
+def test_any_policy_can_drive_the_partners() -> None:
+    env, spy = dp.make("crossing-v0", num_robots=3, max_steps=3), Spy()
+    report = dp.evaluate(
+        dp.WithPartners(Spy(), spy, ("robot_0", "robot_2"), env.joint_spec), env, episodes=2, batch_size=2
+    )
+    assert report.steps == [3, 3]
+    assert np.isfinite(spy.seen[0]["robot_0"]).all()
+
+
+def test_a_planner_acts_beside_partners_and_remembers_none_of_their_actions(planner) -> None:
+    env = dp.make("crossing-v0", num_robots=3, max_steps=6)
+    policy = dp.RecedingHorizonPolicy(planner)
+    partners = ScriptedPartners(("robot_2",), ("bold",), env.joint_spec.dt)
+    report = dp.evaluate(dp.WithPartners(policy, partners, ("robot_2",), env.joint_spec), env, episodes=1)
+    assert report.fallbacks == 0
+    remembered = [done for _, done in policy._episodes[0].past]
+    assert all(np.isnan(done["robot_2"]).all() and np.isfinite(done["robot_0"]).all() for done in remembered)
+
+
+def test_a_team_of_partners_alone_is_refused() -> None:
+    spec = dp.make("crossing-v0", num_robots=2).joint_spec
+    with pytest.raises(ValueError, match="some, not all"):
+        dp.WithPartners(Spy(), Spy(), ("robot_0", "robot_1"), spec)
+
+
+def test_a_watched_partner_gives_one_plan_a_step_and_its_belief_is_drawn_to_the_last(planner) -> None:
+    env = dp.make("crossing-v0", num_robots=3, max_steps=8)
+    episode, plans = dp.watch_partner(planner, env, "robot_1", ("bold",), seed=7_002, num_samples=3)
+    assert len(plans) == len(episode) == 8
+    assert (episode.labels["partner"], episode.labels["family"]) == ("robot_1", "bold")
+    figure = dp.plot_belief(plans, episode, "robot_1", moments=(0, 5, 100))
+    fans, bands = figure.axes[:-1], figure.axes[-1]
+    assert [axes.get_title() for axes in fans] == ["0.0 s", "0.5 s"]
+    assert len(bands.collections) >= len(FAMILIES)
+    top = max(float(band.get_paths()[0].vertices[:, 1].max()) for band in bands.collections[: len(FAMILIES)])
+    assert top == pytest.approx(1, abs=1e-5)
+
+
+def test_a_picture_of_a_belief_needs_one(planner, dataset) -> None:
+    plan = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1)(
+        dp.make("crossing-v0", num_robots=3).reset(seed=0)[0]
+    )
+    with pytest.raises(ValueError, match="no belief.*partner_encoder"):
+        dp.plot_belief([plan], dataset.store[0], "robot_1")
