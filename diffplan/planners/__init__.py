@@ -4,6 +4,7 @@ from diffplan.planners.channel import Link
 from diffplan.planners.guides import ConstraintGuide, Estimate, GoalGuide, Guide, ValueGuide
 from diffplan.planners.member import Manners, TeamMember
 from diffplan.planners.messages import Message
+from diffplan.planners.particles import PartnerGuide, PartnerParticles
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.question import Question
@@ -21,6 +22,8 @@ __all__ = [
     "Link",
     "Manners",
     "Message",
+    "PartnerGuide",
+    "PartnerParticles",
     "Question",
     "RecedingHorizonPolicy",
     "SafetyFilter",
