@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffplan.datasets import (
         Normalizer,
+        StyleTable,
         TrajectoryDataset,
         TrajectoryStore,
         collect_episodes,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     )
     from diffplan.envs import make
     from diffplan.evaluation import evaluate
-    from diffplan.models import JointDenoiser, ValueFunction
+    from diffplan.models import JointDenoiser, PartnerEncoder, ValueFunction
+    from diffplan.partners import WithPartners, watch_partner
     from diffplan.planners import (
         ConstraintGuide,
         DecentralizedTeam,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
         Guide,
         Link,
         Manners,
+        PartnerGuide,
+        PartnerParticles,
         Question,
         RecedingHorizonPolicy,
         SafetyFilter,
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     )
     from diffplan.plotting import (
         animate_denoising,
+        plot_belief,
         plot_calibration,
         plot_comparison,
         plot_dataset,
@@ -58,13 +63,14 @@ if TYPE_CHECKING:
     from diffplan.rollout import record_rollout, save_video
     from diffplan.spec import JointSpec, Role
     from diffplan.training import train
-    from diffplan.trajectory import Cells, Plan, Trajectory
+    from diffplan.trajectory import Belief, Cells, Plan, Trajectory
     from diffplan.value_calibration import calibration
     from diffplan.value_training import train_value
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Belief",
     "Cells",
     "ConstraintGuide",
     "DecentralizedTeam",
@@ -76,18 +82,23 @@ __all__ = [
     "Link",
     "Manners",
     "Normalizer",
+    "PartnerEncoder",
+    "PartnerGuide",
+    "PartnerParticles",
     "Plan",
     "Question",
     "QuestionMix",
     "RecedingHorizonPolicy",
     "Role",
     "SafetyFilter",
+    "StyleTable",
     "TeamMember",
     "Trajectory",
     "TrajectoryDataset",
     "TrajectoryStore",
     "ValueFunction",
     "ValueGuide",
+    "WithPartners",
     "__version__",
     "animate_denoising",
     "calibration",
@@ -100,6 +111,7 @@ __all__ = [
     "make",
     "make_scheduler",
     "merge_stores",
+    "plot_belief",
     "plot_calibration",
     "plot_comparison",
     "plot_dataset",
@@ -113,9 +125,11 @@ __all__ = [
     "save_video",
     "train",
     "train_value",
+    "watch_partner",
 ]
 
 _HOMES = {
+    "Belief": "trajectory",
     "Cells": "trajectory",
     "ConstraintGuide": "planners",
     "DecentralizedTeam": "planners",
@@ -127,18 +141,23 @@ _HOMES = {
     "Link": "planners",
     "Manners": "planners",
     "Normalizer": "datasets",
+    "PartnerEncoder": "models",
+    "PartnerGuide": "planners",
+    "PartnerParticles": "planners",
     "Plan": "trajectory",
     "Question": "planners",
     "QuestionMix": "questions",
     "RecedingHorizonPolicy": "planners",
     "Role": "spec",
     "SafetyFilter": "planners",
+    "StyleTable": "datasets",
     "TeamMember": "planners",
     "Trajectory": "trajectory",
     "TrajectoryDataset": "datasets",
     "TrajectoryStore": "datasets",
     "ValueFunction": "models",
     "ValueGuide": "planners",
+    "WithPartners": "partners",
     "animate_denoising": "plotting",
     "calibration": "value_calibration",
     "collect_episodes": "datasets",
@@ -150,6 +169,7 @@ _HOMES = {
     "make": "envs",
     "make_scheduler": "planners",
     "merge_stores": "datasets",
+    "plot_belief": "plotting",
     "plot_calibration": "plotting",
     "plot_comparison": "plotting",
     "plot_dataset": "plotting",
@@ -163,6 +183,7 @@ _HOMES = {
     "save_video": "rollout",
     "train": "training",
     "train_value": "value_training",
+    "watch_partner": "partners",
 }
 
 

@@ -11,7 +11,7 @@ from diffplan.commands.worlds import Options, Scheduler, load
 
 if TYPE_CHECKING:
     from diffplan.rollout import Rollout
-    from diffplan.trajectory import Plan
+    from diffplan.trajectory import Plan, Trajectory
 
 ENDINGS = {"denoising": STILLS + FILMS, "rollout": FILMS}
 
@@ -27,10 +27,12 @@ class Plot:
       diffplan plot runs/crossing --kind filmstrip --out filmstrip.png
       diffplan plot runs/crossing --kind learning-curve --out loss.svg
       diffplan plot data/crossing --kind dataset --out data.png
+      diffplan plot runs/partners --kind belief --num-samples 32 --out belief.png
 
     Args:
         path: folder of a run (of a store for dataset).
-        kind: what to draw; rollout and filmstrip act in the environment, in closed loop.
+        kind: what to draw; rollout, filmstrip and belief act in the environment, in closed loop. For belief
+            the last robot is a partner that changes its style; the run needs a partner encoder.
         out: file to write: .png, .svg, .pdf; .mp4 or .gif for rollout; any of these for denoising.
         env: environment to plan in; by default the one that the data are from.
         option: an option of the environment as NAME=VALUE; repeat it for more.
@@ -43,7 +45,7 @@ class Plot:
     """
 
     path: Annotated[Path, Positional, arg(metavar="RUN|DIR")]
-    kind: Literal["plan", "denoising", "rollout", "filmstrip", "dataset", "learning-curve"]
+    kind: Literal["plan", "denoising", "rollout", "filmstrip", "dataset", "learning-curve", "belief"]
     out: Path
     env: str | None = None
     option: Options = field(default_factory=list)
@@ -81,6 +83,8 @@ class Plot:
             figure = plotting.plot_denoising(self._plan())
         elif self.kind == "filmstrip":
             figure = plotting.plot_filmstrip(self._rollout())
+        elif self.kind == "belief":
+            figure = plotting.plot_belief(*self._watched())
         elif self.kind == "dataset":
             figure = plotting.plot_dataset(TrajectoryStore.open(self.path))
         else:
@@ -106,3 +110,15 @@ class Plot:
         policy = RecedingHorizonPolicy(planner, self.execute_steps, self.num_samples, self.num_inference_steps)
         with waiting("filming an episode", shown=not self.json):
             return record_rollout(policy, env, self.seed)
+
+    def _watched(self) -> "tuple[list[Plan], Trajectory, str]":
+        from diffplan.partners import watch_partner
+
+        planner, env = load(self.path, self.scheduler, self.env, self.option)
+        encoder = planner.partner_encoder
+        if encoder is None:
+            raise ValueError(f"{self.path} has no partner encoder; train a planner that has one (PartnerEncoder).")
+        families, partner = tuple(encoder.config.families), planner.spec.names[-1]
+        with waiting("watching a partner", shown=not self.json):
+            episode, plans = watch_partner(planner, env, partner, families, self.seed, self.num_samples, switch=True)
+        return plans, episode, partner

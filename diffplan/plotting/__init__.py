@@ -5,12 +5,14 @@ Nothing here touches pyplot or leaves matplotlib's settings changed. Colours are
 the same as in MuJoCo's pictures.
 """
 
+from diffplan.plotting.beliefs import plot_belief
 from diffplan.plotting.episodes import plot_dataset, plot_filmstrip
 from diffplan.plotting.plans import animate_denoising, plot_denoising, plot_plan, plot_what_if
 from diffplan.plotting.results import plot_calibration, plot_comparison, plot_learning_curve
 
 __all__ = [
     "animate_denoising",
+    "plot_belief",
     "plot_calibration",
     "plot_comparison",
     "plot_dataset",
