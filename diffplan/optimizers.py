@@ -1,6 +1,9 @@
-"""Muon: gradient descent whose step is the nearest orthogonal matrix to the momentum (Jordan et al., 2024)."""
+"""Muon: gradient descent whose step is the nearest orthogonal matrix to the momentum (Jordan et al., 2024).
 
-from collections.abc import Iterable
+And what optimisers remember, as named tensors for checkpoints.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -76,3 +79,34 @@ def _wide(matrix: Tensor) -> Tensor:
 
 def _wide_shape(matrix: Tensor) -> tuple[int, ...]:
     return tuple(_wide(matrix).shape)
+
+
+def optimizer_tensors(
+    optimizers: Sequence[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """What the optimisers remember of every parameter, named ``"exp_avg/PARAMETER"`` and so on."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        found |= {f"{key}/{name}": value for key, value in _memory(optimizers, parameter).items()}
+    return found
+
+
+def load_optimizer_tensors(
+    optimizers: Sequence[torch.optim.Optimizer],
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Gives the optimisers back what ``optimizer_tensors`` found among ``tensors``."""
+    for name, parameter in parameters.items():
+        ending = f"/{name}"
+        mine = {key.removesuffix(ending): value.clone() for key, value in tensors.items() if key.endswith(ending)}
+        memory = _memory(optimizers, parameter)
+        memory.clear()
+        memory.update(mine)
+
+
+def _memory(optimizers: Sequence[torch.optim.Optimizer], parameter: nn.Parameter) -> dict[str, Tensor]:
+    """What the optimiser of a parameter remembers about it."""
+    mine = (one for one in optimizers if any(parameter is other for other in one.param_groups[0]["params"]))
+    memory: dict[str, Tensor] = next(mine).state[parameter]
+    return memory

@@ -1,9 +1,7 @@
 """Offline pretraining: the denoiser learns to estimate clean joint trajectories from noisy, partly known ones.
 
-One step: draw windows, draw a question for each (which cells are known), noise every other cell to a level of its own,
-``sample = (1 - level) * clean + level * noise``, and regress the clean cells (flow matching with a clean-sample
-prediction, arXiv 2210.02747 and 2206.00364). All randomness of a step comes from (seed, step, rank), so a resumed run
-is bit-identical.
+One step: draw windows, make exercises of them (``denoising.py``), and regress the clean cells. All randomness of a step
+comes from (seed, step, rank), so a resumed run is bit-identical.
 """
 
 import json
@@ -25,11 +23,13 @@ from torch import Tensor, nn
 from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
-from diffplan.optimizers import Muon
+from diffplan.denoising import Exercises
+from diffplan.metrics import MetricsLog
+from diffplan.optimizers import Muon, load_optimizer_tensors, optimizer_tensors
 from diffplan.partner_training import LatentSource, takes_latents
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
-from diffplan.questions import QuestionMix, draw_forgotten, draw_known, draw_levels, draw_returns, held_beyond_the_end
+from diffplan.questions import QuestionMix
 
 WARMUP_STEPS = 100
 GRADIENT_CLIP = 1.0
@@ -121,32 +121,40 @@ def train(
     facts |= {"partner_encoder": {k: v for k, v in encoder.config.items() if not k.startswith("_")}} if encoder else {}
     networks = nn.ModuleDict({"denoiser": denoiser, "encoder": encoder.train()}) if encoder else denoiser
     model: nn.Module = accelerator.prepare(torch.compile(denoiser) if compile else denoiser)
-    run = _Run(networks, learning_rate, ema_decay, half)
+    run = DenoiserRun(networks, learning_rate, ema_decay, half)
     first = run.resume(Path(out), facts) if resume and out is not None else 0
-    latents = (
-        LatentSource(encoder and accelerator.prepare(encoder), styles, mix) if takes_latents(planner, styles) else None
+    exercises = Exercises(
+        dataset.spec,
+        dataset.history,
+        denoiser.config.patch_size,
+        mix,
+        torch.from_numpy(dataset.return_ranks) if denoiser.config.return_conditioning else None,
+        LatentSource(encoder and accelerator.prepare(encoder), styles, mix) if takes_latents(planner, styles) else None,
+        accelerator.device,
     )
-    loss_of = _Loss(
-        model, planner, dataset, mix, start_share, batch_size // accelerator.num_processes, seed, accelerator, latents
-    )
-    log = _Log(Path(out) if out is not None and accelerator.is_main_process else None, first, tensorboard)
+    share = batch_size // accelerator.num_processes
+    loss_of = _Loss(model, dataset, exercises, start_share, share, seed, accelerator.process_index)
+    log = MetricsLog(Path(out) if out is not None and accelerator.is_main_process else None, first, tensorboard)
     started = time.perf_counter()
     with _bar(progress and accelerator.is_main_process, steps, first) as advance:
         for step in range(first, steps):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
                 loss = loss_of(step)
-            run.update(loss, accelerator, learning_rate * _schedule(step, steps), step)
+            rate = learning_rate * _schedule(step, steps)
+            run.update(loss, rate, step)
             if (step + 1) % log_every == 0 or step + 1 == steps:
-                log.write(step + 1, float(loss.detach()), learning_rate * _schedule(step, steps), started)
+                seconds = time.perf_counter() - started
+                log.write({"step": step + 1, "loss": float(loss.detach()), "learning_rate": rate, "seconds": seconds})
             advance(float(loss.detach()))
             if out is not None and accelerator.is_main_process and (step + 1) % checkpoint_every == 0:
-                run.save(Path(out), step + 1, facts)
+                save_checkpoint(Path(out) / "checkpoints", step + 1, run.tensors(), {"run": facts})
     log.close()
     networks.load_state_dict(run.ema)
     networks.eval()
     if out is not None and accelerator.is_main_process:
         planner.save_pretrained(Path(out) / "planner")
-    return TrainingReport(log.steps, log.losses, time.perf_counter() - started, log.path)
+    steps_logged, losses = [row["step"] for row in log.rows], [row["loss"] for row in log.rows]
+    return TrainingReport(steps_logged, losses, time.perf_counter() - started, log.path)
 
 
 class _Loss:
@@ -155,77 +163,50 @@ class _Loss:
     def __init__(
         self,
         model: nn.Module,
-        planner: DiffusionPlanner,
         dataset: TrajectoryDataset,
-        mix: QuestionMix,
+        exercises: Exercises,
         start_share: float,
         batch_size: int,
         seed: int,
-        accelerator: Accelerator,
-        latents: LatentSource | None,
+        rank: int,
     ):
-        self.latents = latents
-        self.model, self.dataset, self.mix, self.batch_size = model, dataset, mix, batch_size
-        self.start_share = start_share
-        self.seed, self.rank, self.device = seed, accelerator.process_index, accelerator.device
-        self.patch_size = planner.denoiser.config.patch_size
-        self.static, self.features = map(torch.from_numpy, (dataset.spec.static_mask, dataset.spec.feature_mask))
-        self.roles = torch.from_numpy(dataset.spec.role_index).to(self.device)
-        takes_returns = planner.denoiser.config.return_conditioning
-        self.return_ranks = torch.from_numpy(dataset.return_ranks) if takes_returns else None
+        self.model, self.dataset, self.exercises, self.batch_size = model, dataset, exercises, batch_size
+        self.start_share, self.seed, self.rank = start_share, seed, rank
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, step, self.rank])
         windows = self.dataset.sample(self.batch_size, rng, self.start_share)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        exists, size = torch.from_numpy(windows.mask), self.dataset.spec.observation_size
-        clean, shown = held_beyond_the_end(
-            torch.from_numpy(windows.cells), exists, self.features, self.dataset.history, size
-        )
-        partners = None if self.latents is None else self.latents.partners(windows)
-        known = draw_known(self.mix, shown, self.static, self.dataset.history, size, generator, partners)
-        past, seen = clean[:, :, : self.dataset.history + 1], known[:, :, : self.dataset.history + 1]
-        forgotten = draw_forgotten(self.mix, len(known), self.dataset.history, known.shape[2], generator)
-        clean, shown, known = clean.masked_fill(forgotten, 0), shown & ~forgotten, known & ~forgotten
-        unknown = shown & ~known
-        levels = draw_levels(self.mix, unknown.any(-1), self.patch_size, generator)
-        noise = torch.randn(clean.shape, generator=generator)
-        sample = torch.where(unknown, torch.lerp(clean, noise, levels[..., None]), clean)
-        learned = unknown & exists
-        clean, shown, known, learned, levels, sample = (
-            tensor.to(self.device) for tensor in (clean, shown, known, learned, levels, sample)
-        )
-        told = None
-        if self.return_ranks is not None:
-            told = draw_returns(self.mix, self.return_ranks[windows.episode], generator).to(self.device)
-        latents, extra = None, torch.zeros((), device=self.device)
-        if self.latents is not None:
-            latents, extra = self.latents(past.to(self.device), seen.to(self.device), self.roles, windows, generator)
-        estimate = self.model(sample, levels, known, self.roles, shown.any(-1), told, latents)
-        weight = 1 / levels.clamp(min=0.05)[..., None]
-        loss = (weight * (estimate.float() - clean).square() * learned).sum() / (weight * learned).sum().clamp(min=1e-6)
-        loss = loss + extra
+        exercise = self.exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        estimate = exercise.estimate(self.model)
+        loss = exercise.error(estimate, exercise.clean) + exercise.extra
         if not torch.isfinite(loss):
-            raise FloatingPointError(_diagnosis(step, windows, estimate))
+            raise FloatingPointError(diagnosis(f"training step {step}", windows, estimate))
         return loss
 
 
-def _diagnosis(step: int, windows: WindowBatch, estimate: Tensor) -> str:
+def diagnosis(place: str, windows: WindowBatch, estimate: Tensor) -> str:
     """Where a loss that is not finite comes from."""
     bad = np.argwhere(~np.isfinite(windows.cells))
     if len(bad):
         b, n, w, d = bad[0]
-        place = f"episode {windows.episode[b]}, step {windows.step[b]} + {w}, agent {n}, entry {d}"
-        return f"training step {step}: the data are not finite at {place}; run `diffplan data verify` on the store."
+        cell = f"episode {windows.episode[b]}, step {windows.step[b]} + {w}, agent {n}, entry {d}"
+        return f"{place}: the data are not finite at {cell}; run `diffplan data verify` on the store."
     finite = int(torch.isfinite(estimate).all(dim=(1, 2, 3)).sum())
     return (
-        f"training step {step}: the loss is not finite, though the data are ({finite} of {len(estimate)} windows "
+        f"{place}: the loss is not finite, though the data are ({finite} of {len(estimate)} windows "
         "have finite estimates); lower learning_rate or use precision='float32'."
     )
 
 
-class _Run:
-    """Weights, averaged weights and optimisers of a run: all that a checkpoint holds besides the step."""
+class DenoiserRun:
+    """Weights, averaged weights and optimisers of a run: all that a checkpoint holds besides the step.
+
+    Args:
+        networks: learn: a denoiser, perhaps with a partner encoder; ``ema`` averages their weights.
+        learning_rate: the blocks' matrices learn by Muon (arXiv 2502.16982), all else by AdamW (arXiv 1711.05101).
+        ema_decay: of the averaged weights, warmed up over the first steps.
+        half: the optimisers may compute in bfloat16.
+    """
 
     def __init__(self, networks: nn.Module, learning_rate: float, ema_decay: float, half: bool):
         self.networks, self.ema_decay = networks, ema_decay
@@ -238,9 +219,10 @@ class _Run:
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True),
         ]
 
-    def update(self, loss: Tensor, accelerator: Accelerator, learning_rate: float, step: int) -> None:
+    def update(self, loss: Tensor, learning_rate: float, step: int) -> None:
+        """One optimiser step down the loss, the ``step``-th one."""
         self.networks.zero_grad()
-        accelerator.backward(loss)
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters.values(), GRADIENT_CLIP)
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate
@@ -249,12 +231,18 @@ class _Run:
         averaged = [self.ema[name] for name in self.parameters]
         torch._foreach_lerp_(averaged, [p.detach() for p in self.parameters.values()], 1 - decay)
 
-    def save(self, out: Path, step: int, facts: dict[str, Any]) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, by name."""
         tensors = {f"model.{name}": value for name, value in self.networks.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.items()}
-        for name, parameter in self.parameters.items():
-            tensors |= {f"{key}/{name}": value for key, value in self._moments(parameter).items()}
-        save_checkpoint(out / "checkpoints", step, tensors, {"run": facts})
+        return tensors | optimizer_tensors(self.optimizers, self.parameters)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes on what ``tensors`` gave."""
+        tensors = {name: tensor.to(next(iter(self.ema.values())).device) for name, tensor in tensors.items()}
+        self.networks.load_state_dict({name: tensors[f"model.{name}"] for name in self.ema})
+        self.ema = {name: tensors[f"ema.{name}"].clone() for name in self.ema}
+        load_optimizer_tensors(self.optimizers, self.parameters, tensors)
 
     def resume(self, out: Path, facts: dict[str, Any]) -> int:
         """Loads the newest checkpoint and returns its step. Raises ``ValueError`` when it is of another run."""
@@ -269,56 +257,8 @@ class _Run:
                 f"{found[-1]} is of another run: {theirs} there, { ({key: facts[key] for key in differing}) } here; "
                 "resume with the same settings and data, or choose another folder."
             )
-        tensors = {name: tensor.to(next(iter(self.ema.values())).device) for name, tensor in tensors.items()}
-        self.networks.load_state_dict({name: tensors[f"model.{name}"] for name in self.ema})
-        self.ema = {name: tensors[f"ema.{name}"] for name in self.ema}
-        for name, parameter in self.parameters.items():
-            keys = [key.removesuffix(f"/{name}") for key in tensors if key.endswith(f"/{name}")]
-            self._moments(parameter).update({key: tensors[f"{key}/{name}"] for key in keys})
+        self.load(tensors)
         return int(manifest["step"])
-
-    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """What the optimiser of a parameter remembers about it."""
-        mine = (one for one in self.optimizers if any(parameter is other for other in one.param_groups[0]["params"]))
-        return next(mine).state[parameter]
-
-
-class _Log:
-    """Metrics of a run: kept in memory, appended to ``metrics.jsonl``, and to TensorBoard if asked."""
-
-    def __init__(self, out: Path | None, first: int, tensorboard: bool):
-        self.steps: list[int] = []
-        self.losses: list[float] = []
-        self.path = None if out is None else out / "metrics.jsonl"
-        self.writer = _tensorboard_writer(out) if tensorboard and out is not None else None
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = self.path.read_text().splitlines() if first and self.path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= first]
-            self.path.write_text("".join(line + "\n" for line in kept))
-            self.steps, self.losses = [json.loads(x)["step"] for x in kept], [json.loads(x)["loss"] for x in kept]
-
-    def write(self, step: int, loss: float, learning_rate: float, started: float) -> None:
-        self.steps.append(step)
-        self.losses.append(loss)
-        if self.path is not None:
-            row = {"step": step, "loss": loss, "learning_rate": learning_rate, "seconds": time.perf_counter() - started}
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        if self.writer is not None:
-            self.writer.add_scalar("loss", loss, step)
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-
-def _tensorboard_writer(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError('TensorBoard is missing; install it with: pip install "diffplan[track]"') from error
-    return SummaryWriter(str(out / "tensorboard"))
 
 
 def check_world_size(num_processes: int) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from diffplan.datasets.transitions import TransitionBatch, reward_statistics, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.models.value import TeamNetwork, ValueFunction, lower_twin
+from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
 from diffplan.spec import JointSpec
 
 WEIGHT_DECAY = 0.01
@@ -83,26 +84,60 @@ def train_value(
         if count < 1:
             raise ValueError(f"{name}={count}; it must be at least 1.")
     value.train()
-    follower = copy.deepcopy(value.critics).requires_grad_(False)
-    optimizer = torch.optim.AdamW(value.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    learner = ValueLearner(value, dataset.spec, learning_rate, expectile, target_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(learner.optimizer, steps)
     report, started = ValueReport([], [], {}, 0.0), time.perf_counter()
     for step in track(range(steps), "value function", disable=not progress):
         indices = dataset.draw(batch_size, np.random.default_rng([seed, step]))
         batch = take_transitions(dataset, indices, value.config.discount, return_steps)
-        parts = value_losses(value, follower, batch, dataset.spec, expectile)
-        loss = torch.stack(list(parts.values())).sum()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(_diagnosis(step, batch, dataset.spec, parts))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
+        parts = learner.update(batch, step)
         schedule.step()
-        torch._foreach_lerp_(list(follower.parameters()), [p.detach() for p in value.critics.parameters()], target_rate)
         if (step + 1) % log_every == 0 or step + 1 == steps:
             _log(report, step + 1, parts)
     value.eval()
     return ValueReport(report.steps, report.losses, report.parts, time.perf_counter() - started)
+
+
+class ValueLearner:
+    """The state of a value function's training: optimiser and critics that follow; one ``update`` is one step.
+
+    Args:
+        value: learns.
+        spec: the agents of the transitions.
+        learning_rate: see ``train_value``; also ``expectile`` and ``target_rate``.
+    """
+
+    def __init__(
+        self, value: ValueFunction, spec: JointSpec, learning_rate: float, expectile: float, target_rate: float
+    ):
+        self.value, self.spec, self.expectile, self.target_rate = value, spec, expectile, target_rate
+        self.follower = copy.deepcopy(value.critics).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(value.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+
+    def update(self, batch: TransitionBatch, step: int) -> dict[str, Tensor]:
+        """Takes one step and returns its losses. Raises ``FloatingPointError`` when one of them is not finite."""
+        parts = value_losses(self.value, self.follower, batch, self.spec, self.expectile)
+        loss = torch.stack(list(parts.values())).sum()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(_diagnosis(step, batch, self.spec, parts))
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        leading = [parameter.detach() for parameter in self.value.critics.parameters()]
+        torch._foreach_lerp_(list(self.follower.parameters()), leading, self.target_rate)
+        return parts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next update depends on, by name."""
+        found = {f"value.{name}": tensor for name, tensor in self.value.state_dict().items()}
+        found |= {f"follower.{name}": tensor for name, tensor in self.follower.state_dict().items()}
+        return found | optimizer_tensors([self.optimizer], dict(self.value.named_parameters()))
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes on what ``tensors`` gave."""
+        self.value.load_state_dict({name: tensors[f"value.{name}"] for name in self.value.state_dict()})
+        self.follower.load_state_dict({name: tensors[f"follower.{name}"] for name in self.follower.state_dict()})
+        load_optimizer_tensors([self.optimizer], dict(self.value.named_parameters()), tensors)
 
 
 def value_losses(

@@ -103,30 +103,70 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
     Raises:
         ValueError: agents, widths or numbers that do not fit the spec, a missing action, or an episode without an end.
     """
-    seen, _ = env.reset(seed=seed)
+    recorder = EpisodeRecorder(env, spec)
+    present, _ = recorder.reset(seed=seed)
     policy.reset(env, int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    observations: list[Observations] = [{name: seen[name] for name in env.agents}]
-    steps: list[tuple[Actions, dict[str, float], dict[str, bool], dict[str, bool]]] = []
-    success: dict[str, bool] = {}
     while env.agents:
-        if len(steps) == max_steps:
+        if len(recorder) == max_steps:
             raise ValueError(f"the episode of seed {seed} has no end after {max_steps} steps; limit its time.")
-        present = {name: observations[-1][name] for name in env.agents}
+        present = {name: present[name] for name in env.agents}
         actions = {name: np.asarray(action, np.float32) for name, action in policy(present).items() if name in present}
         missing = [name for name in present if name not in actions]
         if missing:
             raise ValueError(
-                f"the policy gave no action to {missing} at step {len(steps)}; it must drive {env.agents}."
+                f"the policy gave no action to {missing} at step {len(recorder)}; it must drive {env.agents}."
             )
-        seen, rewards, terminations, truncations, infos = env.step(actions)
-        steps.append((actions, rewards, terminations, truncations))
-        observations.append({name: seen[name] for name in seen if name in present or name in env.agents})
-        success |= {name: bool(infos[name]["success"]) for name in present if "success" in infos.get(name, {})}
-    if not steps:
-        raise ValueError(f"the environment has no agents after reset(seed={seed}); there is nothing to record.")
-    actions_, rewards_, terminations_, truncations_ = zip(*steps, strict=True)
-    labels = {**policy.labels, "seed": seed, **({"success": all(success.values())} if success else {})}
-    return Trajectory.from_steps(spec, observations, actions_, rewards_, terminations_, truncations_, labels)
+        present = recorder.step(actions)[0]
+    return recorder.trajectory({**policy.labels, "seed": seed})
+
+
+class EpisodeRecorder:
+    """An environment that remembers the episode under way; everything else it leaves to the environment.
+
+    Args:
+        env: a PettingZoo ``ParallelEnv``.
+        spec: its agents.
+    """
+
+    def __init__(self, env: Any, spec: JointSpec):
+        self.env, self.spec, self.possible_agents = env, spec, env.possible_agents
+
+    @property
+    def agents(self) -> list[str]:
+        """Who is there now."""
+        return list(self.env.agents)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observations, Any]:
+        """Starts an episode, and forgets the one before."""
+        seen, infos = self.env.reset(seed=seed, options=options)
+        self.observations: list[Observations] = [{name: seen[name] for name in self.env.agents}]
+        self.steps: list[tuple[Actions, dict[str, float], dict[str, bool], dict[str, bool]]] = []
+        self.success: dict[str, bool] = {}
+        return seen, infos
+
+    def step(self, actions: Actions) -> tuple[Any, ...]:
+        """Steps the environment, and remembers what came of it."""
+        present = list(self.env.agents)
+        seen, rewards, terminations, truncations, infos = self.env.step(actions)
+        self.steps.append((actions, rewards, terminations, truncations))
+        self.observations.append({name: seen[name] for name in seen if name in present or name in self.env.agents})
+        self.success |= {name: bool(infos[name]["success"]) for name in present if "success" in infos.get(name, {})}
+        return seen, rewards, terminations, truncations, infos
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def trajectory(self, labels: Mapping[str, str | int | float | bool]) -> Trajectory:
+        """The episode so far, labelled, also with ``success`` where the environment told.
+
+        Raises ``ValueError`` for an episode without a step.
+        """
+        if not self.steps:
+            raise ValueError("the environment has no agents after reset; there is nothing to record.")
+        actions, rewards, terminations, truncations = zip(*self.steps, strict=True)
+        success = {"success": all(self.success.values())} if self.success else {}
+        columns = (self.observations, actions, rewards, terminations, truncations)
+        return Trajectory.from_steps(self.spec, *columns, {**labels, **success})
 
 
 @dataclass(frozen=True)

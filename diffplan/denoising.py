@@ -1,0 +1,116 @@
+"""Windows as exercises for the denoiser: what it is shown, what it shall estimate, and how far off it is.
+
+Of each window a question is drawn (which cells are known); every other cell is noised to a level of its own,
+``sample = (1 - level) * clean + level * noise``, and the clean cells are to be estimated (flow matching with a
+clean-sample prediction, arXiv 2210.02747 and 2206.00364).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diffplan.datasets.windows import WindowBatch
+from diffplan.partner_training import LatentSource
+from diffplan.questions import QuestionMix, draw_forgotten, draw_known, draw_levels, draw_returns, held_beyond_the_end
+from diffplan.spec import JointSpec
+
+LEAST_LEVEL = 0.05  # errors are weighted by 1 / level, but no more than at this one
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A batch of questions with their answers, in the network's units.
+
+    Args:
+        clean: the windows.
+        sample: the windows, noised where not known.
+        levels: noise level of every cell.
+        known: entries that are given.
+        shown: cells that the network sees.
+        learned: entries to estimate: those that are neither known nor beyond an episode's end.
+        roles: each agent's role.
+        told: ranks of returns, NaN where not told; None where the network takes none.
+        latents: what is known of each agent, NaN where nothing is; None where the network takes none.
+        extra: what the partner encoder's own losses add.
+    """
+
+    clean: Float[Tensor, "B N W D"]
+    sample: Float[Tensor, "B N W D"]
+    levels: Float[Tensor, "B N W"]
+    known: Bool[Tensor, "B N W D"]
+    shown: Bool[Tensor, "B N W"]
+    learned: Bool[Tensor, "B N W D"]
+    roles: Int[Tensor, "N"]
+    told: Float[Tensor, "B"] | None
+    latents: Float[Tensor, "B N Z"] | None
+    extra: Float[Tensor, ""] | float
+
+    def estimate(self, model: Callable[..., Tensor]) -> Float[Tensor, "B N W D"]:
+        """What a network makes of the questions."""
+        estimate = model(self.sample, self.levels, self.known, self.roles, self.shown, self.told, self.latents)
+        return torch.as_tensor(estimate.float())
+
+    def error(
+        self,
+        estimate: Float[Tensor, "B N W D"],
+        target: Float[Tensor, "B N W D"],
+        window_weights: Float[Tensor, "B"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Mean squared error over the entries to estimate, weighted by 1 / level (and by window)."""
+        weight = self.learned / self.levels.clamp(min=LEAST_LEVEL)[..., None]
+        if window_weights is not None:
+            weight = weight * window_weights[:, None, None, None]
+        return (weight * (estimate - target).square()).sum() / weight.sum().clamp(min=1e-6)
+
+
+class Exercises:
+    """Makes exercises of windows.
+
+    Args:
+        spec: the agents.
+        history: steps before the present in a window.
+        patch_size: cells of a token of the network, which share a noise level.
+        mix: how often each question is asked.
+        return_ranks: where each episode's return stands among the data's, if the network takes returns.
+        latents: where the network's latents come from, if it takes any.
+        device: where to.
+    """
+
+    def __init__(
+        self,
+        spec: JointSpec,
+        history: int,
+        patch_size: int,
+        mix: QuestionMix,
+        return_ranks: Float[Tensor, "E"] | None = None,
+        latents: LatentSource | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.spec, self.history, self.patch_size, self.mix = spec, history, patch_size, mix
+        self.return_ranks, self.latents, self.device = return_ranks, latents, device
+        self.static, self.features = map(torch.from_numpy, (spec.static_mask, spec.feature_mask))
+        self.roles = torch.from_numpy(spec.role_index).to(device)
+
+    def __call__(self, windows: WindowBatch, generator: torch.Generator) -> Exercise:
+        exists, size = torch.from_numpy(windows.mask), self.spec.observation_size
+        clean, shown = held_beyond_the_end(torch.from_numpy(windows.cells), exists, self.features, self.history, size)
+        partners = None if self.latents is None else self.latents.partners(windows)
+        known = draw_known(self.mix, shown, self.static, self.history, size, generator, partners)
+        past, seen = clean[:, :, : self.history + 1], known[:, :, : self.history + 1]
+        forgotten = draw_forgotten(self.mix, len(known), self.history, known.shape[2], generator)
+        clean, shown, known = clean.masked_fill(forgotten, 0), shown & ~forgotten, known & ~forgotten
+        unknown = shown & ~known
+        levels = draw_levels(self.mix, unknown.any(-1), self.patch_size, generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        sample = torch.where(unknown, torch.lerp(clean, noise, levels[..., None]), clean)
+        told, latents, extra = None, None, 0.0
+        if self.return_ranks is not None:
+            told = draw_returns(self.mix, self.return_ranks[windows.episode], generator).to(self.device)
+        if self.latents is not None:
+            latents, extra = self.latents(past.to(self.device), seen.to(self.device), self.roles, windows, generator)
+        tensors = (clean, sample, levels, known, shown.any(-1), unknown & exists)
+        clean, sample, levels, known, cells, learned = (tensor.to(self.device) for tensor in tensors)
+        return Exercise(clean, sample, levels, known, cells, learned, self.roles, told, latents, extra)

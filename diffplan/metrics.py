@@ -1,0 +1,52 @@
+"""What a run tells of itself while it goes on: rows in memory, in ``metrics.jsonl``, and in TensorBoard if asked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Rows of plain values, each with its ``step``.
+
+    Args:
+        out: folder of the run, in which ``metrics.jsonl`` is written; None keeps the rows in memory only.
+        first: the step at which the run goes on; rows of later steps, which a killed run left behind, are dropped.
+        tensorboard: also write the numbers as TensorBoard scalars, to ``out/tensorboard``.
+
+    Raises:
+        ImportError: TensorBoard is asked for and missing; the message gives the pip command.
+    """
+
+    def __init__(self, out: Path | None, first: int = 0, tensorboard: bool = False):
+        self.rows: list[dict[str, Any]] = []
+        self.path = None if out is None else out / "metrics.jsonl"
+        self._writer = _tensorboard_writer(out) if tensorboard and out is not None else None
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = self.path.read_text().splitlines() if first and self.path.exists() else []
+            self.rows = [row for row in map(json.loads, lines) if row["step"] <= first]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds a row."""
+        self.rows.append(row)
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        if self._writer is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Ends the TensorBoard files."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _tensorboard_writer(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError('TensorBoard is missing; install it with: pip install "diffplan[track]"') from error
+    return SummaryWriter(str(out / "tensorboard"))
