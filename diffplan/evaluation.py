@@ -115,20 +115,31 @@ def evaluate(
         raise ValueError(f"max_steps={max_steps}; give a positive whole number, or None for the environment's own end.")
     envs = copies(env, min(episodes, batch_size))
     seeds = [episode_seed(seed, i) for i in range(episodes)]
-    stats = getattr(policy, "stats", None)
-    if stats is not None:
-        stats.clear()
-    rows = []
     try:
         with Progress(disable=not progress) as bar:
             task = bar.add_task("evaluating", total=episodes)
-            for start in range(0, episodes, len(envs)):
-                chunk = seeds[start : start + len(envs)]
-                rows += run_batch(policy, envs[: len(chunk)], chunk, max_steps, lambda: bar.advance(task))
+            return evaluate_in(envs, policy, seeds, max_steps, lambda: bar.advance(task))
     finally:
         for one in envs:
             if one is not env:
                 one.close()
+
+
+def evaluate_in(
+    envs: Sequence[ParallelEnv],
+    policy: Policy,
+    seeds: Sequence[int],
+    max_steps: int | None = None,
+    on_end: Callable[[], None] = lambda: None,
+) -> EvaluationReport:
+    """Runs an episode from each seed, as many side by side as there are environments; see ``evaluate``."""
+    stats = getattr(policy, "stats", None)
+    if stats is not None:
+        stats.clear()
+    rows = []
+    for start in range(0, len(seeds), len(envs)):
+        chunk = seeds[start : start + len(envs)]
+        rows += run_batch(policy, envs[: len(chunk)], chunk, max_steps, on_end)
     success, returns, contacts, steps = map(list, zip(*rows, strict=True))
     plan_ms = stats.milliseconds_a_plan if stats is not None else float("nan")
     fallbacks = stats.fallbacks if stats is not None else 0
