@@ -25,7 +25,7 @@ from diffplan.planners.inference import check_parts, infer
 from diffplan.planners.judging import DRAWS, realism
 from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
-from diffplan.planners.saving import load_components, whole_folder
+from diffplan.planners.saving import PROVENANCE, load_components, load_provenance, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
 
@@ -51,7 +51,8 @@ class DiffusionPlanner(DiffusionPipeline):
         partner_encoder: infers from their past what agents are like, for a denoiser with ``latent_size``.
 
     The attribute ``precision`` says how the network computes: ``"float32"``, ``"bfloat16"``, or ``"auto"`` (the
-    default): bfloat16 for 8 or more samples at once on a CPU that computes in it, float32 otherwise.
+    default): bfloat16 for 8 or more samples at once on a CPU that computes in it, float32 otherwise. ``provenance``
+    says where the weights come from, in plain values that are saved with them; ``finetune`` writes it.
 
     Raises:
         ValueError: the parts do not fit each other.
@@ -85,6 +86,7 @@ class DiffusionPlanner(DiffusionPipeline):
         )
         self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history)
         self.horizon, self.history, self.precision = horizon, history, "auto"
+        self.provenance: dict[str, Any] = {}
         self._pace: float | None = None  # seconds that the network last took for one candidate
         self._checked: Sequence[Guide] = ()  # the guides that were tried last
 
@@ -150,6 +152,7 @@ class DiffusionPlanner(DiffusionPipeline):
             super().save_pretrained(folder)
             index = read_json(folder / INDEX)  # diffusers sorts keys, but the order of agents and roles has a meaning
             write_json(folder / INDEX, {**index, "spec": self.spec.to_dict()})
+            write_json(folder / PROVENANCE, self.provenance)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **unused: Any) -> Self:
@@ -160,8 +163,11 @@ class DiffusionPlanner(DiffusionPipeline):
         """
         if unused:
             raise TypeError(f"from_pretrained takes only a folder, got also {sorted(unused)}.")
-        components, settings = load_components(find_planner(pretrained_model_name_or_path))
-        return cls(**components, **settings)
+        folder = find_planner(pretrained_model_name_or_path)
+        components, settings = load_components(folder)
+        planner = cls(**components, **settings)
+        planner.provenance = load_provenance(folder)
+        return planner
 
     def for_agents(self, spec: JointSpec) -> "DiffusionPlanner":
         """The same planner for another team of the same roles: more robots, fewer, other names. Weights are shared.
@@ -177,7 +183,7 @@ class DiffusionPlanner(DiffusionPipeline):
         parts = (self.value_function, self.partner_encoder)
         layout = (adapted, self.horizon, self.history)
         other = DiffusionPlanner(self.denoiser, self.scheduler, self.normalizer, *layout, *parts)
-        other.precision = self.precision
+        other.precision, other.provenance = self.precision, self.provenance
         return other
 
     def __call__(

@@ -18,6 +18,7 @@ from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, replaced
 
 MANIFEST = "manifest.json"
+PROVENANCE = "provenance.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER_CLASSES = (FlowMatchEulerDiscreteScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
 COMPONENTS: dict[str, tuple[Any, ...]] = {
@@ -92,6 +93,20 @@ def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     present = [name for name in COMPONENTS if name not in absent]
     _check_listed(folder, manifest, [f"{name}/{file}" for name in present for file in _files(name)])
     return {name: _component(folder, index, name) for name in present} | absent, {name: index[name] for name in kinds}
+
+
+def load_provenance(folder: Path) -> dict[str, Any]:
+    """What a planner remembers of where it comes from; nothing in folders of earlier versions.
+
+    Raises ``ValueError`` when the file holds something else than names and values.
+    """
+    file = folder / PROVENANCE
+    if not file.is_file():
+        return {}
+    facts = read_json(file)
+    if not isinstance(facts, dict):
+        raise ValueError(f"{file} holds no dictionary; restore it from a copy or remove it.")
+    return facts
 
 
 def _files(name: str) -> list[str]:
