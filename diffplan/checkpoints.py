@@ -1,5 +1,6 @@
 """Checkpoints of a training run: safetensors and JSON with SHA-256, whole or not there, the last few kept."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(file), facts
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file} cannot be read ({error}); delete {path} to resume from the one before.") from error
+
+
+def check_same_run(path: Path, theirs: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Raises ``ValueError`` naming the differing settings when the checkpoint at ``path`` is of another run."""
+    differing = [key for key, value in facts.items() if theirs.get(key) != json.loads(json.dumps(value))]
+    if differing:
+        there, here = ({key: of.get(key) for key in differing} for of in (theirs, facts))
+        raise ValueError(
+            f"{path} is of another run: {there} there, {here} here; "
+            "resume with the same settings and data, or choose another folder."
+        )

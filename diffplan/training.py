@@ -4,7 +4,6 @@ One step: draw windows, make exercises of them (``denoising.py``), and regress t
 comes from (seed, step, rank), so a resumed run is bit-identical.
 """
 
-import json
 import math
 import os
 import time
@@ -20,7 +19,7 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.denoising import Exercises
@@ -250,13 +249,7 @@ class DenoiserRun:
         if not found:
             return 0
         tensors, manifest = load_checkpoint(found[-1])
-        differing = [key for key, value in facts.items() if manifest["run"].get(key) != json.loads(json.dumps(value))]
-        if differing:
-            theirs = {key: manifest["run"].get(key) for key in differing}
-            raise ValueError(
-                f"{found[-1]} is of another run: {theirs} there, { ({key: facts[key] for key in differing}) } here; "
-                "resume with the same settings and data, or choose another folder."
-            )
+        check_same_run(found[-1], manifest["run"], facts)
         self.load(tensors)
         return int(manifest["step"])
 
@@ -287,6 +280,11 @@ def _check(
         raise ValueError("resume=True needs out=, the folder of the run to continue.")
     if not 0 <= start_share <= 1:
         raise ValueError(f"start_share={start_share}; it is a share of the windows, 0 to 1.")
+    check_planner_fits(planner, dataset)
+
+
+def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) -> None:
+    """Raises ``ValueError`` unless the windows are the planner's: horizon, history, roles and normaliser."""
     if (planner.horizon, planner.history) != (dataset.horizon, dataset.history):
         raise ValueError(
             f"the planner has horizon={planner.horizon}, history={planner.history}, the dataset "

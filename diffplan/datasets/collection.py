@@ -68,7 +68,7 @@ def collect_episodes(
     if episodes < 1:
         raise ValueError(f"episodes={episodes}; record at least one.")
     recorder = _Recorder(recipe)
-    store = _open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
+    store = open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
     shard = max(_LEAST_SHARD, -(-episodes // _MOST_SHARDS))
     keys = [(seed, index) for index in range(len(store), episodes)]
     recorded: list[Trajectory] = []
@@ -269,7 +269,8 @@ def _record(recipe: _Recipe, recorder: _Recorder, workers: int, keys: list[tuple
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _open_or_create(path: Path, spec: JointSpec, source: str) -> TrajectoryStore:
+def open_or_create(path: Path, spec: JointSpec, source: str) -> TrajectoryStore:
+    """The store in a folder, or a new one. Raises ``ValueError`` when it was begun with another spec or source."""
     if not (path / MANIFEST).exists():
         return TrajectoryStore.create(path, spec, source)
     store = TrajectoryStore.open(path)

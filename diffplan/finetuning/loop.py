@@ -1,0 +1,226 @@
+"""The loop of online fine-tuning: a round of episodes, steps of learning from them and all before, now and then a test.
+
+All randomness of a round comes from (seed, round), and a checkpoint is written after every round, so a run that was
+killed resumes to the bit: what it acts from then on is what it would have acted.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from diffplan.checkpoints import checkpoints
+from diffplan.datasets.collection import open_or_create
+from diffplan.datasets.windows import TrajectoryDataset
+from diffplan.envs.spaces import spec_from_env
+from diffplan.evaluation import Interval, copies
+from diffplan.finetuning.methods import METHODS, Learning
+from diffplan.finetuning.replay import Replay
+from diffplan.finetuning.rounds import Acting, Run
+from diffplan.models.value import ValueFunction
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.spec import JointSpec
+from diffplan.training import check_planner_fits
+from diffplan.value_training import check_fits, train_value
+
+AUTO = "weighted"
+"""What ``method="auto"`` is: the best in docs/results/finetuning.json."""
+
+
+@dataclass(frozen=True)
+class FinetuningReport:
+    """What a run did.
+
+    Args:
+        method: what learned.
+        offline: score of the planner as it was given, acting by its first sample.
+        best: score of the planner as it is now: of the best round.
+        rows: the metrics of every round; ``score``, ``low`` and ``high`` stand in those that were evaluated.
+        environment_steps: joint steps that were acted.
+        rollbacks: how often a bad round was undone.
+        signs: early signs of collapse that were seen, and in how many rounds.
+        seconds: of this call.
+        metrics: where the rows are written.
+    """
+
+    method: str
+    offline: Interval
+    best: Interval
+    rows: list[dict[str, Any]]
+    environment_steps: int
+    rollbacks: int
+    signs: dict[str, int]
+    seconds: float
+    metrics: Path
+
+
+def finetune(
+    planner: DiffusionPlanner,
+    env: str | ParallelEnv | Callable[[], ParallelEnv],
+    *,
+    offline: TrajectoryDataset,
+    out: str | Path,
+    method: str = "auto",
+    steps: int = 100_000,
+    acting: Acting = Acting(),  # noqa: B008  # frozen
+    learning: Learning = Learning(),  # noqa: B008
+    online_share: float = 0.5,
+    newest: int | None = None,
+    episodes: int = 50,
+    updates_per_step: float = 0.05,
+    critic_steps: int = 2_000,
+    score: str = "return",
+    evaluate_every: int = 10_000,
+    evaluation_episodes: int = 50,
+    floor: float | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> FinetuningReport:
+    """Improves a planner in place by acting; afterwards it has the weights of the best evaluated round.
+
+    Args:
+        planner: pretrained, for the environment's agents; a value function it lacks is trained from the data first.
+        env: as in ``evaluate``.
+        offline: the data of its pretraining, as windows of its horizon, history and normaliser.
+        out: folder for the replay store, ``planner``, ``metrics.jsonl`` and checkpoints.
+        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning), or ``"auto"``, which is the
+            one of these that was measured as best.
+        steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
+        acting: how it acts.
+        learning: how it learns.
+        online_share: share of every batch that comes from online episodes.
+        newest: learn only from so many newest online episodes; None: from all.
+        episodes: of a round, side by side.
+        updates_per_step: steps of learning for each environment step.
+        critic_steps: of training a value function first, where the planner has none.
+        score: what counts of an evaluation: ``"return"`` or ``"success"``.
+        evaluate_every: environment steps between two evaluations; there is one before the first round, one at the end.
+        evaluation_episodes: of each; always the same starts, which are not those of the rounds.
+        floor: go back to the best round when the whole interval of a score is below this; None: below the interval of
+            the planner as it was given.
+        seed: of everything random.
+        resume: go on from the newest checkpoint in ``out``, bit-identically at the same thread count.
+        tensorboard: also write TensorBoard event files to ``out/tensorboard``.
+        progress: show a bar with the time left.
+
+    Raises:
+        ValueError: arguments that do not fit each other, or a checkpoint of another run.
+        FloatingPointError: a loss is not finite; the message names the place.
+    """
+    out, name = Path(out), AUTO if method == "auto" else method
+    counts = {"steps": steps, "episodes": episodes, "critic_steps": critic_steps, "evaluate_every": evaluate_every}
+    _check(planner, offline, name, score, {**counts, "evaluation_episodes": evaluation_episodes}, online_share)
+    if checkpoints(out / "checkpoints") and not resume:
+        raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
+    facts: dict[str, Any] = {
+        "method": name,
+        "parent": weights_sha256(planner.denoiser),
+        "offline_data": offline.store.fingerprint,
+        "steps": steps,
+        "acting": acting.to_dict(),
+        "learning": asdict(learning),
+        "online_share": online_share,
+        "newest": newest,
+        "episodes": episodes,
+        "updates_per_step": updates_per_step,
+        "score": score,
+        "evaluate_every": evaluate_every,
+        "evaluation_episodes": evaluation_episodes,
+        "floor": floor,
+        "seed": seed,
+    }
+    started, worlds = time.perf_counter(), copies(env, episodes)
+    try:
+        spec = spec_from_env(worlds[0], planner.spec.dt)
+        _check_agents(spec, offline)
+        store = open_or_create(out / "replay", spec, f"fine-tuning of {facts['parent'][:12]}, seed={seed}")
+        replay = Replay(offline, store, online_share, newest)
+        if planner.value_function is None:
+            value = ValueFunction.for_dataset(offline, seed=seed)
+            if not checkpoints(out / "checkpoints"):
+                train_value(value, offline, steps=critic_steps, seed=seed, progress=progress)
+            planner.register_modules(value_function=value)
+        run = Run(planner, METHODS[name](planner, replay, learning), replay, worlds, acting, facts, out)
+        run.begin(floor, tensorboard)
+        with _bar(progress, steps, run.acted) as show, run.kept():
+            while run.acted < steps:
+                run.round()
+                show(run.acted, run.watch.best.value)
+    finally:
+        for one in worlds:
+            if one is not env:
+                one.close()
+    return FinetuningReport(
+        name,
+        run.offline,
+        run.watch.best,
+        run.log.rows,
+        run.acted,
+        run.watch.rollbacks,
+        run.seen,
+        time.perf_counter() - started,
+        out / "metrics.jsonl",
+    )
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 of a network's weights, by name: which checkpoint this is, wherever it was saved."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check(
+    planner: DiffusionPlanner,
+    offline: TrajectoryDataset,
+    method: str,
+    score: str,
+    counts: dict[str, int],
+    online_share: float,
+) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}; choose 'auto' or one of {tuple(METHODS)}.")
+    if score not in ("return", "success"):
+        raise ValueError(f"score={score!r}; choose 'return' or 'success'.")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count}; it must be at least 1.")
+    if not 0 < online_share <= 1:
+        raise ValueError(f"online_share={online_share}; it is a share of a batch, more than 0 and at most 1.")
+    check_planner_fits(planner, offline)
+    if planner.value_function is not None:
+        check_fits(planner.value_function, offline)
+
+
+def _check_agents(spec: JointSpec, offline: TrajectoryDataset) -> None:
+    """Raises ``ValueError`` unless the environment's agents are those of the data."""
+    if spec.agents != offline.spec.agents or spec.roles != offline.spec.roles:
+        raise ValueError(
+            f"the environment has {spec} with agents {spec.agents}, {offline.store.path} has {offline.spec} with "
+            f"{offline.spec.agents}; fine-tune in the environment of the data, or give data of this one."
+        )
+
+
+@contextmanager
+def _bar(shown: bool, steps: int, first: int) -> Iterator[Callable[[int, float], None]]:
+    columns = (
+        TextColumn("fine-tuning"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("best score {task.fields[best]:.4g}"),
+    )
+    with Progress(*columns, disable=not shown) as bar:
+        task = bar.add_task("fine-tuning", total=steps, completed=first, best=np.nan)
+        yield lambda acted, best: bar.update(task, completed=acted, best=best)

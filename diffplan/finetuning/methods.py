@@ -1,0 +1,225 @@
+"""How a planner gets better from what it met: each method is a few lines over critics that are always refreshed.
+
+All of them act alike: candidates are ranked by the value function, and the first actions of the best one are refined by
+the critics. What they differ in is what becomes of the prior that the candidates come from.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffplan.datasets.transitions import TransitionBatch
+from diffplan.denoising import Exercises
+from diffplan.finetuning.replay import Replay
+from diffplan.planners.estimator import uses_bfloat16
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.questions import QuestionMix
+from diffplan.training import DenoiserRun, diagnosis
+from diffplan.value_training import ValueLearner
+
+MOST_LOG_WEIGHT = 3.0  # no window counts more than e^3 = 20 times the average one
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How large the steps of learning are, for all methods.
+
+    Args:
+        critic_batch_size: transitions a step.
+        critic_learning_rate: of AdamW, constant.
+        expectile: see ``train_value``; likewise ``target_rate`` and ``return_steps``.
+        batch_size: windows a step of the denoiser.
+        learning_rate: of the denoiser, see ``train``; constant, after a warm-up over the first updates.
+        ema_decay: of the denoiser's averaged weights, which act.
+        start_share: share of the windows that begin where an episode does.
+        temperature: how much better windows count more: weights are exp(advantage / temperature), the advantage in
+            standard deviations over the batch.
+        trust: weight of the squared distance to the pretrained prior's estimates, beside the squared error.
+    """
+
+    critic_batch_size: int = 128
+    critic_learning_rate: float = 3e-4
+    expectile: float = 0.7
+    target_rate: float = 0.005
+    return_steps: int = 5
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    ema_decay: float = 0.99
+    start_share: float = 0.25
+    temperature: float = 0.5
+    trust: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("critic_batch_size", "return_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1.")
+        for name in ("critic_learning_rate", "learning_rate", "temperature", "target_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}; it must be a positive number.")
+        if not 0 < self.expectile < 1:
+            raise ValueError(f"expectile={self.expectile}; choose more than 0 and less than 1, e.g. 0.7.")
+        if not 0 <= self.trust < float("inf"):
+            raise ValueError(f"trust={self.trust}; give 0 (no trust region) or more.")
+
+
+class FrozenPrior:
+    """The denoiser stays as it is; critics that know better choose among its plans and refine their first actions.
+
+    Implicit Q-learning on mixed data (arXiv 2110.06169); a diffusion model's samples ranked by its critic (IDQL, arXiv
+    2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
+
+    It is the interface, too: other methods override ``improve``, and whatever else their own networks need.
+
+    Args:
+        planner: acts; it has a value function. What was learned comes into it by ``settle``.
+        replay: what to learn from.
+        learning: how.
+
+    The attribute ``pace`` scales the learning rates; a roll-back halves it.
+    """
+
+    def __init__(self, planner: DiffusionPlanner, replay: Replay, learning: Learning):
+        value = planner.value_function
+        if value is None:
+            raise ValueError("the planner has no value function; train one with train_value.")
+        self.planner, self.replay, self.learning, self.pace = planner, replay, learning, 1.0
+        self.critics = ValueLearner(
+            value, replay.offline.spec, learning.critic_learning_rate, learning.expectile, learning.target_rate
+        )
+
+    def learn(self, update: int, rng: np.random.Generator) -> dict[str, float]:
+        """Takes one step, a function of nothing but ``rng`` and what ``tensors`` gives; returns its losses."""
+        value, how = self.critics.value, self.learning
+        draw = self.replay.draw(how.critic_batch_size, rng)
+        batch = self.replay.transitions(draw, value.config.discount, how.return_steps)
+        self.critics.optimizer.param_groups[0]["lr"] = self.pace * how.critic_learning_rate
+        value.train()
+        parts = {name: float(loss.detach()) for name, loss in self.critics.update(batch, update).items()}
+        value.eval()
+        return parts | self.improve(update, rng)
+
+    def improve(self, update: int, rng: np.random.Generator) -> dict[str, float]:
+        """The method's own part of a step, beside the critics': none."""
+        return {}
+
+    def settle(self) -> None:
+        """Lets the planner act by what was learned: the critics act already."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, by name."""
+        return {f"critics.{name}": tensor for name, tensor in self.critics.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes on what ``tensors`` gave."""
+        self.critics.load(below("critics.", tensors))
+
+    def acting(self) -> dict[str, Tensor]:
+        """The weights that the planner acts by: what is kept of the best round."""
+        parts = {"denoiser": self.planner.denoiser, "value": self.critics.value}
+        return {f"{part}.{name}": t.clone() for part, net in parts.items() for name, t in net.state_dict().items()}
+
+    def go_back(self, acting: dict[str, Tensor]) -> None:
+        """Starts again from weights that ``acting`` gave: optimisers forget, steps are half as large."""
+        self.planner.denoiser.load_state_dict(below("denoiser.", acting))
+        self.critics.value.load_state_dict(below("value.", acting))
+        self.critics.follower.load_state_dict(self.critics.value.critics.state_dict())
+        self.critics.optimizer.state.clear()
+        self.pace /= 2
+
+
+class WeightedDenoising(FrozenPrior):
+    """The denoiser goes on learning, mostly from windows that went better than expected, not too far from its prior.
+
+    Windows w of offline and online data are weighted by exp(advantage / temperature) (advantage-weighted regression,
+    arXiv 1910.00177, on the denoising loss as in arXiv 2405.16173), the advantage being what the window's steps brought
+    over what the value function expected:
+
+        advantage = sum_{t < H} discount^t reward_t + discount^H V(o_H) - V(o_0),     of the team
+        loss      = sum_w weight_w error(estimate, window_w) + trust * error(estimate, the pretrained estimate)
+
+    The second term is the divergence between both denoising steps' Gaussians (DPOK, arXiv 2305.16381, eq. 6).
+    """
+
+    def __init__(self, planner: DiffusionPlanner, replay: Replay, learning: Learning):
+        super().__init__(planner, replay, learning)
+        self.prior = copy.deepcopy(planner.denoiser).requires_grad_(False)
+        self.half = uses_bfloat16("auto", planner.device.type == "cuda")
+        learner = copy.deepcopy(planner.denoiser).train()
+        self.run = DenoiserRun(learner, learning.learning_rate, learning.ema_decay, self.half)
+        self.exercises = Exercises(
+            replay.offline.spec,
+            planner.history,
+            planner.denoiser.config.patch_size,
+            QuestionMix(),
+            device=planner.device,
+        )
+
+    def improve(self, update: int, rng: np.random.Generator) -> dict[str, float]:
+        """One step of the denoiser."""
+        how, device = self.learning, self.planner.device
+        draw = self.replay.draw(how.batch_size, rng, how.start_share)
+        windows, discount = self.replay.windows(draw), self.critics.value.config.discount
+        weights = self.weights(self.replay.transitions(draw, discount, self.planner.horizon))
+        if self.planner.denoiser.config.return_conditioning:
+            self.exercises.return_ranks = torch.from_numpy(self.replay.return_ranks)
+        exercise = self.exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            estimate = exercise.estimate(self.run.denoiser)
+            with torch.no_grad():
+                pretrained = exercise.estimate(self.prior)
+        loss, distance = exercise.error(estimate, exercise.clean, weights), exercise.error(estimate, pretrained)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(diagnosis(f"fine-tuning update {update}", windows, estimate))
+        warm_up = min(1.0, (update + 1) / 50)
+        self.run.update(loss + how.trust * distance, self.pace * warm_up * how.learning_rate, update)
+        return {"denoising": float(loss.detach()), "distance": float(distance.detach()) ** 0.5}
+
+    @torch.no_grad()
+    def weights(self, batch: TransitionBatch) -> Float[Tensor, "B"]:
+        """How much each window counts, 1 on average."""
+        value, device = self.critics.value, self.planner.device
+        arrays = (batch.observations, batch.mask, batch.returns, batch.next_observations, batch.next_mask)
+        now, mask, returns, then, next_mask = (torch.from_numpy(array).to(device) for array in arrays)
+        roles = torch.from_numpy(self.replay.offline.spec.role_index).to(device)
+        ahead = torch.from_numpy(batch.discounts).to(device) * value.state_values(then, roles, next_mask).sum(-1)
+        realised = returns.sum(-1) / value.config.reward_scale + ahead
+        return advantage_weights(realised - value.state_values(now, roles, mask).sum(-1), self.learning.temperature)
+
+    def settle(self) -> None:
+        self.planner.denoiser.load_state_dict(self.run.ema)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {f"denoiser.{name}": tensor for name, tensor in self.run.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        super().load(tensors)
+        self.run.load(below("denoiser.", tensors))
+        self.settle()
+
+    def go_back(self, acting: dict[str, Tensor]) -> None:
+        super().go_back(acting)
+        weights = self.planner.denoiser.state_dict()
+        self.run.denoiser.load_state_dict(weights)
+        self.run.ema = {name: tensor.clone() for name, tensor in weights.items()}
+        for optimizer in self.run.optimizers:
+            optimizer.state.clear()
+
+
+def advantage_weights(advantages: Float[Tensor, "B"], temperature: float) -> Float[Tensor, "B"]:
+    """exp(advantage / temperature), advantages in standard deviations over the batch; cut, then 1 on average."""
+    standard = (advantages - advantages.mean()) / advantages.std().clamp(min=1e-6)
+    weights = (standard / temperature).clamp(max=MOST_LOG_WEIGHT).exp()
+    return weights / weights.mean()
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+METHODS: dict[str, type[FrozenPrior]] = {"critic": FrozenPrior, "weighted": WeightedDenoising}
+"""What ``finetune(method=...)`` can be, besides ``"auto"``."""

@@ -1,0 +1,90 @@
+"""What fine-tuning learns from: offline data and the episodes that were met online, in a set proportion.
+
+Mixing both, half and half, keeps what the offline data know while the new is learned (RLPD, arXiv 2302.02948).
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from diffplan.datasets.store import TrajectoryStore
+from diffplan.datasets.transitions import TransitionBatch, take_transitions
+from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
+
+Batch = TypeVar("Batch", WindowBatch, TransitionBatch)
+Draw = list[tuple[TrajectoryDataset, np.ndarray]]
+
+
+class Replay:
+    """Windows and transitions of two stores, which have the same agents.
+
+    Episodes are numbered through: those of the offline store first, then the online ones.
+
+    Args:
+        offline: windows of the data that the planner was trained on; its normaliser is the planner's.
+        online: grows while the planner acts.
+        online_share: share of every batch that comes from the online store, once it holds episodes.
+        newest: draw only from so many newest online episodes; None: from all. Bounds what is mapped into memory.
+    """
+
+    def __init__(self, offline: TrajectoryDataset, online: TrajectoryStore, online_share: float, newest: int | None):
+        self.offline, self.store, self.online_share, self.newest = offline, online, online_share, newest
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes in the episodes that the online store got since."""
+        held = range(max(0, len(self.store) - (self.newest or len(self.store))), len(self.store))
+        self.online = self.windows_of(held) if held else None
+
+    def windows_of(self, episodes: Sequence[int]) -> TrajectoryDataset:
+        """Online episodes as a dataset like the offline one."""
+        like = self.offline
+        return TrajectoryDataset(self.store, like.horizon, like.history, like.stride, like.normalizer, episodes)
+
+    def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> Draw:
+        """Which windows make up a batch; ``start_share`` of them are of episodes' first steps."""
+        if self.online is None:
+            return [(self.offline, self.offline.draw(batch_size, rng, start_share))]
+        fresh = round(self.online_share * batch_size)
+        shares = ((self.offline, batch_size - fresh), (self.online, fresh))
+        return [(dataset, dataset.draw(size, rng, start_share)) for dataset, size in shares if size]
+
+    def windows(self, draw: Draw) -> WindowBatch:
+        """The windows drawn."""
+        return self._joined([(dataset, dataset.batch(indices)) for dataset, indices in draw])
+
+    def transitions(self, draw: Draw, discount: float, steps: int) -> TransitionBatch:
+        """The transitions of up to ``steps`` steps from the presents of the windows drawn."""
+        return self._joined(
+            [(dataset, take_transitions(dataset, indices, discount, steps)) for dataset, indices in draw]
+        )
+
+    def _joined(self, parts: list[tuple[TrajectoryDataset, Batch]]) -> Batch:
+        first = len(self.offline.store)
+        numbered = [
+            batch if dataset is self.offline else replace(batch, episode=batch.episode + first)
+            for dataset, batch in parts
+        ]
+        columns = [np.concatenate([getattr(batch, one.name) for batch in numbered]) for one in fields(numbered[0])]
+        return type(numbered[0])(*columns)
+
+    @property
+    def return_ranks(self) -> Float[np.ndarray, "E"]:
+        """Where every episode's team return stands among the offline ones, 0 (worst) to 1 (best)."""
+        known, met = np.sort(self.offline.store.returns.sum(1)), self.store.returns.sum(1)
+        return np.concatenate([self.offline.return_ranks, (np.searchsorted(known, met) / len(known))]).astype(
+            np.float32
+        )
+
+
+def round_seeds(seed: int, round_: int, episodes: int) -> Int[np.ndarray, "E"]:
+    """The seeds of a round's episodes, of another stream than those of collection and evaluation."""
+    return np.random.SeedSequence([seed, round_, 2]).generate_state(episodes).astype(np.int64)
+
+
+def evaluation_seed(seed: int) -> int:
+    """The ``seed`` of ``evaluate`` for a run's own evaluations: the same starts every time, and no others' ones."""
+    return int(np.random.SeedSequence([seed, 3]).generate_state(1)[0])

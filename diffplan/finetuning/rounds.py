@@ -1,0 +1,215 @@
+"""One round of fine-tuning after the other: act, learn, test where it is due, write everything down."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint
+from diffplan.datasets.collection import EpisodeRecorder
+from diffplan.evaluation import Interval, episode_seed, evaluate_in, run_batch
+from diffplan.finetuning.methods import FrozenPrior, below
+from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
+from diffplan.finetuning.watch import Exploration, Watch, diversity, overestimation, signs
+from diffplan.metrics import MetricsLog
+from diffplan.planners.guides import ValueGuide
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.policy import RecedingHorizonPolicy
+from diffplan.planners.safety import SafetyFilter
+from diffplan.spec import JointSpec, Observations
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How a fine-tuned planner acts, in training and in tests.
+
+    Args:
+        num_samples: candidates a plan, ranked by the value function.
+        value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
+        refine: how far the critics may move first actions, in standard deviations of the data's.
+        safety: keeps robots apart, also while exploring.
+    """
+
+    num_samples: int = 8
+    value_weight: float = 4.0
+    refine: float = 0.5
+    safety: SafetyFilter | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the safety filter only as whether there is one."""
+        plain = {name: getattr(self, name) for name in ("num_samples", "value_weight", "refine")}
+        return plain | {"safe": self.safety is not None}
+
+    def policy(self, planner: DiffusionPlanner, exploration: Exploration | None = None) -> RecedingHorizonPolicy:
+        """Ranks and refines by the planner's value function; with ``exploration`` it draws instead of choosing."""
+        if planner.value_function is None:
+            raise ValueError("the planner has no value function to rank plans by; train one with train_value.")
+        guides = [ValueGuide(planner.value_function, weight=self.value_weight, levels=None)]
+        chosen = guides if exploration is None else [*guides, exploration]
+        return RecedingHorizonPolicy(
+            planner, num_samples=self.num_samples, guides=chosen, refine=self.refine, safety=self.safety
+        )
+
+
+@dataclass
+class Run:
+    """The state of a run, and one round of it."""
+
+    planner: DiffusionPlanner
+    method: FrozenPrior
+    replay: Replay
+    worlds: list[ParallelEnv]
+    acting: Acting
+    facts: dict[str, Any]
+    out: Path
+    acted: int = 0
+    rounds: int = 0
+    updates: int = 0
+    evaluated: int = 0  # environment steps at the last evaluation
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def begin(self, floor: float | None, tensorboard: bool) -> None:
+        """Loads the newest checkpoint; where there is none, scores the planner as it is, and as it acts from now on."""
+        self.parent_provenance = self.planner.provenance
+        found = checkpoints(self.out / "checkpoints")
+        tensors, manifest = load_checkpoint(found[-1]) if found else ({}, {})
+        if found:
+            check_same_run(found[-1], manifest["run"], self.facts)
+            state = manifest["state"]
+            self.acted, self.rounds, self.updates = state["acted"], state["rounds"], state["updates"]
+            self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]
+            self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
+        else:
+            self.offline = self._score(RecedingHorizonPolicy(self.planner, safety=self.acting.safety))
+            self.pretrained_diversity = diversity(self.planner, self._starts())
+        self.log = MetricsLog(self.out, self.rounds, tensorboard)
+        self.watch = Watch(self.offline.low if floor is None else floor)
+        if found:
+            self.method.load(tensors)
+            self.watch.weights = {key.removeprefix("best."): t for key, t in tensors.items() if key.startswith("best.")}
+            self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
+        else:
+            self.log.write({"step": 0, "environment_steps": 0, **self._judged()})
+            self._save()
+
+    def round(self) -> None:
+        """Acts, learns, tests where it is due, and writes everything down."""
+        rng = np.random.default_rng([self.facts["seed"], self.rounds])
+        row: dict[str, Any] = {"step": self.rounds + 1}
+        began = time.perf_counter()
+        episodes, planning = self._act(Exploration.draw(self.acting.num_samples, rng))
+        row["acting_s"], row["planning_s"] = time.perf_counter() - began - planning, planning
+        lengths, returns = self.replay.store.lengths[episodes], self.replay.store.returns[episodes].mean(1)
+        self.acted, self.rounds, began = self.acted + int(lengths.sum()), self.rounds + 1, time.perf_counter()
+        row |= {"environment_steps": self.acted, "met": float(returns.mean())}
+        row |= self._learn(round(self.facts["updates_per_step"] * int(lengths.sum())), rng)
+        row["learning_s"], began = time.perf_counter() - began, time.perf_counter()
+        row["diversity"] = diversity(self.planner, self._starts()) / self.pretrained_diversity
+        met = self.replay.windows_of(episodes)
+        row["overestimation"] = overestimation(self.method.critics.value, met, self.rounds)
+        row["signs"] = signs(row)
+        for name in row["signs"]:
+            self.seen[name] = self.seen.get(name, 0) + 1
+        if self.acted - self.evaluated >= self.facts["evaluate_every"] or self.acted >= self.facts["steps"]:
+            self.evaluated = self.acted
+            row |= self._judged()
+        row["evaluating_s"] = time.perf_counter() - began
+        self.log.write(row)
+        self._save()
+
+    def _act(self, exploration: Exploration) -> tuple[range, float]:
+        """Records a round's episodes, unless a killed run did so; tells which, and the seconds of planning."""
+        store, first = self.replay.store, self.rounds * self.facts["episodes"]
+        episodes = range(first, first + self.facts["episodes"])
+        policy = self.acting.policy(self.planner, exploration)
+        if len(store) <= first:
+            seeds = round_seeds(self.facts["seed"], self.rounds, len(episodes)).tolist()
+            recorders = [EpisodeRecorder(world, store.spec) for world in self.worlds]
+            met = []
+            for start in range(0, len(seeds), len(recorders)):
+                chunk = seeds[start : start + len(recorders)]
+                run_batch(policy, recorders[: len(chunk)], chunk)
+                met += [
+                    one.trajectory({"round": self.rounds, "seed": s}) for one, s in zip(recorders, chunk, strict=False)
+                ]
+            store.append(met)
+        self.replay.refresh()
+        return episodes, sum(policy.stats.seconds)
+
+    def _learn(self, updates: int, rng: np.random.Generator) -> dict[str, float]:
+        """So many steps of learning; the means of their losses."""
+        losses: dict[str, list[float]] = {}
+        for _ in range(updates):
+            for name, loss in self.method.learn(self.updates, rng).items():
+                losses.setdefault(name, []).append(loss)
+            self.updates += 1
+        self.method.settle()
+        return {name: float(np.mean(values)) for name, values in losses.items()}
+
+    def _judged(self) -> dict[str, Any]:
+        """Scores the planner as it acts, keeps it or goes back, and says so."""
+        score = self._score(self.acting.policy(self.planner))
+        back = self.watch.judge(score, self.method.acting())
+        if back:
+            self.method.go_back(self.watch.weights)
+        return {"score": score.value, "low": score.low, "high": score.high, "rolled_back": back}
+
+    def _score(self, policy: RecedingHorizonPolicy) -> Interval:
+        seed = evaluation_seed(self.facts["seed"])
+        seeds = [episode_seed(seed, index) for index in range(self.facts["evaluation_episodes"])]
+        found, score = evaluate_in(self.worlds, policy, seeds).summary(), self.facts["score"]
+        if score not in found:
+            raise ValueError(f"score={score!r}, but the environment tells only of {sorted(found)}; choose one of them.")
+        return found[score]
+
+    def _starts(self) -> list[Observations]:
+        """First observations of the first few offline episodes."""
+        offline = self.replay.offline
+        starts = (offline.store[int(index)] for index in offline.episodes[:16])
+        return [_present(one.spec, one.observations[0], one.agent_mask[0]) for one in starts]
+
+    def _save(self) -> None:
+        tensors = self.method.tensors() | {f"best.{name}": tensor for name, tensor in self.watch.weights.items()}
+        state = {
+            "acted": self.acted,
+            "rounds": self.rounds,
+            "updates": self.updates,
+            "evaluated": self.evaluated,
+            "seen": self.seen,
+            "pace": self.method.pace,
+            "offline": asdict(self.offline),
+            "diversity": self.pretrained_diversity,
+            "best": asdict(self.watch.best),
+            "rollbacks": self.watch.rollbacks,
+        }
+        save_checkpoint(self.out / "checkpoints", self.rounds, tensors, {"run": self.facts, "state": state})
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever ends the body, Ctrl-C too: the planner has the weights of the best round, and is saved."""
+        try:
+            yield
+        finally:
+            weights = self.watch.weights
+            self.planner.denoiser.load_state_dict(below("denoiser.", weights))
+            self.method.critics.value.load_state_dict(below("value.", weights))
+            done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
+            self.planner.provenance = {
+                **self.facts,
+                **done,
+                "parent_provenance": self.parent_provenance,
+                "online_data": self.replay.store.fingerprint,
+            }
+            self.planner.save_pretrained(self.out / "planner")
+            self.log.close()
+
+
+def _present(spec: JointSpec, observations: np.ndarray, mask: np.ndarray) -> Observations:
+    """{agent: observation} of those who are there."""
+    rows = zip(spec.names, observations, mask, strict=True)
+    return {name: row[: spec.role_of(name).observation_size] for name, row, there in rows if there}

@@ -1,0 +1,91 @@
+"""What keeps fine-tuning from making a planner worse: the best round is kept, a bad one undone, early signs told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffplan.datasets.windows import TrajectoryDataset
+from diffplan.evaluation import Interval
+from diffplan.models.value import ValueFunction
+from diffplan.planners.guides import Estimate, Guide
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.question import Question, Sampling
+from diffplan.spec import Observations
+from diffplan.value_calibration import calibration
+
+LIMITS = {"overestimation": 1.0, "diversity": 0.2, "distance": 1.0}
+"""What is a sign of collapse: values this much too high, in spreads of a return; plans this much less diverse than the
+pretrained ones; estimates this far from them, in standard deviations of the data."""
+
+
+class Watch:
+    """Keeps the weights of the best evaluated round.
+
+    Args:
+        floor: the score below which fine-tuning goes back to the best round; a round is below it when its whole
+            interval is.
+    """
+
+    def __init__(self, floor: float):
+        self.floor, self.best, self.rollbacks = floor, Interval(-np.inf, -np.inf, -np.inf), 0
+        self.weights: dict[str, Tensor] = {}
+
+    def judge(self, score: Interval, weights: dict[str, Tensor]) -> bool:
+        """Keeps the weights if none scored higher; returns whether to go back to the ones that are kept."""
+        if score.value > self.best.value:
+            self.best, self.weights = score, weights
+            return False
+        below = score.high < self.floor
+        self.rollbacks += below
+        return below
+
+
+@dataclass
+class Exploration(Guide):
+    """Makes the candidate of highest value a random one, drawn in proportion to exp(value).
+
+    The largest of value + Gumbel noise is such a draw (arXiv 1411.0030). A candidate keeps its noise over an
+    episode, and stays itself through warm starts: exploring is following another plan, not trembling.
+
+    Args:
+        gumbel: noise of every candidate.
+    """
+
+    gumbel: Float[Tensor, "S"]
+    weight: float = 1.0
+    levels: tuple[float, float] | None = None
+    name: str = "exploration"
+
+    def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
+        B, S = estimate.normalized.shape[:2]
+        return self.gumbel.to(estimate.normalized)[:S].expand(B, S)
+
+    @classmethod
+    def draw(cls, num_samples: int, rng: np.random.Generator) -> "Exploration":
+        """Noise for so many candidates (two at least, with which guides are tried)."""
+        return cls(torch.from_numpy(rng.gumbel(size=max(2, num_samples)).astype(np.float32)))
+
+
+def diversity(planner: DiffusionPlanner, starts: Sequence[Observations], num_samples: int = 8) -> float:
+    """How much the planner's candidates differ: mean standard deviation over them, in units of the normaliser."""
+    questions = [Question(one, seed=index) for index, one in enumerate(starts)]
+    plans = planner.answer(questions, Sampling(num_samples=num_samples))
+    cells = np.stack([np.concatenate((plan.observations, plan.actions), axis=-1) for plan in plans])
+    return float(planner.normalizer.normalize(cells, planner.spec.role_index).std(1).mean())
+
+
+def overestimation(value: ValueFunction, met: TrajectoryDataset, seed: int) -> float:
+    """How much more the value function expects from new episodes' starts than they brought, in spreads of a return."""
+    found = calibration(value, met, samples=128, start_share=1.0, seed=seed)
+    return found.bias / (value.config.reward_scale * met.spec.num_agents)
+
+
+def signs(row: dict[str, Any]) -> list[str]:
+    """Which early signs of collapse a row of metrics shows."""
+    high = [name for name in ("overestimation", "distance") if row.get(name, 0.0) > LIMITS[name]]
+    return high + (["diversity"] if row["diversity"] < LIMITS["diversity"] else [])

@@ -1,0 +1,316 @@
+"""Fine-tuning keeps its promises: on a line of two carts that are paid for how far right they are, from random data."""
+
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from pettingzoo import ParallelEnv
+
+import diffplan as dp
+from diffplan.checkpoints import checkpoints, load_checkpoint
+from diffplan.datasets.transitions import take_transitions
+from diffplan.evaluation import Interval
+from diffplan.finetuning import METHODS, Acting, FinetuningReport, Learning
+from diffplan.finetuning.loop import weights_sha256
+from diffplan.finetuning.methods import WeightedDenoising, advantage_weights
+from diffplan.finetuning.replay import Replay, evaluation_seed
+from diffplan.finetuning.rounds import Run
+from diffplan.finetuning.watch import Exploration, Watch, signs
+from diffplan.planners.guides import Estimate
+from diffplan.plotting import plot_finetuning
+
+STEPS = 6
+SMALL = {"batch_size": 16, "critic_batch_size": 32, "learning_rate": 4e-3, "critic_learning_rate": 1e-3}
+QUICK = {"acting": Acting(2), "learning": Learning(**SMALL), "evaluation_episodes": 3, "progress": False}
+BRIEF = QUICK | {"steps": 54, "episodes": 3, "updates_per_step": 0.2, "evaluate_every": 18}
+
+
+class Line(ParallelEnv):
+    """Two carts that move by up to 0.3 a step and are paid where they stand; an episode is truncated after 6 steps."""
+
+    metadata = {"name": "line"}
+    possible_agents = ["a", "b"]
+
+    def observation_space(self, agent: str) -> Box:
+        return Box(-np.inf, np.inf, (1,), np.float32)
+
+    def action_space(self, agent: str) -> Box:
+        return Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        self.agents, self.time = list(self.possible_agents), 0
+        self.places = dict(zip(self.agents, np.random.default_rng(seed).normal(0, 0.2, size=2), strict=True))
+        return self.seen(), {}
+
+    def step(self, actions: dict) -> tuple[dict, dict, dict, dict, dict]:
+        self.time += 1
+        for name, action in actions.items():
+            self.places[name] += 0.3 * float(np.clip(action[0], -1, 1))
+        over, agents = self.time == STEPS, self.agents
+        self.agents = [] if over else agents
+        rewards = {name: float(self.places[name]) for name in agents}
+        return self.seen(), rewards, dict.fromkeys(agents, False), dict.fromkeys(agents, over), {n: {} for n in agents}
+
+    def seen(self) -> dict[str, np.ndarray]:
+        return {name: np.array([place], np.float32) for name, place in self.places.items()}
+
+
+class Wanderer:
+    """Moves at random."""
+
+    labels: dict[str, Any] = {}
+
+    def reset(self, env: Any, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, observations: dict) -> dict:
+        return {name: self.rng.uniform(-1, 1, 1).astype(np.float32) for name in observations}
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dp.TrajectoryDataset:
+    path = tmp_path_factory.mktemp("line") / "data"
+    dp.collect_episodes(Line, Wanderer, out=path, episodes=60, workers=0, progress=False)
+    return dp.load_dataset(path, horizon=4)
+
+
+@pytest.fixture(scope="module")
+def pretrained(offline: dp.TrajectoryDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    planner = dp.DiffusionPlanner.for_dataset(offline, width=16, depth=1)
+    dp.train(planner, offline, steps=80, batch_size=32, progress=False)
+    value = dp.ValueFunction.for_dataset(offline, width=16, depth=1)
+    dp.train_value(value, offline, steps=80, batch_size=64, learning_rate=3e-3, progress=False)
+    planner.register_modules(value_function=value)
+    path = tmp_path_factory.mktemp("line") / "planner"
+    planner.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tune(pretrained: Path, offline: dp.TrajectoryDataset) -> Callable[..., FinetuningReport]:
+    """Fine-tunes a fresh copy of the pretrained planner."""
+
+    def run(out: Path, **arguments: Any) -> FinetuningReport:
+        planner = dp.DiffusionPlanner.from_pretrained(pretrained)
+        return dp.finetune(planner, Line, offline=offline, out=out, **BRIEF | arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(tune: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FinetuningReport]:
+    """A brief run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("line") / "straight"
+    return out, tune(out)
+
+
+def timeless(report: FinetuningReport) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if not name.endswith("_s")} for row in report.rows]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_acting_improves_a_planner_beyond_doubt(method: str, tune: Callable, tmp_path: Path) -> None:
+    many = {"steps": 240, "episodes": 20, "updates_per_step": 0.3, "evaluate_every": 240, "evaluation_episodes": 20}
+    report = tune(tmp_path, method=method, **many)
+    assert report.best.low > report.offline.high
+    assert report.rows[-1]["met"] > report.offline.high
+
+
+class Killed(BaseException):
+    """Nothing expects it, as nothing expects a kill."""
+
+
+@pytest.mark.parametrize("place", ["_act", "_learn", "_judged", "_save"])
+def test_a_run_killed_at_any_place_resumes_to_the_bit(
+    place: str, straight: tuple[Path, FinetuningReport], tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = getattr(Run, place), itertools.count()
+
+    def killed(run: Run, *args: Any) -> Any:
+        if next(calls) == 2:
+            raise Killed
+        return original(run, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Run, place, killed)
+        tune(tmp_path)
+    assert timeless(tune(tmp_path, resume=True)) == timeless(straight[1])
+    weights = [dp.DiffusionPlanner.from_pretrained(one) for one in (straight[0], tmp_path)]
+    assert len({weights_sha256(one.denoiser) + weights_sha256(one.value_function) for one in weights}) == 1
+
+
+def test_episodes_that_a_killed_run_recorded_are_not_acted_again(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Run, "_learn", killed)
+        tune(tmp_path)
+    before = dp.TrajectoryStore.open(tmp_path / "replay").fingerprint
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Run, "_learn", killed)
+        tune(tmp_path, resume=True)
+    assert dp.TrajectoryStore.open(tmp_path / "replay").fingerprint == before
+
+
+def test_an_interrupted_run_leaves_the_best_planner_so_far(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "_learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tmp_path)
+    left = dp.DiffusionPlanner.from_pretrained(tmp_path)
+    assert left.provenance["updates"] == 0
+    assert weights_sha256(left.denoiser) == left.provenance["parent"]
+
+
+def test_a_planner_remembers_where_it_comes_from_through_saving(
+    straight: tuple[Path, FinetuningReport], pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    parent, planner = map(dp.DiffusionPlanner.from_pretrained, (pretrained, straight[0]))
+    planner.save_pretrained(tmp_path)
+    facts = dp.DiffusionPlanner.from_pretrained(tmp_path).provenance
+    assert facts["parent"] == weights_sha256(parent.denoiser)
+    assert facts["offline_data"] == offline.store.fingerprint
+    assert facts["online_data"] == dp.TrajectoryStore.open(straight[0] / "replay").fingerprint
+    assert facts["environment_steps"] == 54
+
+
+def test_the_saved_planner_is_that_of_the_best_round(straight: tuple[Path, FinetuningReport]) -> None:
+    out, report = straight
+    assert report.best.value == max(row["score"] for row in report.rows if "score" in row)
+    policy = QUICK["acting"].policy(dp.DiffusionPlanner.from_pretrained(out))
+    found = dp.evaluate(policy, Line, episodes=3, seed=evaluation_seed(0)).summary()["return"]
+    assert found.value == pytest.approx(report.best.value, abs=1e-4)
+
+
+def test_a_score_below_the_floor_brings_the_best_weights_back(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.0, 1.0, -3.0, -2.0, -1.0])  # as it was given, as it acts from then on, after each round
+    monkeypatch.setattr(Run, "_score", lambda *_: Interval(score := next(scores), score - 0.1, score + 0.1))
+    report = tune(tmp_path)
+    assert [row["rolled_back"] for row in report.rows] == [False, True, True, True]
+    tensors, facts = load_checkpoint(checkpoints(tmp_path / "checkpoints")[-1])
+    assert (report.rollbacks, facts["state"]["pace"]) == (3, 0.125)
+    for name in ("project.weight", "blocks.0.query_key_value.weight"):
+        assert torch.equal(tensors[f"denoiser.model.{name}"], tensors[f"best.denoiser.{name}"])
+
+
+def test_only_a_score_below_doubt_is_undone() -> None:
+    watch = Watch(floor=1.0)
+    assert not watch.judge(Interval(2.0, 1.5, 2.5), {"weight": torch.ones(1)})
+    assert not watch.judge(Interval(0.5, -0.2, 1.2), {})
+    assert watch.judge(Interval(0.2, -0.2, 0.9), {})
+    assert (watch.best.value, watch.rollbacks, watch.weights["weight"].item()) == (2.0, 1, 1.0)
+
+
+def test_exploring_draws_candidates_in_proportion_to_exp_of_their_value() -> None:
+    values, rng = torch.tensor([0.0, 1.0, 2.0]), np.random.default_rng(0)
+    cells = torch.zeros(1, 3, 2, 4, 2)
+    spec = dp.JointSpec({"a": "cart", "b": "cart"}, {"cart": dp.Role(1, (-1.0,), (1.0,))})
+    estimate = Estimate(spec, cells[..., :1], cells[..., 1:], cells, torch.ones(1, 2, dtype=torch.bool))
+    chosen = [int((values + Exploration.draw(3, rng).log_weight(estimate)[0]).argmax()) for _ in range(4_000)]
+    shares = np.bincount(chosen, minlength=3) / len(chosen)
+    assert shares == pytest.approx(values.softmax(0).numpy(), abs=0.03)
+
+
+def test_a_batch_holds_the_set_share_of_online_episodes(offline: dp.TrajectoryDataset, tmp_path: Path) -> None:
+    online = dp.TrajectoryStore.create(tmp_path, offline.spec)
+    replay = Replay(offline, online, 0.25, newest=2)
+    assert (replay.windows(replay.draw(16, np.random.default_rng(0))).episode < 60).all()
+    online.append([offline.store[index] for index in (3, 4, 5)])
+    replay.refresh()
+    draw = replay.draw(16, np.random.default_rng(0))
+    windows, transitions = replay.windows(draw), replay.transitions(draw, 0.9, 2)
+    assert (windows.episode >= 60).sum() == 4
+    assert set(windows.episode[windows.episode >= 60]) <= {61, 62}  # the two newest
+    assert (windows.episode == transitions.episode).all() and (windows.step == transitions.step).all()
+    alone = take_transitions(replay.online, draw[1][1], 0.9, 2)
+    assert np.array_equal(transitions.returns[12:], alone.returns)
+    assert replay.return_ranks[60:] == pytest.approx(offline.return_ranks[[3, 4, 5]], abs=0.02)
+
+
+def test_windows_that_went_better_than_expected_count_more() -> None:
+    advantages = torch.tensor([-1.0, 0.0, 1.0, 100.0])
+    weights = advantage_weights(advantages, 0.5)
+    assert weights.mean().item() == pytest.approx(1)
+    assert (weights.diff() > 0).all()
+    assert advantage_weights(advantages[:3], 1.0).log().diff().tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+
+
+def test_a_strong_trust_region_holds_the_denoiser_at_its_prior(
+    pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    def distance(trust: float) -> float:
+        planner = dp.DiffusionPlanner.from_pretrained(pretrained)
+        online = dp.TrajectoryStore.create(tmp_path / str(trust), offline.spec)
+        method = WeightedDenoising(planner, Replay(offline, online, 0.5, None), Learning(**SMALL, trust=trust))
+        return [method.learn(update, np.random.default_rng(update))["distance"] for update in range(25)][-1]
+
+    assert distance(100.0) < 0.5 * distance(0.0)
+
+
+def test_signs_of_collapse_are_told() -> None:
+    assert signs({"overestimation": 0.2, "diversity": 0.9, "distance": 0.3}) == []
+    assert signs({"overestimation": 3.0, "diversity": 0.1}) == ["overestimation", "diversity"]
+
+
+def test_the_curve_of_a_run_is_drawn_with_its_intervals(
+    straight: tuple[Path, FinetuningReport], tmp_path: Path
+) -> None:
+    out, report = straight
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows == report.rows
+    for source in straight:
+        line = plot_finetuning(source).axes[0].lines[0]
+        assert line.get_ydata().tolist() == [row["score"] for row in rows if "score" in row]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl holds no scores; it is written by `diffplan finetune`"):
+        plot_finetuning(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "magic"}, "method='magic'; choose 'auto' or one of"),
+        ({"score": "luck"}, "score='luck'; choose 'return' or 'success'"),
+        ({"score": "success"}, r"score='success', but the environment tells only of \['return'"),
+        ({"steps": 0}, "steps=0; it must be at least 1"),
+        ({"online_share": 0.0}, "online_share=0.0; it is a share of a batch"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(
+    arguments: dict, message: str, tune: Callable, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tune(tmp_path, **arguments)
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_otherwise(
+    straight: tuple[Path, FinetuningReport], tune: Callable
+) -> None:
+    with pytest.raises(ValueError, match="already holds a run; pass resume=True"):
+        tune(straight[0])
+    with pytest.raises(ValueError, match="is of another run: {'updates_per_step': 0.2} there, {'updates_per_step': 1}"):
+        tune(straight[0], resume=True, updates_per_step=1)
+
+
+def test_other_agents_than_those_of_the_data_are_refused(
+    pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    planner = dp.DiffusionPlanner.from_pretrained(pretrained)
+    with pytest.raises(ValueError, match="fine-tune in the environment of the data"):
+        dp.finetune(planner, functools.partial(dp.make, "crossing-v0"), offline=offline, out=tmp_path, **BRIEF)
