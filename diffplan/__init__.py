@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from diffplan.envs import make
     from diffplan.evaluation import evaluate
+    from diffplan.finetuning import finetune
     from diffplan.models import JointDenoiser, PartnerEncoder, ValueFunction
     from diffplan.partners import WithPartners, watch_partner
     from diffplan.planners import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         plot_dataset,
         plot_denoising,
         plot_filmstrip,
+        plot_finetuning,
         plot_learning_curve,
         plot_plan,
         plot_what_if,
@@ -107,6 +109,7 @@ __all__ = [
     "export_minari",
     "export_npz",
     "import_episodes",
+    "finetune",
     "load_dataset",
     "make",
     "make_scheduler",
@@ -117,6 +120,7 @@ __all__ = [
     "plot_dataset",
     "plot_denoising",
     "plot_filmstrip",
+    "plot_finetuning",
     "plot_learning_curve",
     "plot_plan",
     "plot_what_if",
@@ -165,6 +169,7 @@ _HOMES = {
     "export_minari": "datasets",
     "export_npz": "datasets",
     "import_episodes": "datasets",
+    "finetune": "finetuning",
     "load_dataset": "datasets",
     "make": "envs",
     "make_scheduler": "planners",
@@ -175,6 +180,7 @@ _HOMES = {
     "plot_dataset": "plotting",
     "plot_denoising": "plotting",
     "plot_filmstrip": "plotting",
+    "plot_finetuning": "plotting",
     "plot_learning_curve": "plotting",
     "plot_plan": "plotting",
     "plot_what_if": "plotting",

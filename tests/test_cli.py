@@ -107,6 +107,7 @@ def test_the_main_help_names_every_command_and_shows_the_way(capsys: pytest.Capt
     [
         ("collect", dp.collect_episodes),
         ("train", dp.train),
+        ("finetune", dp.finetune),
         ("evaluate", dp.evaluate),
         ("evaluate", RecedingHorizonPolicy),
         ("team", dp.run_team),
@@ -243,6 +244,20 @@ def test_a_value_function_is_trained_into_a_planner_that_is_there(
     answer(capsys, "train", store, "--out", copy, "--resume", *SIZES, "--value-steps", 3)
     assert DiffusionPlanner.from_pretrained(copy).value_function is not None
     assert "values" in answer(capsys, "plan", copy, "--guide", "value=1", "--num-samples", 2)["plan"]
+
+
+def test_a_planner_is_fine_tuned_and_its_curve_drawn(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out, brief = tmp_path / "better", ("--critic-steps", "2", "--num-samples", "2", "--evaluation-episodes", "2")
+    command = ("finetune", run, "--data", store, "--out", out, "--steps", "40", "--episodes", "2", *brief, "--safe")
+    first = answer(capsys, *command)
+    assert (first["method"], first["steps"]) == ("weighted", 48)
+    assert answer(capsys, *command, "--resume")["best"] == first["best"]
+    assert "holds a run already; continue it with --resume" in complaint(capsys, *command)
+    drawn = answer(capsys, "plot", out, "--kind", "finetuning", "--out", tmp_path / "curve.png")["out"]
+    assert iio.imread(drawn).std() > 1
+    assert parse(shlex.split(first["act with"])[1:])
 
 
 def test_options_lead_to_another_environment_than_that_of_the_data(run: Path, capsys: pytest.CaptureFixture[str]):

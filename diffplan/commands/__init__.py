@@ -8,6 +8,7 @@ from typing import Protocol
 from diffplan.commands.data import DATA
 from diffplan.commands.diagnosis import Guidance
 from diffplan.commands.episodes import Collect
+from diffplan.commands.finetuning import Finetune
 from diffplan.commands.group import Group
 from diffplan.commands.pictures import Plot
 from diffplan.commands.plans import MakePlan
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "collect": Collect,
     "data": DATA,
     "train": Train,
+    "finetune": Finetune,
     "plan": MakePlan,
     "evaluate": Evaluate,
     "team": Team,

@@ -26,6 +26,7 @@ class Plot:
       diffplan plot runs/crossing --kind rollout --seed 3 --out rollout.mp4
       diffplan plot runs/crossing --kind filmstrip --out filmstrip.png
       diffplan plot runs/crossing --kind learning-curve --out loss.svg
+      diffplan plot runs/better --kind finetuning --out curve.png
       diffplan plot data/crossing --kind dataset --out data.png
       diffplan plot runs/partners --kind belief --num-samples 32 --out belief.png
 
@@ -45,7 +46,7 @@ class Plot:
     """
 
     path: Annotated[Path, Positional, arg(metavar="RUN|DIR")]
-    kind: Literal["plan", "denoising", "rollout", "filmstrip", "dataset", "learning-curve", "belief"]
+    kind: Literal["plan", "denoising", "rollout", "filmstrip", "dataset", "learning-curve", "finetuning", "belief"]
     out: Path
     env: str | None = None
     option: Options = field(default_factory=list)
@@ -87,6 +88,8 @@ class Plot:
             figure = plotting.plot_belief(*self._watched())
         elif self.kind == "dataset":
             figure = plotting.plot_dataset(TrajectoryStore.open(self.path))
+        elif self.kind == "finetuning":
+            figure = plotting.plot_finetuning(self.path)
         else:
             figure = plotting.plot_learning_curve(self.path)
         save_figure(figure, self.out)

@@ -8,7 +8,7 @@ the same as in MuJoCo's pictures.
 from diffplan.plotting.beliefs import plot_belief
 from diffplan.plotting.episodes import plot_dataset, plot_filmstrip
 from diffplan.plotting.plans import animate_denoising, plot_denoising, plot_plan, plot_what_if
-from diffplan.plotting.results import plot_calibration, plot_comparison, plot_learning_curve
+from diffplan.plotting.results import plot_calibration, plot_comparison, plot_finetuning, plot_learning_curve
 
 __all__ = [
     "animate_denoising",
@@ -18,6 +18,7 @@ __all__ = [
     "plot_dataset",
     "plot_denoising",
     "plot_filmstrip",
+    "plot_finetuning",
     "plot_learning_curve",
     "plot_plan",
     "plot_what_if",

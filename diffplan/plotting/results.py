@@ -2,9 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -16,6 +16,7 @@ from diffplan.plotting.style import INK, MUTED, STYLE, draw_interval, style_char
 
 if TYPE_CHECKING:
     from diffplan.evaluation import Interval
+    from diffplan.finetuning import FinetuningReport
     from diffplan.training import TrainingReport
     from diffplan.value_calibration import Calibration
     from diffplan.value_training import ValueReport
@@ -55,14 +56,27 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
 def _losses(run: "Run") -> tuple[np.ndarray, np.ndarray]:
     if isinstance(run, str | Path):
         path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
-        lines = path.read_bytes().splitlines()
-        source, rows = str(path), [_metrics_row(path, number, line) for number, line in enumerate(lines, 1)]
+        source, rows = str(path), [_metrics_row(path, number, line) for number, line in _numbered_lines(path)]
     else:
         source, rows = "the report", [(float(step), loss) for step, loss in zip(run.steps, run.losses, strict=True)]
     if not rows:
         raise ValueError(f"{source} holds no metrics yet; train for at least log_every steps.")
     steps, losses = np.array(rows).T
     return steps, losses
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    return enumerate(path.read_bytes().splitlines(), 1)
+
+
+def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: expected a dictionary in JSON, got {line[:60]!r}.") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {number}: expected a dictionary in JSON, got {line[:60]!r}.")
+    return row
 
 
 def _metrics_row(path: Path, number: int, line: bytes) -> tuple[float, float]:
@@ -78,6 +92,52 @@ def _running_mean(values: Float[np.ndarray, "n"], reach: int) -> Float[np.ndarra
     index, total = np.arange(len(values)), np.concatenate([[0], np.cumsum(values)])
     first, last = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
     return np.asarray((total[last] - total[first]) / (last - first))
+
+
+@matplotlib.rc_context(STYLE)
+def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Path | FinetuningReport]") -> Figure:
+    """Draws the scores of online fine-tuning over environment steps, with their 95 % intervals.
+
+    Crosses mark rounds that were undone.
+
+    Args:
+        runs: a ``FinetuningReport``, a ``metrics.jsonl`` or the folder of a run that holds one; or {name: any of
+            these}.
+
+    Raises:
+        ValueError: no runs, or none of the rows holds a score; the message names the file.
+        FileNotFoundError: there is no such file.
+    """
+    named = runs if isinstance(runs, Mapping) else {"": runs}
+    if not named:
+        raise ValueError("no runs to draw; give the folder of one, a FinetuningReport, or several with names.")
+    figure = Figure((6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, run), color in zip(named.items(), itertools.cycle(AGENT_COLORS)):
+        steps, score, low, high, undone = _scores(run)
+        axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(steps, score, "o-", color=color, linewidth=1.8, markersize=3.5, label=name)
+        axes.plot(steps[undone], score[undone], "x", color=INK, markersize=7)
+    axes.set(xlabel="environment steps", ylabel="score")
+    style_chart(axes)
+    if any(named):
+        axes.legend(loc="lower right")
+    return figure
+
+
+def _scores(run: "str | Path | FinetuningReport") -> tuple[np.ndarray, ...]:
+    """Environment steps, score, its interval, and whether the round was undone, of every evaluated round."""
+    if isinstance(run, str | Path):
+        path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
+        source, rows = str(path), [_json_row(path, number, line) for number, line in _numbered_lines(path)]
+    else:
+        source, rows = "the report", run.rows
+    names = ("environment_steps", "score", "low", "high", "rolled_back")
+    scored = [[row[name] for name in names] for row in rows if all(name in row for name in names)]
+    if not scored:
+        raise ValueError(f"{source} holds no scores; it is written by `diffplan finetune`.")
+    steps, score, low, high, undone = np.array(scored, float).T
+    return steps, score, low, high, undone.astype(bool)
 
 
 @matplotlib.rc_context(STYLE)

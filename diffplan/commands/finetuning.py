@@ -1,0 +1,119 @@
+"""Improving a planner by acting."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from diffplan.commands.output import show, waiting
+from diffplan.commands.worlds import Options, Run, load, make_safety
+
+
+@dataclass
+class Finetune:
+    """Improves a trained planner by acting in its environment, and keeps the best of it.
+
+    The folder gets planner/, the replay store, metrics.jsonl and checkpoints/. Ctrl-C leaves the
+    best planner so far; the same command with --resume goes on, bit for bit.
+
+    For example:
+      diffplan finetune runs/spread --data data/spread --out runs/better
+      diffplan finetune runs/spread --data data/spread --out runs/better --resume
+      diffplan finetune runs/door --env crossing-v0 --option layout=doorway --data data/door --out runs/better --safe
+      diffplan finetune runs/spread --data data/spread --out runs/ranked --method critic --steps 20000
+      diffplan plot runs/better --kind finetuning --out curve.png
+
+    Args:
+        path: folder of a run or of a planner.
+        data: folder of the store that the planner was trained on; half of every batch comes from it.
+        out: folder of the new run.
+        env: environment to act in; by default the one that the data are from.
+        option: an option of the environment as NAME=VALUE; repeat it for more.
+        method: critic refreshes the value function only, weighted lets the denoiser learn too; auto is
+            the one that was measured as best.
+        steps: joint environment steps in all, also when resumed.
+        online_share: share of every batch that comes from what is met now.
+        episodes: of a round, side by side.
+        updates_per_step: steps of learning for each environment step.
+        critic_steps: of training a value function first, where the planner has none.
+        num_samples: candidates a plan.
+        value_weight: of the value in the ranking; more explores less.
+        refine: how far the critics may move first actions, in standard deviations.
+        safe: change actions where robots would come too close (SafetyFilter), also while exploring.
+        score: what counts of an evaluation.
+        evaluate_every: environment steps between two evaluations.
+        evaluation_episodes: of each.
+        floor: go back to the best round when a score is below this beyond doubt.
+        seed: of everything random.
+        resume: continue the run in --out (from the start where it has no checkpoint yet).
+        tensorboard: also write TensorBoard event files.
+        json: print the result as JSON.
+    """
+
+    path: Run
+    data: Path
+    out: Path
+    env: str | None = None
+    option: Options = field(default_factory=list)
+    method: Literal["auto", "critic", "weighted"] = "auto"
+    steps: int = 100_000
+    online_share: float = 0.5
+    episodes: int = 50
+    updates_per_step: float = 0.05
+    critic_steps: int = 2_000
+    num_samples: int = 8
+    value_weight: float = 4.0
+    refine: float = 0.5
+    safe: bool = False
+    score: Literal["return", "success"] = "return"
+    evaluate_every: int = 10_000
+    evaluation_episodes: int = 50
+    floor: float | None = None
+    seed: int = 0
+    resume: bool = False
+    tensorboard: bool = False
+    json: bool = False
+
+    def run(self) -> None:
+        from diffplan.datasets import load_dataset
+        from diffplan.finetuning import Acting, finetune
+
+        if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
+            raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
+        planner, env = load(self.path, None, self.env, self.option)
+        with waiting("reading the data", shown=not self.json):
+            offline = load_dataset(self.data, planner.horizon, planner.history, planner.normalizer)
+        acting = Acting(self.num_samples, self.value_weight, self.refine, make_safety(env) if self.safe else None)
+        report = finetune(
+            planner,
+            env,
+            offline=offline,
+            out=self.out,
+            method=self.method,
+            steps=self.steps,
+            acting=acting,
+            online_share=self.online_share,
+            episodes=self.episodes,
+            updates_per_step=self.updates_per_step,
+            critic_steps=self.critic_steps,
+            score=self.score,
+            evaluate_every=self.evaluate_every,
+            evaluation_episodes=self.evaluation_episodes,
+            floor=self.floor,
+            seed=self.seed,
+            resume=self.resume,
+            tensorboard=self.tensorboard,
+            progress=not self.json,
+        )
+        flags = f"--num-samples {self.num_samples} --guide value={self.value_weight:g} --refine {self.refine:g}"
+        facts = {
+            "planner": str(self.out / "planner"),
+            "method": report.method,
+            "steps": report.environment_steps,
+            "offline": asdict(report.offline) if self.json else str(report.offline),
+            "best": asdict(report.best) if self.json else str(report.best),
+            "rollbacks": report.rollbacks,
+            "signs": report.signs,
+            "seconds": report.seconds,
+            "act with": f"diffplan evaluate {self.out} {flags}{' --safe' * self.safe}",
+        }
+        show(facts, self.json)
