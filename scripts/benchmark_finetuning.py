@@ -1,0 +1,255 @@
+"""Fine-tunes pretrained planners online from medium data, and writes docs/results/finetuning.json.
+
+    python scripts/benchmark_finetuning.py --rows simple_spread --seeds 5
+    python scripts/benchmark_finetuning.py --exact-resumes
+
+gain: score of the fine-tuned planner over that of the pretrained one (first sample, no ranking), both on new starts.
+Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
+lowest score of a run's own evaluations over that of the planner that it began with, on the same starts.
+exact_resumes: tiny runs, killed at random moments and resumed, that end with the same metrics and weights.
+Everything is kept below runs/benchmark: an interrupted benchmark goes on.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from figures import RESULTS, Figure, record
+
+import diffplan as dp
+from diffplan.evaluation import Interval, mean_interval
+from diffplan.files import read_json, write_json
+from diffplan.finetuning import METHODS, Acting, Learning
+from diffplan.finetuning.loop import AUTO, weights_sha256
+
+FOLDER = Path("runs/benchmark/finetuning")
+COMMAND = "python scripts/benchmark_finetuning.py"
+SCRIPTED = 200  # episodes of the random and the expert script, which make 0 and 100 of a return
+KILLS = 20
+DATA_SEED = 6_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task: its data and the planner that fine-tuning begins with."""
+
+    env: str
+    options: dict[str, Any] = field(default_factory=dict)
+    episodes: int = 6_000
+    horizon: int = 32
+    steps: int = 3_000
+    width: int = 64
+    score: str = "success"
+
+
+ROWS = {
+    "simple_spread": Row("mpe:simple_spread_v3", horizon=12, score="return"),
+    "crossing_doorway": Row("crossing-v0", {"layout": "doorway"}, steps=6_000),
+    "transport": Row("transport-v0", steps=6_000),
+}
+
+
+def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Pretrains, fine-tunes and tests one planner; what is there already is read."""
+    row, base = ROWS[name], FOLDER / name
+    out = base / f"{arguments.method}_{arguments.steps}_{seed}"
+    if (out / "result.json").exists():
+        return read_json(out / "result.json")
+    env = dp.make(row.env, **row.options)
+    data = dp.collect_episodes(
+        row.env,
+        out=base / "data",
+        episodes=row.episodes,
+        skill="medium",
+        seed=DATA_SEED,
+        workers=0,
+        env_options=row.options,
+    )
+    offline = dp.load_dataset(data.path, horizon=row.horizon)
+    planner = pretrained(row, offline, base / f"pretrained_{seed}", seed)
+    alone = tested(dp.RecedingHorizonPolicy(planner), env, row, seed, arguments)
+    report = dp.finetune(
+        planner,
+        env,
+        offline=offline,
+        out=out,
+        method=arguments.method,
+        steps=arguments.steps,
+        score=row.score,
+        evaluate_every=max(1, arguments.steps // 5),
+        seed=seed,
+        resume=True,
+        progress=False,
+    )
+    result = {
+        "before": alone,
+        "after": tested(Acting().policy(planner), env, row, seed, arguments),
+        "began": report.offline.value,
+        "curve": [one["score"] for one in report.rows if "score" in one],
+        "steps": report.environment_steps,
+        "rollbacks": report.rollbacks,
+        "signs": report.signs,
+        "seconds": {key: sum(one.get(f"{key}_s", 0.0) for one in report.rows) for key in PHASES},
+    }
+    write_json(out / "result.json", result)
+    return result
+
+
+PHASES = ("acting", "planning", "learning", "evaluating")
+
+
+def pretrained(row: Row, offline: dp.TrajectoryDataset, out: Path, seed: int) -> dp.DiffusionPlanner:
+    """A planner and its value function, trained on the data alone."""
+    if not (out / "planner_and_value").exists():
+        planner = dp.DiffusionPlanner.for_dataset(offline, width=row.width, seed=seed)
+        dp.train(planner, offline, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
+        value = dp.ValueFunction.for_dataset(offline, width=row.width, seed=seed)
+        dp.train_value(
+            value, offline, steps=1_000, batch_size=128, learning_rate=1e-3, return_steps=5, seed=seed, progress=False
+        )
+        planner.register_modules(value_function=value)
+        planner.save_pretrained(out / "planner_and_value")
+    return dp.DiffusionPlanner.from_pretrained(out / "planner_and_value")
+
+
+def tested(
+    policy: dp.RecedingHorizonPolicy, env: Any, row: Row, seed: int, arguments: argparse.Namespace
+) -> list[float]:
+    """The score of every test episode; starts are neither those of the data nor those of fine-tuning."""
+    report = dp.evaluate(policy, env, episodes=arguments.episodes, seed=1_000 + seed)
+    return report.returns if row.score == "return" else report.success
+
+
+def scale(name: str) -> tuple[float, float]:
+    """What counts as 0 and as 1: nothing and everything of a success, random and expert script of a return."""
+    row = ROWS[name]
+    if row.score == "success":
+        return 0.0, 1.0
+    means = []
+    for skill in ("random", "expert"):
+        store = dp.collect_episodes(
+            row.env,
+            out=FOLDER / name / skill,
+            episodes=SCRIPTED,
+            skill=skill,
+            seed=DATA_SEED,
+            workers=0,
+            env_options=row.options,
+        )
+        means.append(float(store.returns.mean()))
+    return means[0], means[1]
+
+
+def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
+    """The figures of one task over all seeds."""
+    results, (low, high) = [run_seed(name, seed, arguments) for seed in range(arguments.seeds)], scale(name)
+
+    def points(key: str) -> list[np.ndarray]:
+        return [100 * (np.array(one[key]) - low) / (high - low) for one in results]
+
+    before, after = points("before"), points("after")
+    began, curves = points("began"), points("curve")
+    seeds, episodes = arguments.seeds, arguments.seeds * arguments.episodes
+    command = f"{COMMAND} --rows {name} --seeds {seeds} --steps {arguments.steps} --method {arguments.method}"
+
+    def figure(label: str, unit: str, value: Interval, beside: dict[str, Figure] | None = None) -> Figure:
+        return Figure(label, value.value, value.low, value.high, unit, seeds, episodes, command, beside or {})
+
+    budget = f"{arguments.steps // 1000}k_{name}"
+    beside = {
+        label: figure(label, "points", mean_interval(groups))
+        for label, groups in (("before", before), ("after", after))
+    }
+    worst = [curve.min() / start for curve, start in zip(curves, began, strict=True)]
+    minutes = {phase: [[one["seconds"][phase] / 60] for one in results] for phase in PHASES}
+    total = [[sum(minutes[phase][i][0] for phase in PHASES)] for i in range(seeds)]
+    shares = {phase: figure(phase, "min", mean_interval(minutes[phase])) for phase in PHASES}
+    return [
+        figure(f"gain_{budget}", "ratio", ratio(after, before), beside),
+        figure(f"worst_on_the_way_{budget}", "ratio", mean_interval([[one] for one in worst])),
+        figure(f"wall_minutes_{budget}", "min", mean_interval(total), shares),
+    ]
+
+
+def ratio(above: list[np.ndarray], below: list[np.ndarray], resamples: int = 4_000) -> Interval:
+    """Mean of one over mean of the other, with a bootstrap over seeds and their episodes."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(resamples):
+        chosen = rng.integers(len(above), size=len(above))
+        means = [np.mean([rng.choice(side[i], len(side[i])).mean() for i in chosen]) for side in (above, below)]
+        found.append(means[0] / means[1])
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Interval(float(np.mean(list(map(np.mean, above))) / np.mean(list(map(np.mean, below)))), low, high)
+
+
+def tiny(folder: Path, out: Path) -> None:
+    """A run of some seconds, or the rest of it."""
+    offline = dp.load_dataset(folder, horizon=8)
+    planner = dp.DiffusionPlanner.for_dataset(offline, width=16, depth=1)
+    planner.register_modules(value_function=dp.ValueFunction.for_dataset(offline, width=16, depth=1))
+    learning = Learning(batch_size=8, critic_batch_size=8)
+    sizes = {"steps": 500, "episodes": 4, "evaluate_every": 200, "evaluation_episodes": 2}
+    env, acting = dp.make("mpe:simple_spread_v3"), Acting(num_samples=2)
+    dp.finetune(
+        planner, env, offline=offline, out=out, acting=acting, learning=learning, resume=True, progress=False, **sizes
+    )
+
+
+def outcome(out: Path) -> tuple[str, str]:
+    """What must be the same to the bit: the metrics but for times, and the weights."""
+    rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    planner = dp.DiffusionPlanner.from_pretrained(out)
+    kept = [{key: value for key, value in row.items() if not key.endswith("_s")} for row in rows]
+    return str(kept), weights_sha256(planner.denoiser) + weights_sha256(planner.value_function)
+
+
+def exact_resumes() -> Figure:
+    """Kills tiny runs at random moments, resumes them, and counts those that end as if nothing had happened."""
+    fork, rng = get_context("fork"), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        data, straight = Path(folder) / "data", Path(folder) / "straight"
+        dp.collect_episodes("mpe:simple_spread_v3", out=data, episodes=40, skill="medium", workers=0, progress=False)
+        started = time.perf_counter()
+        tiny(data, straight)
+        took, same = time.perf_counter() - started, 0
+        for trial in range(KILLS):
+            out = Path(folder) / f"killed_{trial}"
+            process = fork.Process(target=tiny, args=(data, out))
+            process.start()
+            process.join(rng.uniform(0, took))
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            tiny(data, out)
+            same += outcome(out) == outcome(straight)
+            print(f"kill {trial + 1}: {same} of {trial + 1} resumed to the bit", flush=True)
+    return Figure("exact_resumes", same, same, same, "runs", 1, KILLS, f"{COMMAND} --exact-resumes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=[])
+    parser.add_argument("--method", choices=list(METHODS), default=AUTO)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--exact-resumes", action="store_true")
+    arguments = parser.parse_args()
+    for name in arguments.rows:
+        record(RESULTS / "finetuning.json", run(name, arguments))
+    if arguments.exact_resumes:
+        record(RESULTS / "finetuning.json", [exact_resumes()])
+
+
+if __name__ == "__main__":
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    main()
