@@ -13,12 +13,12 @@ Everything is kept below runs/benchmark: an interrupted benchmark goes on.
 import argparse
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def tiny(folder: Path, out: Path) -> None:
     planner = dp.DiffusionPlanner.for_dataset(offline, width=16, depth=1)
     planner.register_modules(value_function=dp.ValueFunction.for_dataset(offline, width=16, depth=1))
     learning = Learning(batch_size=8, critic_batch_size=8)
-    sizes = {"steps": 500, "episodes": 4, "evaluate_every": 200, "evaluation_episodes": 2}
+    sizes = {"steps": 225, "episodes": 3, "evaluate_every": 150, "evaluation_episodes": 2}
     env, acting = dp.make("mpe:simple_spread_v3"), Acting(num_samples=2)
     dp.finetune(
         planner, env, offline=offline, out=out, acting=acting, learning=learning, resume=True, progress=False, **sizes
@@ -214,24 +214,30 @@ def outcome(out: Path) -> tuple[str, str]:
 
 def exact_resumes() -> Figure:
     """Kills tiny runs at random moments, resumes them, and counts those that end as if nothing had happened."""
-    fork, rng = get_context("fork"), np.random.default_rng(0)
+    rng, same = np.random.default_rng(0), 0
     with tempfile.TemporaryDirectory() as folder:
         data, straight = Path(folder) / "data", Path(folder) / "straight"
         dp.collect_episodes("mpe:simple_spread_v3", out=data, episodes=40, skill="medium", workers=0, progress=False)
         started = time.perf_counter()
-        tiny(data, straight)
-        took, same = time.perf_counter() - started, 0
+        started_child(data, straight).join()
+        took = time.perf_counter() - started
         for trial in range(KILLS):
             out = Path(folder) / f"killed_{trial}"
-            process = fork.Process(target=tiny, args=(data, out))
-            process.start()
+            process = started_child(data, out)
             process.join(rng.uniform(0, took))
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.join()
-            tiny(data, out)
+            started_child(data, out).join()
             same += outcome(out) == outcome(straight)
             print(f"kill {trial + 1}: {same} of {trial + 1} resumed to the bit", flush=True)
     return Figure("exact_resumes", same, same, same, "runs", 1, KILLS, f"{COMMAND} --exact-resumes")
+
+
+def started_child(data: Path, out: Path) -> BaseProcess:
+    """A process of its own that runs or resumes; forked, for torch takes seconds to load."""
+    process = get_context("fork").Process(target=tiny, args=(data, out))
+    process.start()
+    return process
 
 
 def main() -> None:
