@@ -1,7 +1,8 @@
 """Closed-loop evaluation: many episodes at once, and every figure with its 95 % bootstrap interval."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -113,16 +114,10 @@ def evaluate(
         raise ValueError(f"episodes={episodes}, batch_size={batch_size}; both must be at least 1.")
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps}; give a positive whole number, or None for the environment's own end.")
-    envs = copies(env, min(episodes, batch_size))
     seeds = [episode_seed(seed, i) for i in range(episodes)]
-    try:
-        with Progress(disable=not progress) as bar:
-            task = bar.add_task("evaluating", total=episodes)
-            return evaluate_in(envs, policy, seeds, max_steps, lambda: bar.advance(task))
-    finally:
-        for one in envs:
-            if one is not env:
-                one.close()
+    with opened(env, min(episodes, batch_size)) as envs, Progress(disable=not progress) as bar:
+        task = bar.add_task("evaluating", total=episodes)
+        return evaluate_in(envs, policy, seeds, max_steps, lambda: bar.advance(task))
 
 
 def evaluate_in(
@@ -149,6 +144,18 @@ def evaluate_in(
 def episode_seed(seed: int, episode: int) -> int:
     """The seed of one evaluated episode, of another stream than ``collect_episodes``: its start is not in the data."""
     return int(np.random.SeedSequence([seed, episode, 1]).generate_state(1)[0])
+
+
+@contextmanager
+def opened(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> Iterator[list[ParallelEnv]]:
+    """``copies``, which are closed afterwards; the given environment itself stays open."""
+    envs = copies(env, number)
+    try:
+        yield envs
+    finally:
+        for one in envs:
+            if one is not env:
+                one.close()
 
 
 def copies(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> list[ParallelEnv]:

@@ -197,8 +197,8 @@ def tiny(folder: Path, out: Path) -> None:
     planner = dp.DiffusionPlanner.for_dataset(offline, width=16, depth=1)
     planner.register_modules(value_function=dp.ValueFunction.for_dataset(offline, width=16, depth=1))
     learning = Learning(batch_size=8, critic_batch_size=8)
-    sizes = {"steps": 225, "episodes": 3, "evaluate_every": 150, "evaluation_episodes": 2}
-    env, acting = dp.make("mpe:simple_spread_v3"), Acting(num_samples=2)
+    sizes = {"steps": 72, "episodes": 3, "updates_per_step": 0.1, "evaluate_every": 48, "evaluation_episodes": 2}
+    env, acting = dp.make("mpe:simple_spread_v3", max_cycles=8), Acting(num_samples=2)
     dp.finetune(
         planner, env, offline=offline, out=out, acting=acting, learning=learning, resume=True, progress=False, **sizes
     )

@@ -21,7 +21,7 @@ from diffplan.checkpoints import checkpoints
 from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
-from diffplan.evaluation import Interval, copies
+from diffplan.evaluation import Interval, opened
 from diffplan.finetuning.methods import METHODS, Learning
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.rounds import Acting, Run
@@ -139,8 +139,8 @@ def finetune(
         "floor": floor,
         "seed": seed,
     }
-    started, worlds = time.perf_counter(), copies(env, episodes)
-    try:
+    started = time.perf_counter()
+    with opened(env, episodes) as worlds:
         spec = spec_from_env(worlds[0], planner.spec.dt)
         _check_agents(spec, offline)
         store = open_or_create(out / "replay", spec, f"fine-tuning of {facts['parent'][:12]}, seed={seed}")
@@ -156,10 +156,6 @@ def finetune(
             while run.acted < steps:
                 run.round()
                 show(run.acted, run.watch.best.value)
-    finally:
-        for one in worlds:
-            if one is not env:
-                one.close()
     return FinetuningReport(
         name,
         run.offline,

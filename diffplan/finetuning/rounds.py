@@ -71,56 +71,67 @@ class Run:
     rounds: int = 0
     updates: int = 0
     evaluated: int = 0  # environment steps at the last evaluation
-    seen: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)  # signs of collapse, and in how many rounds
+    watch: Watch = field(default_factory=Watch)
 
     def begin(self, floor: float | None, tensorboard: bool) -> None:
         """Loads the newest checkpoint; where there is none, scores the planner as it is, and as it acts from now on."""
         self.parent_provenance = self.planner.provenance
         found = checkpoints(self.out / "checkpoints")
-        tensors, manifest = load_checkpoint(found[-1]) if found else ({}, {})
         if found:
-            check_same_run(found[-1], manifest["run"], self.facts)
-            state = manifest["state"]
-            self.acted, self.rounds, self.updates = state["acted"], state["rounds"], state["updates"]
-            self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]
-            self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
+            self._resume(found[-1])
         else:
             self.offline = self._score(RecedingHorizonPolicy(self.planner, safety=self.acting.safety))
             self.pretrained_diversity = diversity(self.planner, self._starts())
+        self.watch.floor = self.offline.low if floor is None else floor
         self.log = MetricsLog(self.out, self.rounds, tensorboard)
-        self.watch = Watch(self.offline.low if floor is None else floor)
-        if found:
-            self.method.load(tensors)
-            self.watch.weights = {key.removeprefix("best."): t for key, t in tensors.items() if key.startswith("best.")}
-            self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
-        else:
+        if not found:
             self.log.write({"step": 0, "environment_steps": 0, **self._judged()})
             self._save()
+
+    def _resume(self, checkpoint: Path) -> None:
+        tensors, manifest = load_checkpoint(checkpoint)
+        check_same_run(checkpoint, manifest["run"], self.facts)
+        state = manifest["state"]
+        self.acted, self.rounds, self.updates = state["acted"], state["rounds"], state["updates"]
+        self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]
+        self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
+        self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
+        self.watch.weights = below("best.", tensors)
+        self.method.load(tensors)
 
     def round(self) -> None:
         """Acts, learns, tests where it is due, and writes everything down."""
         rng = np.random.default_rng([self.facts["seed"], self.rounds])
-        row: dict[str, Any] = {"step": self.rounds + 1}
         began = time.perf_counter()
         episodes, planning = self._act(Exploration.draw(self.acting.num_samples, rng))
-        row["acting_s"], row["planning_s"] = time.perf_counter() - began - planning, planning
+        acting = time.perf_counter() - began - planning
         lengths, returns = self.replay.store.lengths[episodes], self.replay.store.returns[episodes].mean(1)
-        self.acted, self.rounds, began = self.acted + int(lengths.sum()), self.rounds + 1, time.perf_counter()
-        row |= {"environment_steps": self.acted, "met": float(returns.mean())}
+        self.acted, self.rounds = self.acted + int(lengths.sum()), self.rounds + 1
+        row = {"step": self.rounds, "environment_steps": self.acted, "met": float(returns.mean())}
+        row |= {"acting_s": acting, "planning_s": planning}
+        began = time.perf_counter()
         row |= self._learn(round(self.facts["updates_per_step"] * int(lengths.sum())), rng)
         row["learning_s"], began = time.perf_counter() - began, time.perf_counter()
-        row["diversity"] = diversity(self.planner, self._starts()) / self.pretrained_diversity
-        met = self.replay.windows_of(episodes)
-        row["overestimation"] = overestimation(self.method.critics.value, met, self.rounds)
-        row["signs"] = signs(row)
-        for name in row["signs"]:
-            self.seen[name] = self.seen.get(name, 0) + 1
+        row |= self._signs(episodes, row)
         if self.acted - self.evaluated >= self.facts["evaluate_every"] or self.acted >= self.facts["steps"]:
             self.evaluated = self.acted
             row |= self._judged()
         row["evaluating_s"] = time.perf_counter() - began
         self.log.write(row)
         self._save()
+
+    def _signs(self, episodes: range, row: dict[str, Any]) -> dict[str, Any]:
+        """What tells of collapse early, and which of it does so now."""
+        value, met = self.method.critics.value, self.replay.windows_of(episodes)
+        found: dict[str, Any] = {
+            "diversity": diversity(self.planner, self._starts()) / self.pretrained_diversity,
+            "overestimation": overestimation(value, met, self.rounds),
+        }
+        found["signs"] = signs(row | found)
+        for name in found["signs"]:
+            self.seen[name] = self.seen.get(name, 0) + 1
+        return found
 
     def _act(self, exploration: Exploration) -> tuple[range, float]:
         """Records a round's episodes, unless a killed run did so; tells which, and the seconds of planning."""

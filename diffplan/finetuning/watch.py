@@ -31,7 +31,7 @@ class Watch:
             interval is.
     """
 
-    def __init__(self, floor: float):
+    def __init__(self, floor: float = -np.inf):
         self.floor, self.best, self.rollbacks = floor, Interval(-np.inf, -np.inf, -np.inf), 0
         self.weights: dict[str, Tensor] = {}
 
