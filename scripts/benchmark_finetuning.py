@@ -200,7 +200,16 @@ def tiny(folder: Path, out: Path) -> None:
     sizes = {"steps": 72, "episodes": 3, "updates_per_step": 0.1, "evaluate_every": 48, "evaluation_episodes": 2}
     env, acting = dp.make("mpe:simple_spread_v3", max_cycles=8), Acting(num_samples=2)
     dp.finetune(
-        planner, env, offline=offline, out=out, acting=acting, learning=learning, resume=True, progress=False, **sizes
+        planner,
+        env,
+        offline=offline,
+        out=out,
+        method="weighted",
+        acting=acting,
+        learning=learning,
+        resume=True,
+        progress=False,
+        **sizes,
     )
 
 

@@ -252,7 +252,7 @@ def test_a_planner_is_fine_tuned_and_its_curve_drawn(
     out, brief = tmp_path / "better", ("--critic-steps", "2", "--num-samples", "2", "--evaluation-episodes", "2")
     command = ("finetune", run, "--data", store, "--out", out, "--steps", "40", "--episodes", "2", *brief, "--safe")
     first = answer(capsys, *command)
-    assert (first["method"], first["steps"]) == ("weighted", 48)
+    assert (first["method"], first["steps"]) == ("critic", 48)
     assert answer(capsys, *command, "--resume")["best"] == first["best"]
     assert "holds a run already; continue it with --resume" in complaint(capsys, *command)
     drawn = answer(capsys, "plot", out, "--kind", "finetuning", "--out", tmp_path / "curve.png")["out"]

@@ -29,7 +29,7 @@ from diffplan.plotting import plot_finetuning
 STEPS = 6
 SMALL = {"batch_size": 16, "critic_batch_size": 32, "learning_rate": 4e-3, "critic_learning_rate": 1e-3}
 QUICK = {"acting": Acting(2), "learning": Learning(**SMALL), "evaluation_episodes": 3, "progress": False}
-BRIEF = QUICK | {"steps": 54, "episodes": 3, "updates_per_step": 0.2, "evaluate_every": 18}
+BRIEF = QUICK | {"method": "weighted", "steps": 54, "episodes": 3, "updates_per_step": 0.2, "evaluate_every": 18}
 
 
 class Line(ParallelEnv):

@@ -31,8 +31,9 @@ from diffplan.spec import JointSpec
 from diffplan.training import check_planner_fits
 from diffplan.value_training import check_fits, train_value
 
-AUTO = "weighted"
-"""What ``method="auto"`` is: the best in docs/results/finetuning.json."""
+AUTO = "critic"
+"""What ``method="auto"`` is: the cheaper one, for on simple_spread the other did not pay within 10,000 steps; see
+docs/design.md."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def finetune(
         env: as in ``evaluate``.
         offline: the data of its pretraining, as windows of its horizon, history and normaliser.
         out: folder for the replay store, ``planner``, ``metrics.jsonl`` and checkpoints.
-        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning), or ``"auto"``, which is the
-            one of these that was measured as best.
+        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning), or ``"auto"``: the first,
+            until the second is measured to pay. The report says which it was.
         steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
         acting: how it acts.
         learning: how it learns.
