@@ -10,7 +10,8 @@ class MetricsLog:
 
     Args:
         out: folder of the run, in which ``metrics.jsonl`` is written; None keeps the rows in memory only.
-        first: the step at which the run goes on; rows of later steps, which a killed run left behind, are dropped.
+        first: the step at which the run goes on; rows of later steps, which a killed run left behind, are dropped. It is
+            -1 for a run that begins and whose first row is of step 0.
         tensorboard: also write the numbers as TensorBoard scalars, to ``out/tensorboard``.
 
     Raises:
@@ -23,7 +24,7 @@ class MetricsLog:
         self._writer = _tensorboard_writer(out) if tensorboard and out is not None else None
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = self.path.read_text().splitlines() if first and self.path.exists() else []
+            lines = self.path.read_text().splitlines() if self.path.exists() else []
             self.rows = [row for row in map(json.loads, lines) if row["step"] <= first]
             self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 

@@ -127,14 +127,19 @@ class Killed(BaseException):
     """Nothing expects it, as nothing expects a kill."""
 
 
-@pytest.mark.parametrize("place", ["_act", "_learn", "_judged", "_save"])
+@pytest.mark.parametrize(("place", "call"), [("_act", 0), ("_act", 2), ("_learn", 2), ("_judged", 2), ("_save", 0)])
 def test_a_run_killed_at_any_place_resumes_to_the_bit(
-    place: str, straight: tuple[Path, FinetuningReport], tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str,
+    call: int,
+    straight: tuple[Path, FinetuningReport],
+    tune: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     original, calls = getattr(Run, place), itertools.count()
 
     def killed(run: Run, *args: Any) -> Any:
-        if next(calls) == 2:
+        if next(calls) == call:
             raise Killed
         return original(run, *args)
 

@@ -84,7 +84,7 @@ class Run:
             self.offline = self._score(RecedingHorizonPolicy(self.planner, safety=self.acting.safety))
             self.pretrained_diversity = diversity(self.planner, self._starts())
         self.watch.floor = self.offline.low if floor is None else floor
-        self.log = MetricsLog(self.out, self.rounds, tensorboard)
+        self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
         if not found:
             self.log.write({"step": 0, "environment_steps": 0, **self._judged()})
             self._save()
