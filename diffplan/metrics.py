@@ -10,7 +10,7 @@ class MetricsLog:
 
     Args:
         out: folder of the run, in which ``metrics.jsonl`` is written; None keeps the rows in memory only.
-        first: the step at which the run goes on; rows of later steps, which a killed run left behind, are dropped. It is
+        first: the step at which the run goes on; later rows, which a killed run left behind, are dropped. It is
             -1 for a run that begins and whose first row is of step 0.
         tensorboard: also write the numbers as TensorBoard scalars, to ``out/tensorboard``.
 

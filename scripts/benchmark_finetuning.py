@@ -1,7 +1,7 @@
 """Fine-tunes pretrained planners online from medium data, and writes docs/results/finetuning.json.
 
     python scripts/benchmark_finetuning.py --rows simple_spread --seeds 5
-    python scripts/benchmark_finetuning.py --exact-resumes
+    python scripts/benchmark_finetuning.py --exact-resumes 20
 
 gain: score of the fine-tuned planner over that of the pretrained one (first sample, no ranking), both on new starts.
 Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
@@ -34,7 +34,6 @@ from diffplan.finetuning.loop import AUTO, weights_sha256
 FOLDER = Path("runs/benchmark/finetuning")
 COMMAND = "python scripts/benchmark_finetuning.py"
 SCRIPTED = 200  # episodes of the random and the expert script, which make 0 and 100 of a return
-KILLS = 20
 DATA_SEED = 6_000
 
 
@@ -221,7 +220,7 @@ def outcome(out: Path) -> tuple[str, str]:
     return str(kept), weights_sha256(planner.denoiser) + weights_sha256(planner.value_function)
 
 
-def exact_resumes() -> Figure:
+def exact_resumes(kills: int) -> Figure:
     """Kills tiny runs at random moments, resumes them, and counts those that end as if nothing had happened."""
     rng, same = np.random.default_rng(0), 0
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +229,7 @@ def exact_resumes() -> Figure:
         started = time.perf_counter()
         started_child(data, straight).join()
         took = time.perf_counter() - started
-        for trial in range(KILLS):
+        for trial in range(kills):
             out = Path(folder) / f"killed_{trial}"
             process = started_child(data, out)
             process.join(rng.uniform(0, took))
@@ -239,7 +238,7 @@ def exact_resumes() -> Figure:
             started_child(data, out).join()
             same += outcome(out) == outcome(straight)
             print(f"kill {trial + 1}: {same} of {trial + 1} resumed to the bit", flush=True)
-    return Figure("exact_resumes", same, same, same, "runs", 1, KILLS, f"{COMMAND} --exact-resumes")
+    return Figure("exact_resumes", same, same, same, "runs", 1, kills, f"{COMMAND} --exact-resumes {kills}")
 
 
 def started_child(data: Path, out: Path) -> BaseProcess:
@@ -256,12 +255,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--exact-resumes", action="store_true")
+    parser.add_argument("--exact-resumes", type=int, metavar="KILLS", default=0)
     arguments = parser.parse_args()
     for name in arguments.rows:
         record(RESULTS / "finetuning.json", run(name, arguments))
     if arguments.exact_resumes:
-        record(RESULTS / "finetuning.json", [exact_resumes()])
+        record(RESULTS / "finetuning.json", [exact_resumes(arguments.exact_resumes)])
 
 
 if __name__ == "__main__":
