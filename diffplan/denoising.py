@@ -46,7 +46,7 @@ class Exercise:
     roles: Int[Tensor, "N"]
     told: Float[Tensor, "B"] | None
     latents: Float[Tensor, "B N Z"] | None
-    extra: Float[Tensor, ""] | float
+    extra: Float[Tensor, ""]
 
     def estimate(self, model: Callable[..., Tensor]) -> Float[Tensor, "B N W D"]:
         """What a network makes of the questions."""
@@ -106,7 +106,7 @@ class Exercises:
         levels = draw_levels(self.mix, unknown.any(-1), self.patch_size, generator)
         noise = torch.randn(clean.shape, generator=generator)
         sample = torch.where(unknown, torch.lerp(clean, noise, levels[..., None]), clean)
-        told, latents, extra = None, None, 0.0
+        told, latents, extra = None, None, torch.zeros((), device=self.device)
         if self.return_ranks is not None:
             told = draw_returns(self.mix, self.return_ranks[windows.episode], generator).to(self.device)
         if self.latents is not None:

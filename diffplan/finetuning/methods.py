@@ -15,6 +15,7 @@ from torch import Tensor
 from diffplan.datasets.transitions import TransitionBatch
 from diffplan.denoising import Exercises
 from diffplan.finetuning.replay import Replay
+from diffplan.partner_training import LatentSource
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
@@ -147,6 +148,9 @@ class WeightedDenoising(FrozenPrior):
     def __init__(self, planner: DiffusionPlanner, replay: Replay, learning: Learning):
         super().__init__(planner, replay, learning)
         self.prior = copy.deepcopy(planner.denoiser).requires_grad_(False)
+        encoder = copy.deepcopy(planner.partner_encoder)
+        if encoder is not None:
+            encoder.requires_grad_(False)
         self.half = uses_bfloat16("auto", planner.device.type == "cuda")
         learner = copy.deepcopy(planner.denoiser).train()
         self.run = DenoiserRun(learner, learning.learning_rate, learning.ema_decay, self.half)
@@ -155,6 +159,7 @@ class WeightedDenoising(FrozenPrior):
             planner.history,
             planner.denoiser.config.patch_size,
             QuestionMix(),
+            latents=None if encoder is None else LatentSource(encoder, None, QuestionMix()),
             device=planner.device,
         )
 
@@ -168,7 +173,7 @@ class WeightedDenoising(FrozenPrior):
             self.exercises.return_ranks = torch.from_numpy(self.replay.return_ranks)
         exercise = self.exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
-            estimate = exercise.estimate(self.run.denoiser)
+            estimate = exercise.estimate(self.run.networks)
             with torch.no_grad():
                 pretrained = exercise.estimate(self.prior)
         loss, distance = exercise.error(estimate, exercise.clean, weights), exercise.error(estimate, pretrained)
@@ -203,7 +208,7 @@ class WeightedDenoising(FrozenPrior):
     def go_back(self, acting: dict[str, Tensor]) -> None:
         super().go_back(acting)
         weights = self.planner.denoiser.state_dict()
-        self.run.denoiser.load_state_dict(weights)
+        self.run.networks.load_state_dict(weights)
         self.run.ema = {name: tensor.clone() for name, tensor in weights.items()}
         for optimizer in self.run.optimizers:
             optimizer.state.clear()
