@@ -48,10 +48,10 @@ def train_value(
     *,
     steps: int = 5_000,
     batch_size: int = 256,
-    learning_rate: float = 3e-4,
-    expectile: float = 0.7,
+    learning_rate: float = 1e-3,
+    expectile: float = 0.8,
     target_rate: float = 0.005,
-    return_steps: int = 10,
+    return_steps: int = 3,
     seed: int = 0,
     log_every: int = 50,
     progress: bool = True,
@@ -68,8 +68,8 @@ def train_value(
         target_rate: share of the critics that the followers take on at every step.
         return_steps: up to how many steps' rewards are taken from the data before V is trusted (n; 1 in the paper).
             More carry late rewards back in fewer optimiser steps, but value the data's own way on these steps instead
-            of its better part. On 250 episodes of simple_spread, 2,000 steps, one seed: realised over predicted returns
-            had the slope 1.07 with 10, 1.68 with 1.
+            of its better part. First actions refined by critics of medium data (simple_spread, 6,000 steps, one seed,
+            100 episodes) scored 77 with 1, 83 with 3, 80 with 10.
         seed: of everything random.
         log_every: steps between two lines of the report.
         progress: show a bar.

@@ -44,9 +44,9 @@ class Learning:
 
     critic_batch_size: int = 128
     critic_learning_rate: float = 3e-4
-    expectile: float = 0.7
+    expectile: float = 0.8
     target_rate: float = 0.005
-    return_steps: int = 5
+    return_steps: int = 3
     batch_size: int = 128
     learning_rate: float = 2e-3
     ema_decay: float = 0.99
