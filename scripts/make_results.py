@@ -6,12 +6,13 @@ from figures import RESULTS, page, read
 
 PAGE, README = RESULTS.with_suffix(".md"), RESULTS.parents[1] / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+TOPICS = ("control", "partners", "teams", "guidance", "finetuning", "data")  # in the README, in this order
 
 
 def readme() -> str:
-    """The README with the figures of control and guidance between its marks, each beside its baselines."""
+    """The README with the figures between its marks, each beside its baselines."""
     lines = ["| figure | diffplan | beside it | seeds, episodes | command |", "|---|---|---|---|---|"]
-    figures = [one for topic in ("control", "guidance") for one in read(RESULTS / f"{topic}.json")]
+    figures = [one for topic in TOPICS for one in read(RESULTS / f"{topic}.json")]
     for one in sorted(figures, key=lambda figure: figure.unit not in ("share", "points")):  # tasks before speeds
         beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
         value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"

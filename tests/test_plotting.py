@@ -127,7 +127,10 @@ def test_agents_without_a_position_are_drawn_over_time(arms):
 
 
 def test_a_team_with_and_without_positions_gets_both_pictures(plan):
-    roles = {"robot": plan.spec.roles["robot"], "arm": dataclasses.replace(plan.spec.roles["robot"], position=())}
+    roles = {
+        "robot": plan.spec.roles["robot"],
+        "arm": dataclasses.replace(plan.spec.roles["robot"], position=(), goal=()),
+    }
     agents = dict(zip(plan.spec.names, ("robot", "arm", "robot", "robot"), strict=True))
     mixed = dataclasses.replace(plan, spec=dp.JointSpec(agents, roles, dt=0.1))
     above, observations, actions = plot_plan(mixed).axes

@@ -1,5 +1,6 @@
 """Teams of real processes, with a planner that is tiny and untrained; slow, for every robot loads torch."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -42,7 +43,10 @@ def robots_of(parent: psutil.Process | None = None) -> list[psutil.Process]:
 def team(planner: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
     """``diffplan team`` in a process of its own, and its two robots."""
     command = [sys.executable, "-m", "diffplan", "team", str(planner), "--robots", "2", "--seconds", "600", "--json"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    heeded = functools.partial(
+        signal.signal, signal.SIGINT, signal.default_int_handler
+    )  # shells' background ignores it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeded) as process:
         try:
             end = time.monotonic() + 120
             while len(robots_of(psutil.Process(process.pid))) < 2:
