@@ -6,14 +6,39 @@ from figures import RESULTS, page, read
 
 PAGE, README = RESULTS.with_suffix(".md"), RESULTS.parents[1] / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-TOPICS = ("control", "partners", "teams", "guidance", "finetuning", "data")  # in the README, in this order
+MAIN = (
+    "crossing_open_4_success",
+    "announced_plan_agreement",
+    "crossing_doorway_4_success",
+    "crossing_obstacles_4_success",
+    "transport_3_success",
+    "two_arm_lift_success",
+    "simple_spread_medium_none",
+    "simple_spread_medium_refine",
+    "open_team_8_success",
+    "open_team_12_success",
+    "enter_leave_drop",
+    "partner_success_heldout",
+    "partner_ade_ratio_heldout",
+    "style_accuracy_10",
+    "decentral_shared_seed_success",
+    "decentral_messages_success",
+    "gain_10k_simple_spread",
+    "forecast_error_ratio",
+    "plan_latency_ms",
+    "candidates_64_latency_ms",
+    "guided_64_latency_ms",
+    "decentral_replan_ms",
+    "filter_latency_ms",
+    "training_20gb_rss_gb",
+)  # figures in the README, in this order
 
 
 def readme() -> str:
-    """The README with the figures between its marks, each beside its baselines."""
+    """The README with the main figures between its marks, each beside its baselines."""
     lines = ["| figure | diffplan | beside it | seeds, episodes | command |", "|---|---|---|---|---|"]
-    figures = [one for topic in TOPICS for one in read(RESULTS / f"{topic}.json")]
-    for one in sorted(figures, key=lambda figure: figure.unit not in ("share", "points")):  # tasks before speeds
+    figures = {one.figure: one for path in RESULTS.glob("*.json") for one in read(path)}
+    for one in (figures[name] for name in MAIN if name in figures):
         beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
         value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"
         size = f"{one.seeds}, {one.episodes:,}"

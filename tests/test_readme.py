@@ -1,4 +1,5 @@
 import re
+import shlex
 from pathlib import Path
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -23,7 +24,7 @@ def test_every_command_that_the_readme_shows_exists() -> None:
 
     (shell,) = re.findall(r"```bash\n(diffplan .*?)```", README, re.DOTALL)
     for line in shell.splitlines():
-        parse(line.split()[1:])
+        parse(shlex.split(line, comments=True)[1:])
 
 
 def test_every_picture_and_page_that_the_readme_links_is_there() -> None:
