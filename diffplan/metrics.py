@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diffplan.files import atomic_path
+
 
 class MetricsLog:
     """Rows of plain values, each with its ``step``.
@@ -25,8 +27,11 @@ class MetricsLog:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = self.path.read_text().splitlines() if self.path.exists() else []
+            if lines and not _whole(lines[-1]):
+                lines.pop()  # torn by a full disk or a kill; its step is done again
             self.rows = [row for row in map(json.loads, lines) if row["step"] <= first]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            with atomic_path(self.path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row."""
@@ -43,6 +48,13 @@ class MetricsLog:
         """Ends the TensorBoard files."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _whole(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _tensorboard_writer(out: Path) -> Any:

@@ -32,13 +32,13 @@ class QuestionMix:
         level_shift: 1 draws all noise levels alike; larger draws high ones more often (arXiv 2403.03206, eq. 23).
     """
 
-    plan: float = 0.42
+    plan: float = 0.5
     announced: float = 0.2
     prefix: float = 0.1
     goal: float = 0.04
     forecast: float = 0.04
     inverse: float = 0.04
-    partial: float = 0.12
+    partial: float = 0.04
     nothing: float = 0.04
     partners: float = 0.0
     forgotten: float = 0.0

@@ -84,6 +84,18 @@ def test_a_missing_shard_costs_itself(store: TrajectoryStore, tmp_path: Path):
     assert differences(repair_store(store.path, tmp_path / "saved").store, MADE[:4]) == []
 
 
+def test_a_write_that_fails_leaves_no_half_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("diffplan.datasets.store._SHARD", 2)
+
+    def cut_short():
+        yield from MADE[:3]
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        TrajectoryStore.write(tmp_path / "out", CARS, "random walks", cut_short())
+    assert not (tmp_path / "out" / "manifest.json").exists() and not list((tmp_path / "out").glob("shard_*"))
+
+
 def test_where_nothing_is_whole_nothing_is_written(store: TrajectoryStore, tmp_path: Path):
     for path in store.path.glob("*/offsets.npy"):
         path.unlink()

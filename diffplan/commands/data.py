@@ -96,24 +96,27 @@ class Card:
 
     Args:
         path: folder of a store.
-        licence: under which the data may be used.
-        origin: who made them or where they were found.
+        licence: under which the data may be used; as the card there is says, if not given.
+        origin: who made them or where they were found; likewise.
         json: print the card as JSON.
     """
 
     path: Store
-    licence: str = "not stated"
-    origin: str = ""
+    licence: str | None = None
+    origin: str | None = None
     json: bool = False
 
     def run(self) -> None:
         from diffplan.datasets import TrajectoryStore
-        from diffplan.datasets.card import write_card
+        from diffplan.datasets.card import UNKNOWN, read_card, write_card
         from diffplan.datasets.statistics import Statistics
 
         store = TrajectoryStore.open(self.path)
+        before = read_card(self.path) or {}
+        licence = before.get("licence", UNKNOWN) if self.licence is None else self.licence
+        origin = before.get("origin", "") if self.origin is None else self.origin
         with waiting("reading every episode", shown=not self.json):
-            card = write_card(store, Statistics.of(store.spec, store), self.licence, self.origin)
+            card = write_card(store, Statistics.of(store.spec, store), licence, origin, before.get("notes", ()))
         show(card, self.json)
 
 

@@ -104,7 +104,7 @@ class Finetune:
             tensorboard=self.tensorboard,
             progress=not self.json,
         )
-        flags = f"--num-samples {self.num_samples} --guide value={self.value_weight:g} --refine {self.refine:g}"
+        flags = f"--num-samples {self.num_samples} --guide rank={self.value_weight:g} --refine {self.refine:g}"
         facts = {
             "planner": str(self.out / "planner"),
             "method": report.method,

@@ -47,7 +47,7 @@ class MakePlan:
             that --out wrote; repeat it for more.
         forecast: forecast under the actions of FILE, a plan that --out wrote, or of STORE:EPISODE, from its
             first step on.
-        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES,
+        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, rank (by value), separation:METRES,
             clearance:METRES, speed:LIMIT.
         resample: resample the candidates as particles while they are denoised; needs --guide.
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).

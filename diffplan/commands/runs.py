@@ -160,7 +160,7 @@ class Evaluate:
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
         warm_start_level: noise level at which later plans start from the last one; 1 is pure noise.
         warm_start_steps: denoising steps of those.
-        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, separation:METRES,
+        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, rank (by value), separation:METRES,
             clearance:METRES, speed:LIMIT.
         resample: resample the candidates as particles while they are denoised; needs --guide.
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,10 +54,11 @@ def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
 
     head, _, weight = word.partition("=")
     name, *details = head.split(":")
-    if name == "value" and len(details) <= 1 and _is_number(weight):
+    if name in ("value", "rank") and len(details) <= 1 and _is_number(weight):
         if planner.value_function is None:
             raise ValueError(f"guide {word!r}: the planner has no value function; train one with --value-steps 5000.")
-        return ValueGuide(planner.value_function, details[0] if details else None, float(weight))
+        guide = ValueGuide(planner.value_function, details[0] if details else None, float(weight))
+        return guide if name == "value" else replace(guide, levels=None)
     if name in ("separation", "speed", "clearance") and len(details) <= 1 and all(map(_is_number, (weight, *details))):
         if name == "clearance" and details:
             return ConstraintGuide.clearance(float(details[0]), float(weight))
@@ -66,8 +68,9 @@ def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
         if name == "separation" and (details or diameter):
             return ConstraintGuide.separation(float(details[0]) if details else diameter, float(weight))
     raise ValueError(
-        f"guide {word!r} is none of value=WEIGHT, value:AGENT=WEIGHT, separation:METRES=WEIGHT, "
-        "clearance:METRES=WEIGHT and speed:LIMIT=WEIGHT; e.g. --guide value=0.5 --guide separation:0.2=10"
+        f"guide {word!r} is none of value=WEIGHT, value:AGENT=WEIGHT, rank=WEIGHT (by value), "
+        "separation:METRES=WEIGHT, clearance:METRES=WEIGHT and speed:LIMIT=WEIGHT; "
+        "e.g. --guide value=0.5 --guide separation:0.2=10"
     )
 
 

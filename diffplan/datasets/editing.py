@@ -33,8 +33,8 @@ def split_store(
         ValueError: not two folders, or a share that leaves one of them empty.
     """
     store = TrajectoryStore.open(path)
-    if len(outs) != 2:
-        raise ValueError(f"{len(outs)} folders for the two parts of {path}; name two.")
+    if len(outs) != 2 or len({Path(out).resolve() for out in outs}) != 2:
+        raise ValueError(f"{len({*map(str, outs)})} folders for the two parts of {path}; name two.")
     first = round(share * len(store))
     if not 0 < first < len(store):
         raise ValueError(f"share={share} of {len(store)} episodes leaves a part of {path} empty; choose another share.")

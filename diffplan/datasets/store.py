@@ -146,10 +146,19 @@ class TrajectoryStore:
 
     @classmethod
     def write(cls, path: str | Path, spec: JointSpec, source: str, episodes: Iterable[Trajectory]) -> Self:
-        """Makes a store and fills it, a thousand episodes at a time. Raises as ``create`` and ``append``."""
+        """Makes a store and fills it, a thousand episodes at a time; whole or not at all.
+
+        Raises as ``create`` and ``append``.
+        """
         store, stream = cls.create(path, spec, source), iter(episodes)
-        while chunk := list(itertools.islice(stream, _SHARD)):
-            store.append(chunk)
+        try:
+            while chunk := list(itertools.islice(stream, _SHARD)):
+                store.append(chunk)
+        except BaseException:  # half a store would look like a whole one
+            (store.path / MANIFEST).unlink(missing_ok=True)
+            for shard in store.path.glob("shard_*"):
+                shutil.rmtree(shard, ignore_errors=True)
+            raise
         return store
 
     @classmethod

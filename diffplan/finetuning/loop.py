@@ -121,6 +121,10 @@ def finetune(
     out, name = Path(out), AUTO if method == "auto" else method
     counts = {"steps": steps, "episodes": episodes, "critic_steps": critic_steps, "evaluate_every": evaluate_every}
     _check(planner, offline, name, score, {**counts, "evaluation_episodes": evaluation_episodes}, online_share)
+    if not 0 <= updates_per_step < float("inf"):
+        raise ValueError(f"updates_per_step={updates_per_step}; it must be 0 or more.")
+    if newest is not None and newest < 1:
+        raise ValueError(f"newest={newest}; it must be at least 1, or None for all.")
     if checkpoints(out / "checkpoints") and not resume:
         raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
     facts: dict[str, Any] = {

@@ -34,9 +34,10 @@ class Replay:
         self.offline, self.store, self.online_share, self.newest = offline, online, online_share, newest
         self.refresh()
 
-    def refresh(self) -> None:
-        """Takes in the episodes that the online store got since."""
-        held = range(max(0, len(self.store) - (self.newest or len(self.store))), len(self.store))
+    def refresh(self, stop: int | None = None) -> None:
+        """Takes in the online episodes before ``stop``: a run that resumes at an earlier round has later ones."""
+        stop = len(self.store) if stop is None else stop
+        held = range(max(0, stop - (self.newest or stop)), stop)
         self.online = self.windows_of(held) if held else None
 
     def windows_of(self, episodes: Sequence[int]) -> TrajectoryDataset:

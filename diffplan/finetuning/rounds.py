@@ -149,7 +149,7 @@ class Run:
                     one.trajectory({"round": self.rounds, "seed": s}) for one, s in zip(recorders, chunk, strict=False)
                 ]
             store.append(met)
-        self.replay.refresh()
+        self.replay.refresh(episodes.stop)
         return episodes, sum(policy.stats.seconds)
 
     def _learn(self, updates: int, rng: np.random.Generator) -> dict[str, float]:
