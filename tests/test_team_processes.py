@@ -17,7 +17,8 @@ import diffplan as dp
 from diffplan.cli import main
 from diffplan.commands.teams import parse_kills, print_report
 from diffplan.planners import make_scheduler
-from diffplan.planners.member import TeamMember
+from diffplan.planners.member import Manners, TeamMember
+from diffplan.processes.robot import MODES
 from diffplan.processes.team import TeamReport, run_team
 from diffplan.processes.world import EpisodeReport, RobotReport
 
@@ -92,6 +93,10 @@ def test_no_robot_outlives_a_command_that_is_stopped(team: tuple, number: signal
     said = process.communicate(timeout=30)[1]
     assert process.returncode == code and "Traceback" not in said
     assert not psutil.wait_procs(robots, timeout=1)[1]
+
+
+def test_robots_that_are_silent_draw_noise_of_their_own():
+    assert not Manners(**MODES["silent"]).shared_seed and Manners(**MODES["shared"]).shared_seed
 
 
 @pytest.mark.slow

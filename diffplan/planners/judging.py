@@ -31,7 +31,8 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
     layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
     _, known, exists, _ = (torch.from_numpy(part)[None].to(planner.device) for part in known_grid(question, *layout))
     clean = torch.from_numpy(warm_grid(plan, *layout, plan.num_samples)).to(planner.device) * exists
-    estimate, free = planner.estimator(known, exists, plan.num_samples), ~known & exists
+    latents = None if plan.belief is None else torch.from_numpy(plan.belief.latents)[None].to(clean)
+    estimate, free = planner.estimator(known, exists, plan.num_samples, latents=latents), ~known & exists
     generator = torch.Generator().manual_seed(0)
     error = torch.zeros(len(clean), device=clean.device)
     for _ in range(DRAWS):

@@ -104,8 +104,9 @@ class Message:
     def path(self, now: int) -> Float[np.ndarray, "H D"]:
         """The cells of every step from ``now`` on, interpolated; NaN beyond the last one that was told."""
         past = min(max(0, now - self.step), self.horizon)
-        nothing = np.full((past, self.cells.shape[1]), np.nan, np.float32)
-        return np.concatenate((self._every_step[past:], nothing))
+        early = min(max(0, self.step - now), self.horizon)
+        before, after = (np.full((number, self.cells.shape[1]), np.nan, np.float32) for number in (early, past))
+        return np.concatenate((before, self._every_step[past : self.horizon - early], after))
 
     @cached_property
     def _every_step(self) -> Float[np.ndarray, "H D"]:

@@ -55,6 +55,7 @@ class PartnerParticles:
         self.planner, self.partners, self.num_particles, self.std = planner, tuple(partners), num_particles, std
         self.level, self.num_inference_steps = level, num_inference_steps
         self._plan: Plan | None = None
+        self._age = 0  # steps since it was made
         self._log_weights = np.zeros(num_particles)
 
     def reset(self) -> None:
@@ -79,9 +80,10 @@ class PartnerParticles:
         if self._plan is None:
             self._plan = self._propose(observations, past, seed, None)
         else:
-            self._plan = shifted(self._plan, 1)
+            self._plan, self._age = shifted(self._plan, 1), self._age + 1
             self._log_weights = self._log_weights - self._surprise(self._plan, observations)
-            if self.effective_sample_size < self.num_particles / 2:
+            worn = 2 * self._age >= self._plan.horizon  # half of what it foresaw is past
+            if worn or self.effective_sample_size < self.num_particles / 2:
                 self._plan = self._propose(observations, past, seed, self._resampled(self._plan, seed))
         return dataclasses.replace(self._plan, values=np.log(_shares(self._log_weights) + 1e-30).astype(np.float32))
 
@@ -92,7 +94,7 @@ class PartnerParticles:
         seed: int,
         start: Plan | None,
     ) -> Plan:
-        self._log_weights = np.zeros(self.num_particles)
+        self._log_weights, self._age = np.zeros(self.num_particles), 0
         return self.planner(
             observations,
             past=past,

@@ -147,7 +147,8 @@ class DiffusionPlanner(DiffusionPipeline):
         """
         if unused:
             raise TypeError(f"save_pretrained takes only a folder, got also {sorted(unused)}.")
-        self.register_modules(value_function=self.value_function)  # also where it was only assigned
+        optional = {"value_function": self.value_function, "partner_encoder": self.partner_encoder}
+        self.register_modules(**optional)  # also where they were only assigned
         with whole_folder(Path(save_directory)) as folder:
             super().save_pretrained(folder)
             index = read_json(folder / INDEX)  # diffusers sorts keys, but the order of agents and roles has a meaning

@@ -92,7 +92,8 @@ def known_grid(
     past = question.past[-history:] if history else ()
     for step, (observations, actions) in enumerate(past, start=history - len(past)):
         values[:, step, :O], was_there = spec.stack_observations(observations)
-        values[:, step, O:], _ = spec.stack_actions(actions)
+        acted, did = spec.stack_actions(actions)
+        values[:, step, O:] = np.where(did[:, None], acted, np.nan)
         exists[:, step] = spec.feature_mask & was_there[:, None]
     if question.given is not None:
         given = np.concatenate((question.given.observations, question.given.actions), axis=-1)

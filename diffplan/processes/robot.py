@@ -33,7 +33,7 @@ PATIENCE = 0.1  # seconds between two frames that say READY
 MODES: dict[str, dict[str, bool]] = {
     "messages": {"speak": True},
     "shared": {"speak": False, "shared_seed": True},
-    "silent": {"speak": False},
+    "silent": {"speak": False, "shared_seed": False},
 }
 
 
