@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.datasets.importers.recognition import wrong_format
+from diffplan.datasets.importers.recognition import is_number, wrong_format
 from diffplan.datasets.importers.recording import Recording
 from diffplan.datasets.importers.tracks import Tracks, agent_name, cut, episode, role_of, team, whole_steps
 from diffplan.trajectory import Trajectory
@@ -103,7 +103,7 @@ def _numbers(path: Path, lines: list[list[str]]) -> np.ndarray:
     try:
         values = np.array(lines, np.float64)
     except ValueError:
-        number = next(number for number, words in enumerate(lines, 1) if not all(map(_is_number, words)))
+        number = next(number for number, words in enumerate(lines, 1) if not all(map(is_number, words)))
         raise ValueError(f"{path}: line {number} is {lines[number - 1]}, expected four numbers.") from None
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
@@ -111,11 +111,3 @@ def _numbers(path: Path, lines: list[list[str]]) -> np.ndarray:
         name = ("frame", "pedestrian", "x", "y")[column]
         raise ValueError(f"{path}: line {line + 1}, column {name!r} is {values[line, column]}; remove the line.")
     return values
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -35,11 +35,12 @@ def _of_file(path: Path) -> str | None:
     if suffix == ".txt":
         with open(path, errors="replace") as file:
             words = file.readline(1_000).split()
-        return "eth_ucy" if len(words) == 4 and all(map(_is_number, words)) else None
+        return "eth_ucy" if len(words) == 4 and all(map(is_number, words)) else None
     return None
 
 
-def _is_number(word: str) -> bool:
+def is_number(word: str) -> bool:
+    """Whether a word of a text file is a number."""
     try:
         float(word)
     except ValueError:
