@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diffplan.augmentation import Augmentation
 from diffplan.datasets.windows import WindowBatch
 from diffplan.partner_training import LatentSource
 from diffplan.questions import QuestionMix, draw_forgotten, draw_known, draw_levels, draw_returns, held_beyond_the_end
@@ -76,6 +77,7 @@ class Exercises:
         mix: how often each question is asked.
         return_ranks: where each episode's return stands among the data's, if the network takes returns.
         latents: where the network's latents come from, if it takes any.
+        augmentation: how windows are changed first, if at all.
         device: where to.
     """
 
@@ -87,18 +89,24 @@ class Exercises:
         mix: QuestionMix,
         return_ranks: Float[Tensor, "E"] | None = None,
         latents: LatentSource | None = None,
+        augmentation: Augmentation | None = None,
         device: torch.device | str = "cpu",
     ):
         self.spec, self.history, self.patch_size, self.mix = spec, history, patch_size, mix
         self.return_ranks, self.latents, self.device = return_ranks, latents, device
+        self.augmentation = augmentation
         self.static, self.features = map(torch.from_numpy, (spec.static_mask, spec.feature_mask))
         self.roles = torch.from_numpy(spec.role_index).to(device)
 
     def __call__(self, windows: WindowBatch, generator: torch.Generator) -> Exercise:
         exists, size = torch.from_numpy(windows.mask), self.spec.observation_size
-        clean, shown = held_beyond_the_end(torch.from_numpy(windows.cells), exists, self.features, self.history, size)
+        cells, N = torch.from_numpy(windows.cells), windows.cells.shape[1]  # a crowd's windows may show fewer agents
+        if self.augmentation is not None:
+            cells = self.augmentation(cells, self.spec, generator)
+        static, features, roles = self.static[:N], self.features[:N], self.roles[:N]
+        clean, shown = held_beyond_the_end(cells, exists, features, self.history, size)
         partners = None if self.latents is None else self.latents.partners(windows)
-        known = draw_known(self.mix, shown, self.static, self.history, size, generator, partners)
+        known = draw_known(self.mix, shown, static, self.history, size, generator, partners)
         past, seen = clean[:, :, : self.history + 1], known[:, :, : self.history + 1]
         forgotten = draw_forgotten(self.mix, len(known), self.history, known.shape[2], generator)
         clean, shown, known = clean.masked_fill(forgotten, 0), shown & ~forgotten, known & ~forgotten
@@ -110,7 +118,7 @@ class Exercises:
         if self.return_ranks is not None:
             told = draw_returns(self.mix, self.return_ranks[windows.episode], generator).to(self.device)
         if self.latents is not None:
-            latents, extra = self.latents(past.to(self.device), seen.to(self.device), self.roles, windows, generator)
+            latents, extra = self.latents(past.to(self.device), seen.to(self.device), roles, windows, generator)
         tensors = (clean, sample, levels, known, shown.any(-1), unknown & exists)
         clean, sample, levels, known, cells, learned = (tensor.to(self.device) for tensor in tensors)
-        return Exercise(clean, sample, levels, known, cells, learned, self.roles, told, latents, extra)
+        return Exercise(clean, sample, levels, known, cells, learned, roles, told, latents, extra)

@@ -260,6 +260,13 @@ class JointSpec:
         if not np.isclose(self.dt, other.dt, rtol=1e-3):
             raise ValueError(f"{mine} has dt={self.dt:g} s, but {theirs} dt={other.dt:g} s; resample the data.")
 
+    def for_agents(self, other: "JointSpec") -> "JointSpec":
+        """The agents of ``other``, of the same roles, with these roles in their order and this time step."""
+        roles = {
+            name: other.roles[name] if other.roles.get(name) == role else role for name, role in self.roles.items()
+        }
+        return JointSpec(other.agents, roles, self.dt, other.env_id, other.env_options)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; ``from_dict`` reads it back."""
         return dataclasses.asdict(self)

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from diffplan.augmentation import Augmentation
 from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
@@ -57,6 +58,7 @@ def train(
     mix: QuestionMix | None = None,
     start_share: float = 0.25,
     styles: StyleTable | None = None,
+    augmentation: Augmentation | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -81,6 +83,7 @@ def train(
         start_share: share of the windows that begin where an episode does. There the team has not chosen its joint way
             yet, and choosing together is learned only there; drawn uniformly such windows are a few in a hundred.
         styles: who is a partner and of which style; a planner that takes latents but has no partner encoder needs them.
+        augmentation: how windows are turned, mirrored and scaled before they are learned; None: not at all.
         seed: of everything random.
         out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
@@ -112,10 +115,15 @@ def train(
         "mix": asdict(mix),
         "start_share": start_share,
         "data": dataset.store.fingerprint,
-        "windows": [len(dataset), dataset.history, dataset.horizon, dataset.stride],
+        "windows": [len(dataset), dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
         "normalizer": planner.normalizer.config.kind,
         "denoiser": {k: v for k, v in planner.denoiser.config.items() if not k.startswith("_")},
     }
+    if dataset.crowd is not None and takes_latents(planner, styles):
+        raise ValueError("a crowd's windows do not say whose latents are whose; load the dataset without crowd.")
+    if augmentation is not None:
+        augmentation.check(dataset.spec, planner.normalizer.config.kind)
+        facts["augmentation"] = asdict(augmentation)
     denoiser, encoder = planner.denoiser.train(), planner.partner_encoder
     facts |= {"partner_encoder": {k: v for k, v in encoder.config.items() if not k.startswith("_")}} if encoder else {}
     networks = nn.ModuleDict({"denoiser": denoiser, "encoder": encoder.train()}) if encoder else denoiser
@@ -129,6 +137,7 @@ def train(
         mix,
         torch.from_numpy(dataset.return_ranks) if denoiser.config.return_conditioning else None,
         LatentSource(encoder and accelerator.prepare(encoder), styles, mix) if takes_latents(planner, styles) else None,
+        augmentation,
         accelerator.device,
     )
     share = batch_size // accelerator.num_processes

@@ -24,6 +24,7 @@ class Train:
       diffplan train data/crossing --out runs/crossing --resume
       diffplan train data/crossing --out runs/small --width 32 --depth 2 --steps 1000
       diffplan train data/crossing --out runs/crossing --resume --value-steps 5000
+      diffplan train data/walkers --out runs/walkers --history 7 --horizon 13 --normalizer motion --frames --mirror
       torchrun --nproc_per_node 2 -m diffplan train data/crossing --out runs/two
 
     Args:
@@ -33,12 +34,19 @@ class Train:
         history: steps before the present that the network sees.
         stride: steps between the presents of neighbouring windows.
         normalizer: what brings the data to a common size.
+        inside: only windows that lie within their episode as a whole.
+        crowd: at most so many agents a window, one and those nearest to it; all by default.
         width: channels of a token.
         depth: number of blocks.
         patch_size: steps a token, a divisor of history + horizon; the largest of 8, 4, 2, 1 by default.
         agent_attention: cut attention to other agents: every agent plans alone (the ablation).
         prediction: what the network's output is.
         return_conditioning: also learn to plan for a return that is asked for.
+        frames: see positions in the agents' own frames, and how agents stand to each other; needs --normalizer motion.
+        neighbours: how many others an agent attends to, the nearest ones; needs --frames. 0: all.
+        turn: turn windows by any angle before they are learned; needs --normalizer motion.
+        mirror: mirror every second window, likewise.
+        scale: scale windows by up to this factor, likewise.
         value_steps: then train a value function too, for so many steps; it becomes part of the planner.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes.
@@ -60,13 +68,20 @@ class Train:
     horizon: int = 32
     history: int = 0
     stride: int = 1
-    normalizer: Literal["limits", "gaussian", "quantile"] = "gaussian"
+    normalizer: Literal["limits", "gaussian", "quantile", "motion"] = "gaussian"
+    inside: bool = False
+    crowd: int | None = None
     width: int = 96
     depth: int = 3
     patch_size: int | None = None
     agent_attention: bool = True
     prediction: Literal["sample", "velocity"] = "sample"
     return_conditioning: bool = False
+    frames: bool = False
+    neighbours: int = 0
+    turn: bool = False
+    mirror: bool = False
+    scale: float = 1.0
     value_steps: int = 0
     steps: int = 3_000
     batch_size: int = 128
@@ -83,6 +98,7 @@ class Train:
     json: bool = False
 
     def run(self) -> None:
+        from diffplan.augmentation import Augmentation
         from diffplan.datasets import load_dataset
         from diffplan.models import ValueFunction
         from diffplan.planners import DiffusionPlanner
@@ -90,7 +106,8 @@ class Train:
         from diffplan.value_training import train_value
 
         with waiting("reading the data", shown=not self.json):
-            dataset = load_dataset(self.path, self.horizon, self.history, self.normalizer, self.stride)
+            layout = (self.horizon, self.history, self.normalizer, self.stride)
+            dataset = load_dataset(self.path, *layout, inside=self.inside, crowd=self.crowd)
         if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         planner = DiffusionPlanner.for_dataset(
@@ -101,8 +118,11 @@ class Train:
             agent_attention=self.agent_attention,
             prediction=self.prediction,
             return_conditioning=self.return_conditioning,
+            frames=self.frames,
+            neighbours=self.neighbours,
             seed=self.seed,
         )
+        augmentation = Augmentation(self.turn, self.mirror, self.scale)
         if self.resume and (self.out / "planner").exists():  # what was trained beside the denoiser stays
             planner.register_modules(value_function=DiffusionPlanner.from_pretrained(self.out).value_function)
         report = train(
@@ -113,6 +133,7 @@ class Train:
             learning_rate=self.learning_rate,
             ema_decay=self.ema_decay,
             start_share=self.start_share,
+            augmentation=None if augmentation == Augmentation() else augmentation,
             precision=self.precision,
             seed=self.seed,
             out=self.out,

@@ -14,9 +14,10 @@ from jaxtyping import Bool, Float, Int
 
 from diffplan.datasets.store import TrajectoryStore
 
-KINDS = ("limits", "gaussian", "quantile")
+KINDS = ("limits", "gaussian", "quantile", "motion")
 _CHUNK_BYTES = 4 * 2**20
 _SAMPLE_ROWS, _SAMPLE_BYTES = 200_000, 128 * 2**20
+_MOTIONS = 20_000
 
 
 class Normalizer(SchedulerMixin, ConfigMixin):
@@ -25,8 +26,9 @@ class Normalizer(SchedulerMixin, ConfigMixin):
     The statistics are float64 and live in the configuration, never in tensors that ``.to(dtype)`` could round.
 
     Args:
-        kind: ``"limits"`` (least..greatest -> -1..1), ``"gaussian"`` (mean 0, std 1) or ``"quantile"`` (the 1 % and
-            99 % quantiles -> -1 and 1).
+        kind: ``"limits"`` (least..greatest -> -1..1), ``"gaussian"`` (mean 0, std 1), ``"quantile"`` (the 1 % and 99 %
+            quantiles -> -1 and 1), or ``"motion"``: for agents that the network sees in their own frames; 1 is how far
+            positions stray from going straight on within the horizon, for all agents and directions alike.
         center: [R, D], what maps to 0, for each role and entry.
         scale: [R, D], what maps to 1 above it; positive.
 
@@ -53,10 +55,18 @@ class Normalizer(SchedulerMixin, ConfigMixin):
         return f"Normalizer({self.config.kind!r}, {roles} roles, {entries} entries)"
 
     @classmethod
-    def fit(cls, store: TrajectoryStore, kind: str = "gaussian", episodes: Sequence[int] | None = None) -> Self:
+    def fit(
+        cls,
+        store: TrajectoryStore,
+        kind: str = "gaussian",
+        episodes: Sequence[int] | None = None,
+        horizon: int | None = None,
+    ) -> Self:
         """Statistics of a store (or of some of its episodes), per role. Absent agents and entries do not count.
 
-        Constant columns get scale 1 and map to exactly 0. Quantiles are of at most 200,000 rows, drawn at random.
+        Constant columns get scale 1 and map to exactly 0. Quantiles are of at most 200,000 rows, drawn at random, and
+        so is what ``"motion"`` needs the ``horizon`` for (steps); what is neither position nor velocity nor goal is
+        treated as by ``"gaussian"`` there. Raises ``ValueError`` for what cannot be fitted.
         """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}; choose one of {KINDS}.")
@@ -67,12 +77,18 @@ class Normalizer(SchedulerMixin, ConfigMixin):
             raise ValueError(f"episodes {chosen[0]}..{chosen[-1]} chosen, but {store.path} has 0..{len(store) - 1}.")
         least, greatest, mean, std = _moments(store, np.isin(np.arange(len(store)), chosen))
         low, high = _quantiles(store, chosen, least, greatest) if kind == "quantile" else (least, greatest)
-        center, scale = (mean, std) if kind == "gaussian" else (low / 2 + high / 2, high / 2 - low / 2)
+        if kind in ("gaussian", "motion"):
+            center, scale = mean, std
+        else:
+            center, scale = low / 2 + high / 2, high / 2 - low / 2
         exists = np.zeros(center.shape, bool)
         exists[store.spec.role_index] = store.spec.feature_mask
         center = np.where(least == greatest, least, center)
         varies = exists & (scale > 0) & (least < greatest)
-        return cls(kind, np.where(exists, center, 0.0).tolist(), np.where(varies, scale, 1.0).tolist())
+        center, scale = np.where(exists, center, 0.0), np.where(varies, scale, 1.0)
+        if kind == "motion":
+            _without_direction(center, scale, store, chosen, horizon)
+        return cls(kind, center.tolist(), scale.tolist())
 
     def normalize(self, cells: Any, role_index: Any) -> Any:
         """Physical units to normalised ones.
@@ -177,3 +193,46 @@ def _quantiles(
         for entry, values in zip(range(store.spec.size)[entries], present.T, strict=True):
             low[role, entry], high[role, entry] = np.quantile(values.astype(np.float64), (0.01, 0.99))
     return low, high
+
+
+def _without_direction(
+    center: Float[np.ndarray, "R D"],
+    scale: Float[np.ndarray, "R D"],
+    store: TrajectoryStore,
+    episodes: Int[np.ndarray, "K"],
+    horizon: int | None,
+) -> None:
+    """Gives positions, goals and velocities of all roles a common center and scale, in place."""
+    roles = list(store.spec.roles.values())
+    if any(len(role.position) != 2 for role in roles) or horizon is None or horizon < 2:
+        names = [name for name, role in store.spec.roles.items() if len(role.position) != 2]
+        raise ValueError(
+            f"kind='motion' with horizon={horizon}, roles without a position of two entries: {names}; give a horizon "
+            "of 2 or more, and Role(position=(x, y))."
+        )
+    middle = np.mean([center[index, list(role.position)] for index, role in enumerate(roles)], axis=0)
+    strayed = _strayed(store, episodes, horizon)
+    for index, role in enumerate(roles):
+        for places in (list(role.position), list(role.goal)):
+            center[index, places], scale[index, places] = middle[: len(places)], strayed
+        moving = list(role.velocity)
+        scale[index, moving] = np.sqrt(np.mean(scale[index, moving] ** 2 + center[index, moving] ** 2)) if moving else 1
+        center[index, moving] = 0
+
+
+def _strayed(store: TrajectoryStore, episodes: Int[np.ndarray, "K"], horizon: int) -> float:
+    """Root mean square of how far positions are, within the horizon, from going straight on (1 where all do)."""
+    rng = np.random.default_rng(0)
+    long = episodes[store.lengths[episodes] >= 2]
+    if not len(long):
+        raise ValueError(f"kind='motion' needs episodes of two steps or more; {store.path} has none.")
+    episode = rng.choice(long, _MOTIONS, p=store.lengths[long] / store.lengths[long].sum())
+    step = rng.integers(1, store.lengths[episode])
+    ahead = 1 + rng.integers(np.minimum(horizon - 1, store.lengths[episode] - step))
+    rows = (store.first_rows[episode] + step)[:, None] + np.stack([-np.ones_like(ahead), 0 * ahead, ahead], 1)
+    values, there = store.take(rows, "observations", "agent_mask")
+    place = np.array([role.position for role in store.spec.roles.values()])[store.spec.role_index]
+    before, now, then = np.moveaxis(np.take_along_axis(values, place[None, None], -1).astype(np.float64), 1, 0)
+    off = (then - now - (now - before) * ahead[:, None, None])[there.all(1)]
+    typical = float(np.sqrt(np.square(off).mean())) if len(off) else 0.0
+    return typical or 1.0

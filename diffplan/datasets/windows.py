@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.datasets.store import TrajectoryStore
 
+_BATCHES = 8  # so many are drawn at once, and one is taken, to put windows of similar crowds together
+
 
 @dataclass(frozen=True)
 class WindowBatch:
@@ -31,7 +33,8 @@ class WindowBatch:
 class TrajectoryDataset:
     """Every window of a store: the present runs over the steps 0, stride, 2 stride, ... of each episode.
 
-    Windows reach over an episode's ends without inventing transitions: what lies outside is masked.
+    Windows reach over an episode's ends without inventing transitions: what lies outside is masked, unless ``inside``
+    leaves such windows out.
 
     Args:
         store: the episodes.
@@ -40,10 +43,13 @@ class TrajectoryDataset:
         stride: steps between the presents of neighbouring windows.
         normalizer: brings cells to a common size; ``None`` leaves them in physical units.
         episodes: which episodes to draw from (all by default), e.g. to hold some out.
+        inside: only windows that lie within their episode as a whole.
+        crowd: ``sample`` shows at most so many agents of a window: one of them and those nearest to it, of one role;
+            windows of similar crowds are drawn together. None: all agents, in their places.
 
     Raises:
-        ValueError: no window at all, a size that is not positive, an episode that is not in the store, or a normalizer
-            of another spec.
+        ValueError: no window at all, a size that is not positive, an episode that is not in the store, a normalizer
+            of another spec, or a ``crowd`` of agents that are not of one role or have no position.
     """
 
     def __init__(
@@ -54,6 +60,8 @@ class TrajectoryDataset:
         stride: int = 1,
         normalizer: Normalizer | None = None,
         episodes: Sequence[int] | None = None,
+        inside: bool = False,
+        crowd: int | None = None,
     ):
         for name, value, least in (("horizon", horizon, 1), ("history", history, 0), ("stride", stride, 1)):
             if value < least:
@@ -65,7 +73,13 @@ class TrajectoryDataset:
             raise ValueError(
                 f"the normalizer has [roles, entries] {got}, {store.path} {expected}; fit it to this store."
             )
-        self.horizon, self.history, self.stride = horizon, history, stride
+        role = next(iter(self.spec.roles.values()))
+        if crowd is not None and (crowd < 1 or len(self.spec.roles) > 1 or not role.position):
+            raise ValueError(
+                f"crowd={crowd} of roles {list(self.spec.roles)}; it takes at least one agent, of one role that has a "
+                "position. Leave it out to show all agents."
+            )
+        self.horizon, self.history, self.stride, self.inside, self.crowd = horizon, history, stride, inside, crowd
         self.episodes = np.arange(len(store)) if episodes is None else np.asarray(episodes, np.int64)
         if not len(self.episodes):
             raise ValueError(
@@ -74,8 +88,12 @@ class TrajectoryDataset:
         if self.episodes.min() < 0 or self.episodes.max() >= len(store):
             outside = self.episodes[(self.episodes < 0) | (self.episodes >= len(store))]
             raise ValueError(f"episodes {outside[:5].tolist()} are not in {store.path}; it has 0..{len(store) - 1}.")
-        windows = -(-store.lengths[self.episodes] // stride)
-        self._first_window = np.concatenate([[0], np.cumsum(windows)])
+        presents = store.lengths[self.episodes] + (2 - history - horizon if inside else 0)
+        self._first_window = np.concatenate([[0], np.cumsum(-(-presents.clip(0) // stride))])
+        if not len(self):
+            raise ValueError(
+                f"no episode of {store.path} is as long as a window, {history + horizon} cells; shorten it."
+            )
 
     def __len__(self) -> int:
         return int(self._first_window[-1])
@@ -88,12 +106,16 @@ class TrajectoryDataset:
 
     def sample(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> WindowBatch:
         """``batch_size`` windows, with replacement: ``start_share`` of them from episodes' first steps."""
-        return self.batch(self.draw(batch_size, rng, start_share))
+        if self.crowd is None:
+            return self.batch(self.draw(batch_size, rng, start_share))
+        drawn = self.draw(_BATCHES * batch_size, rng, start_share)
+        alike = np.argsort(self._crowds[drawn], kind="stable").reshape(_BATCHES, batch_size)
+        return self._nearest(self.batch(drawn[alike[rng.integers(_BATCHES)]]), self.crowd, rng)
 
     def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> Int[np.ndarray, "B"]:
         """The indices of the windows that ``sample`` takes."""
         anywhere = rng.integers(len(self), size=batch_size)
-        start = self._first_window[rng.integers(len(self.episodes), size=batch_size)]
+        start = self._first_window[rng.integers(len(self.episodes), size=batch_size)].clip(max=len(self) - 1)
         return np.where(rng.random(batch_size) < start_share, start, anywhere)
 
     def batch(self, indices: Int[np.ndarray, "B"]) -> WindowBatch:
@@ -112,7 +134,8 @@ class TrajectoryDataset:
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"windows {indices.min()}..{indices.max()} of a dataset of {len(self)}.")
         place = np.searchsorted(self._first_window, indices, side="right") - 1
-        return self.episodes[place], (indices - self._first_window[place]) * self.stride
+        first = self.history if self.inside else 0
+        return self.episodes[place], first + (indices - self._first_window[place]) * self.stride
 
     def _read(
         self, rows: Int[np.ndarray, "B W"], inside: Bool[np.ndarray, "B W"]
@@ -127,6 +150,26 @@ class TrajectoryDataset:
         state = np.where(inside[..., None], there.view(np.int8) + acts, 0).swapaxes(1, 2)
         mask = self._masks.take(state + 3 * np.arange(self.spec.num_agents)[:, None], axis=0)
         return grid.swapaxes(1, 2) * mask, mask
+
+    def _nearest(self, windows: WindowBatch, crowd: int, rng: np.random.Generator) -> WindowBatch:
+        """Of each window's agents at the present any one and the nearest to it, at most ``crowd``."""
+        place = list(next(iter(self.spec.roles.values())).position)
+        present, there = windows.cells[:, :, self.history][..., place], windows.agent_mask
+        anchor = (rng.random(there.shape) * there).argmax(1)
+        distance = np.linalg.norm(present - present[np.arange(len(present)), anchor][:, None], axis=-1)
+        order = np.where(there, distance, np.inf).argsort(1, kind="stable")[:, : min(crowd, int(there.sum(1).max()))]
+        cells, mask = (
+            np.take_along_axis(grid, order[..., None, None], axis=1) for grid in (windows.cells, windows.mask)
+        )
+        agent_mask = np.take_along_axis(there, order, axis=1)
+        return WindowBatch(cells, mask, agent_mask, windows.episode, windows.step)
+
+    @cached_property
+    def _crowds(self) -> Int[np.ndarray, "windows"]:
+        """How many agents there are at each window's present."""
+        episode, step = self.locate(np.arange(len(self)))
+        (there,) = self.store.take((self.store.first_rows[episode] + step)[:, None], "agent_mask")
+        return np.asarray(there[:, 0].sum(-1))
 
     @cached_property
     def return_ranks(self) -> Float[np.ndarray, "E"]:
@@ -150,6 +193,8 @@ def load_dataset(
     normalizer: str | Normalizer | None = "gaussian",
     stride: int = 1,
     episodes: Sequence[int] | None = None,
+    inside: bool = False,
+    crowd: int | None = None,
 ) -> TrajectoryDataset:
     """Opens a store as windows, with a normalizer fitted to the chosen episodes.
 
@@ -157,13 +202,15 @@ def load_dataset(
         path: folder of a ``TrajectoryStore``.
         horizon: steps from the present on.
         history: steps before the present.
-        normalizer: ``"gaussian"``, ``"limits"``, ``"quantile"``, one that is fitted already, or ``None``.
+        normalizer: ``"gaussian"``, ``"limits"``, ``"quantile"``, ``"motion"``, one that is fitted already, or ``None``.
         stride: steps between the presents of neighbouring windows.
         episodes: which episodes to use (all by default).
+        inside: only windows that lie within their episode as a whole.
+        crowd: at most so many agents a window, see ``TrajectoryDataset``.
 
     Raises:
         ValueError: as ``TrajectoryStore.open``, ``Normalizer.fit`` and ``TrajectoryDataset``.
     """
     store = TrajectoryStore.open(path)
-    fitted = Normalizer.fit(store, normalizer, episodes) if isinstance(normalizer, str) else normalizer
-    return TrajectoryDataset(store, horizon, history, stride, fitted, episodes)
+    fitted = Normalizer.fit(store, normalizer, episodes, horizon) if isinstance(normalizer, str) else normalizer
+    return TrajectoryDataset(store, horizon, history, stride, fitted, episodes, inside, crowd)

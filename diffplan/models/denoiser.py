@@ -8,6 +8,7 @@ once for all blocks plus an offset of each (PixArt-alpha, arXiv 2310.00426, sect
 squared ReLU (arXiv 2109.08668), which costs a twentieth of a GELU on a CPU.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -16,6 +17,8 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from diffplan.models.frames import Frames, PairFeatures
 
 
 class JointDenoiser(ModelMixin, ConfigMixin):
@@ -33,9 +36,15 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         prediction: ``"sample"``: the network's output is the clean sample; ``"velocity"``: it is (noise - sample).
         return_conditioning: also takes the return that a trajectory shall have (arXiv 2211.15657).
         latent_size: Z, width of what else is known of each agent (see ``PartnerEncoder``); 0: nothing.
+        position: the two entries of an agent's position, if the network shall see it in the agent's own frame
+            (``frames.py``); both in the same scale. Empty: as it is.
+        velocity: the two entries of its velocity, likewise.
+        goal: the two entries of the place where it wants to be, likewise; in the position's units.
+        neighbours: how many others an agent attends to, the nearest ones at the present; 0: all. Needs ``position``.
+        history: the present's step in the window, where frames lie.
 
     Raises:
-        ValueError: sizes that are not positive or do not divide each other.
+        ValueError: sizes that are not positive or do not divide each other, or entries that are no pair.
     """
 
     @register_to_config
@@ -52,6 +61,11 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         prediction: str = "sample",
         return_conditioning: bool = False,
         latent_size: int = 0,
+        position: Sequence[int] = (),
+        velocity: Sequence[int] = (),
+        goal: Sequence[int] = (),
+        neighbours: int = 0,
+        history: int = 0,
     ):
         super().__init__()
         sizes = {"size": size, "window": window, "num_roles": num_roles, "patch_size": patch_size}
@@ -70,6 +84,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             )
         if prediction not in ("sample", "velocity"):
             raise ValueError(f"prediction={prediction!r}; choose 'sample' or 'velocity'.")
+        _check_entries(size, window, neighbours, history, position=position, velocity=velocity, goal=goal)
         self.num_tokens = window // patch_size
         self.embed_sample = nn.Linear(patch_size * size, width)
         self.embed_known = nn.Linear(patch_size * size, width, bias=False)
@@ -79,6 +94,8 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         self.embed_time = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
         self.level_embedding = LevelEmbedding(patch_size, width // 2)
         self.relation_bias = nn.Parameter(torch.zeros(depth, num_heads, 2, 2 * self.num_tokens - 1))
+        pairs = bool(len(position)) and agent_attention
+        self.pair_features = PairFeatures(patch_size, width, depth * num_heads) if pairs else None
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
         self.modulation = nn.Linear(width // 2, 8 * width)
         self.block_modulation = nn.Parameter(torch.zeros(depth, 6, width))
@@ -119,6 +136,10 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         """
         B, N, W, D = sample.shape
         T, p = self.num_tokens, self.config.patch_size
+        given, frames = sample, None
+        if len(self.config.position):
+            frames = self._frames(sample, noise_level, known, mask)
+            sample = self._into(frames, sample, noise_level, known)
         condition = self.level_embedding(noise_level.reshape(-1, N * T, p))
         context = self.embed_known(known.reshape(-1, N, T, p * D).to(sample.dtype)) + self.embed_time
         context = context + self.embed_role(roles)[:, None]
@@ -134,12 +155,53 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         shared, last = self.modulation(condition).unflatten(-1, (8, -1)).split((6, 2), dim=-2)
         modulations = shared + self.block_modulation[:, None, None]
         bias = self._attention_bias(N, mask)
+        if frames is not None and self.pair_features is not None:
+            sees = frames.nearest(self.config.neighbours or N, frames.seen if mask is None else mask.any(-1))
+            of_pairs, heard = self.pair_features(frames, given[..., self.config.position], sees)
+            tokens = tokens + heard.reshape(B, N * T, -1)
+            bias = bias + self._pair_bias(of_pairs, sees)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, bias[index], modulations[index])
         output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
         if self.config.prediction == "velocity":
-            return sample - noise_level[..., None] * output
-        return output
+            output = sample - noise_level[..., None] * output
+        return output if frames is None else self._out_of(frames, output)
+
+    def _frames(self, sample: Tensor, noise_level: Tensor, known: Tensor, mask: Tensor | None) -> Frames:
+        place = self.config.position
+        located = known[..., place].all(-1)
+        return Frames.of(
+            sample[..., place], noise_level, located if mask is None else located & mask, self.config.history
+        )
+
+    def _into(self, frames: Frames, sample: Tensor, noise_level: Tensor, known: Tensor) -> Tensor:
+        """The sample in the agents' own frames."""
+        sample, goal = sample.clone(), self.config.goal
+        sample[..., self.config.position] = frames.enter(sample[..., self.config.position])
+        if len(goal):
+            share = 1 - (noise_level * ~known[..., goal].all(-1))[..., None]
+            sample[..., goal] = frames.turn(sample[..., goal] - share * frames.origin[:, :, None])
+        if len(self.config.velocity):
+            sample[..., self.config.velocity] = frames.turn(sample[..., self.config.velocity])
+        return sample
+
+    def _out_of(self, frames: Frames, estimate: Tensor) -> Tensor:
+        """The estimate on the map again."""
+        estimate, goal = estimate.clone(), self.config.goal
+        estimate[..., self.config.position] = frames.leave(estimate[..., self.config.position])
+        if len(goal):
+            estimate[..., goal] = frames.turn_back(estimate[..., goal]) + frames.origin[:, :, None]
+        if len(self.config.velocity):
+            estimate[..., self.config.velocity] = frames.turn_back(estimate[..., self.config.velocity])
+        return estimate
+
+    def _pair_bias(self, of_pairs: Float[Tensor, "B N N T K"], sees: Bool[Tensor, "B N N"]) -> Tensor:
+        """The pairs' biases per block and head for queries and keys: 0 for itself, -inf for whom it does not see."""
+        B, N, _, T, _ = of_pairs.shape
+        itself = torch.eye(N, dtype=torch.bool, device=sees.device)
+        bias = of_pairs.masked_fill(itself[..., None, None], 0).masked_fill(~sees[..., None, None], -torch.inf)
+        bias = bias.permute(4, 0, 1, 3, 2).reshape(self.config.depth, -1, B, N * T, N).swapaxes(1, 2)
+        return bias.repeat_interleave(T, dim=-1)
 
     def _attention_bias(self, N: int, mask: Bool[Tensor, "_ N W"] | None) -> Tensor:
         """What every query adds to its score of every key, per block and head: learned by relation, -inf where cut."""
@@ -210,3 +272,13 @@ class LevelEmbedding(nn.Module):
 def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm with a shift and a scale of its own for every token."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:]), 1 + scale)
+
+
+def _check_entries(size: int, window: int, neighbours: int, history: int, **entries: Sequence[int]) -> None:
+    for name, pair in entries.items():
+        if len(pair) and (len(set(pair)) != 2 or not all(0 <= entry < size for entry in pair)):
+            raise ValueError(f"{name}={list(pair)}; give two of the {size} entries, or none.")
+    if (neighbours or len(entries["velocity"]) or len(entries["goal"])) and not len(entries["position"]):
+        raise ValueError("neighbours, velocity and goal need position: without it agents have no frames.")
+    if neighbours < 0 or not 0 <= history < window:
+        raise ValueError(f"neighbours={neighbours}, history={history}; expected 0 or more, and below window={window}.")

@@ -1,7 +1,7 @@
 """What a planner takes the agents to be like: told with the question, or inferred by its partner encoder."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from diffplan.spec import JointSpec
 from diffplan.trajectory import Belief
 
 if TYPE_CHECKING:
+    from diffplan.datasets.windows import TrajectoryDataset
     from diffplan.planners.planner import DiffusionPlanner
 
 
@@ -41,6 +42,25 @@ def check_parts(
             f"the partner encoder's latent_size={encoder.config.latent_size}, the denoiser's "
             f"{denoiser.config.latent_size}; make the planner with for_dataset(dataset, partner_encoder=encoder)."
         )
+
+
+def frame_options(dataset: "TrajectoryDataset") -> dict[str, Any]:
+    """Arguments of a ``JointDenoiser`` that sees agents in their own frames: where cells hold positions and the like.
+
+    Raises:
+        ValueError: the roles do not agree on that, positions are not of two entries, or a normaliser other than
+            ``"motion"``, under which the map's directions differ in scale.
+    """
+    names = ("position", "velocity", "goal")
+    first, *others = [{name: list(getattr(role, name)) for name in names} for role in dataset.spec.roles.values()]
+    if any(other != first for other in others) or len(first["position"]) != 2 or len(first["velocity"]) not in (0, 2):
+        raise ValueError(
+            f"frames need roles with position (and velocity, goal) in the same two entries; got {[first, *others]}."
+        )
+    kind = dataset.normalizer and dataset.normalizer.config.kind
+    if kind != "motion":
+        raise ValueError(f"frames with normalizer={kind!r}; load the dataset with normalizer='motion'.")
+    return {**first, "history": dataset.history}
 
 
 def infer(

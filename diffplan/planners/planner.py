@@ -21,7 +21,7 @@ from diffplan.planners.deadline import Deadline
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
-from diffplan.planners.inference import check_parts, infer
+from diffplan.planners.inference import check_parts, frame_options, infer
 from diffplan.planners.judging import DRAWS, realism
 from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
@@ -103,9 +103,14 @@ class DiffusionPlanner(DiffusionPipeline):
         return_conditioning: bool = False,
         partner_encoder: PartnerEncoder | None = None,
         latent_size: int = 0,
+        frames: bool = False,
+        neighbours: int = 0,
         seed: int = 0,
     ) -> Self:
         """An untrained planner of the right sizes for a dataset, with its normaliser.
+
+        With ``frames`` (``models/frames.py``) the network sees positions in the agents' own frames, and how the
+        ``neighbours`` nearest agents (0: all) stand to each; the dataset's normaliser is ``"motion"`` then.
 
         ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None; ``latent_size`` is the partner
         encoder's, where there is one. Raises as ``JointDenoiser``, and ``ValueError`` when the dataset has no
@@ -113,6 +118,7 @@ class DiffusionPlanner(DiffusionPipeline):
         """
         if dataset.normalizer is None:
             raise ValueError("the dataset has no normalizer; load it with normalizer='gaussian'.")
+        places = frame_options(dataset) if frames else {}
         window = dataset.history + dataset.horizon
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -127,16 +133,11 @@ class DiffusionPlanner(DiffusionPipeline):
                 prediction=prediction,
                 return_conditioning=return_conditioning,
                 latent_size=latent_size if partner_encoder is None else partner_encoder.config.latent_size,
+                neighbours=neighbours,
+                **places,
             ).eval()
-        return cls(
-            denoiser,
-            make_scheduler("flow"),
-            dataset.normalizer,
-            dataset.spec,
-            dataset.horizon,
-            dataset.history,
-            partner_encoder=partner_encoder,
-        )
+        layout = (dataset.spec, dataset.horizon, dataset.history)
+        return cls(denoiser, make_scheduler("flow"), dataset.normalizer, *layout, partner_encoder=partner_encoder)
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> None:
         """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON, a manifest of SHA-256.
@@ -177,10 +178,7 @@ class DiffusionPlanner(DiffusionPipeline):
             ValueError: ``spec`` has a role that the planner was not trained for.
         """
         self.spec.check_same_roles(spec, "the planner", "the environment")
-        roles = {
-            name: spec.roles[name] if spec.roles.get(name) == role else role for name, role in self.spec.roles.items()
-        }
-        adapted = JointSpec(spec.agents, roles, self.spec.dt, spec.env_id, spec.env_options)
+        adapted = self.spec.for_agents(spec)
         parts = (self.value_function, self.partner_encoder)
         layout = (adapted, self.horizon, self.history)
         other = DiffusionPlanner(self.denoiser, self.scheduler, self.normalizer, *layout, *parts)

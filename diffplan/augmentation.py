@@ -1,0 +1,61 @@
+"""More motions out of few: windows turned, mirrored and scaled, as the world does not mind."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffplan.spec import JointSpec
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training changes positions, velocities and goals of a whole window.
+
+    Only for worlds in which the changed motions are as likely, and for entries in one unit and scale: with the
+    normalizer ``"motion"``.
+
+    Args:
+        turn: turn by any angle. Idle where the network sees agents in their own frames.
+        mirror: mirror every second window.
+        scale: draw a factor from 1 / ``scale`` to ``scale``; 1: none.
+    """
+
+    turn: bool = False
+    mirror: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale < float("inf"):
+            raise ValueError(f"scale={self.scale}; give the greatest factor, 1 or more.")
+
+    def check(self, spec: JointSpec, normalizer: str) -> None:
+        """Raises ``ValueError`` unless agents have positions of two entries that are scaled alike."""
+        wrong = [name for name, role in spec.roles.items() if len(role.position) != 2]
+        if wrong or normalizer != "motion":
+            raise ValueError(
+                f"augmentation with normalizer={normalizer!r}, roles without a position of two entries: {wrong}; load "
+                "the dataset with normalizer='motion'."
+            )
+
+    def __call__(
+        self, cells: Float[Tensor, "B N W D"], spec: JointSpec, generator: torch.Generator
+    ) -> Float[Tensor, "B N W D"]:
+        """The windows, changed; all agents of a window alike."""
+        draw = torch.rand(3, len(cells), generator=generator)
+        angle = 2 * torch.pi * draw[0] * self.turn
+        flip = 1 - 2 * ((draw[1] < 0.5) & self.mirror).float()
+        size = self.scale ** (2 * draw[2] - 1)
+        change = torch.stack((angle.cos(), -angle.sin() * flip, angle.sin(), angle.cos() * flip), -1)
+        change = (size[:, None] * change).reshape(-1, 1, 2, 2)
+        changed = cells.clone()
+        for index, role in enumerate(spec.roles.values()):
+            agents = torch.from_numpy(spec.role_index[: cells.shape[1]] == index)
+            for pair in (role.position, role.velocity, role.goal):
+                if pair:
+                    ours = cells[:, agents][..., list(pair)]
+                    places = torch.zeros(cells.shape[1:], dtype=torch.bool)
+                    places[agents] = (torch.arange(cells.shape[-1])[:, None] == torch.tensor(pair)).any(-1)
+                    changed[:, places] = (ours @ change.mT).flatten(1)
+        return changed

@@ -1,0 +1,160 @@
+"""Agents' own frames: what a network sees of positions, whatever the map's origin and direction.
+
+Each agent's frame lies where it was last seen, its x axis along its last move; what is unknown of its future is told
+as the deviation from going straight on. Since ``sample = (1 - level) * clean + level * noise`` and the noise has no
+preferred direction, moving a noisy sample into a frame is exact: subtract (1 - level) times what is known, then rotate.
+How agents stand to each other is told by ``PairFeatures`` (relative poses, as in arXiv 2207.05844, section 3.2).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frame of every agent, in the network's units.
+
+    Args:
+        origin: where it was last seen.
+        velocity: its last move, a step; 0 where it was seen once.
+        seen: whether it was seen at all; a frame that is not lies at the map's.
+        elapsed: steps of the window since then.
+        unknown: cells whose position is to be estimated.
+        level: their noise level, 0 elsewhere.
+    """
+
+    origin: Float[Tensor, "B N 2"]
+    velocity: Float[Tensor, "B N 2"]
+    seen: Bool[Tensor, "_ N"]
+    elapsed: Float[Tensor, "_ N W"]
+    unknown: Bool[Tensor, "_ N W"]
+    level: Float[Tensor, "_ N W"]
+
+    @classmethod
+    def of(
+        cls,
+        positions: Float[Tensor, "B N W 2"],
+        noise_level: Float[Tensor, "_ N W"],
+        known: Bool[Tensor, "_ N W"],
+        history: int,
+    ) -> Self:
+        """Frames at the last position known up to the present, which is step ``history`` of the window."""
+        step = torch.arange(known.shape[-1], device=known.device)
+        past = known & (step <= history)
+        last = torch.where(past, step, -1).amax(-1, keepdim=True)
+        before = torch.where(past & (step < last), step, -1).amax(-1, keepdim=True)
+
+        def at(index: Tensor) -> Tensor:
+            return positions.take_along_dim(index.clamp(min=0)[..., None], dim=2)[:, :, 0]
+
+        seen, moved = last >= 0, before >= 0
+        velocity = torch.where(moved, (at(last) - at(before)) / (last - before).clamp(min=1), 0)
+        elapsed = (step - last.where(seen, history)).to(positions.dtype)
+        return cls(torch.where(seen, at(last), 0), velocity, seen[..., 0], elapsed, ~known, noise_level * ~known)
+
+    @cached_property
+    def rotation(self) -> Float[Tensor, "B N 2 2"]:
+        """From the map's directions to the frame's; the map's own where an agent stands."""
+        speed = self.velocity.norm(dim=-1, keepdim=True)
+        ahead = self.velocity.new_tensor([1.0, 0.0])
+        x, y = torch.where(speed > 1e-6, self.velocity / speed.clamp(min=1e-6), ahead).unbind(-1)
+        return torch.stack((torch.stack((x, y), -1), torch.stack((-y, x), -1)), -2)
+
+    @cached_property
+    def straight(self) -> Float[Tensor, "B N W 2"]:
+        """Where the agents would be, going straight on."""
+        return self.origin[:, :, None] + self.velocity[:, :, None] * self.elapsed[..., None]
+
+    @cached_property
+    def _reference(self) -> Float[Tensor, "B N W 2"]:
+        return torch.where(self.unknown[..., None], self.straight, self.origin[:, :, None])
+
+    def enter(self, positions: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
+        """Noisy positions on the map, in the agents' frames."""
+        return self.turn(positions - (1 - self.level[..., None]) * self._reference)
+
+    def leave(self, positions: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
+        """Clean positions in the agents' frames, on the map."""
+        return self.turn_back(positions) + self._reference
+
+    def turn(self, vectors: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
+        """Directions on the map, in the agents' frames."""
+        return torch.einsum("bnij,bnwj->bnwi", self.rotation, vectors)
+
+    def turn_back(self, vectors: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
+        """Directions in the agents' frames, on the map."""
+        return torch.einsum("bnji,bnwj->bnwi", self.rotation, vectors)
+
+    def nearest(self, count: int, present: Bool[Tensor, "_ N"]) -> Bool[Tensor, "B N N"]:
+        """Whom each agent sees: itself, and the ``count`` agents nearest to it of those that are present and seen."""
+        there = present & self.seen
+        distance = torch.cdist(self.origin, self.origin)
+        itself = torch.eye(there.shape[-1], dtype=torch.bool, device=there.device)
+        distance = distance.masked_fill(~there[:, None], torch.inf).masked_fill(itself, -torch.inf)
+        nearest = distance.topk(min(count + 1, there.shape[-1]), dim=-1, largest=False)
+        seen = torch.zeros_like(distance, dtype=torch.bool).scatter(-1, nearest.indices, nearest.values < torch.inf)
+        return seen | itself
+
+
+class PairFeatures(nn.Module):
+    """How each agent sees each other one, patch by patch: attention biases, and a summary of all it sees.
+
+    Args:
+        patch_size: p, cells of a token.
+        width: channels of a token.
+        num_biases: how many biases a pair of agents has in each patch.
+        hidden: channels of a pair; ``heads`` of them are summed up with weights of their own.
+    """
+
+    def __init__(self, patch_size: int, width: int, num_biases: int, hidden: int = 32, heads: int = 4):
+        super().__init__()
+        self.patch_size = patch_size
+        self.enter = nn.Linear(4 + 3 * patch_size + 1, hidden)
+        self.mix = nn.Linear(hidden, hidden)
+        self.bias = nn.Linear(hidden, num_biases)
+        self.score = nn.Linear(hidden, heads)
+        self.summarize = nn.Linear(hidden, width, bias=False)
+        nn.init.zeros_(self.bias.weight)
+        nn.init.zeros_(self.bias.bias)
+        nn.init.zeros_(self.summarize.weight)
+
+    def forward(
+        self,
+        frames: Frames,
+        positions: Float[Tensor, "B N W 2"],
+        sees: Bool[Tensor, "B N N"],
+    ) -> tuple[Float[Tensor, "B N N T K"], Float[Tensor, "B N T C"]]:
+        """K biases of how a token of agent i attends to agent j, and what each token hears of those its agent sees.
+
+        Args:
+            frames: of the agents.
+            positions: noisy, on the map.
+            sees: which agent (second axis) each agent (first) sees; itself does not count here.
+        """
+        B, N, W = positions.shape[:3]
+        T, p = W // self.patch_size, self.patch_size
+        noisy = positions + frames.level[..., None] * frames.straight  # as if noise were added to going straight on
+        points = torch.cat((torch.stack((frames.origin, frames.velocity), 2), noisy), 2)
+        relative = torch.einsum("bnij,bnmkj->bnmki", frames.rotation, points[:, None] - points[:, :, None])
+        distance = relative[..., 2:, :].norm(dim=-1)
+        relative = relative.asinh()  # linear near by, logarithmic far away
+        features = torch.cat(
+            (
+                relative[..., :2, :].reshape(B, N, N, 1, 4).expand(-1, -1, -1, T, -1),
+                relative[..., 2:, :].reshape(B, N, N, T, 2 * p),
+                distance.asinh().reshape(B, N, N, T, p),
+                frames.level.reshape(-1, 1, N, T, p).amax(-1, keepdim=True).expand(B, N, -1, -1, -1),
+            ),
+            -1,
+        )
+        hidden = F.silu(self.mix(F.silu(self.enter(features))))
+        others = sees & ~torch.eye(N, dtype=torch.bool, device=sees.device)
+        share = self.score(hidden).masked_fill(~others[..., None, None], -torch.inf).softmax(2).nan_to_num(0.0)
+        heard = (share[..., None] * hidden.reshape(B, N, N, T, share.shape[-1], -1)).sum(2)
+        return self.bias(hidden), self.summarize(heard.flatten(3))

@@ -1,0 +1,207 @@
+"""Agents' own frames, crowds, and the windows, normaliser and augmentation made for them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffplan as dp
+from diffplan.augmentation import Augmentation
+from diffplan.datasets import Normalizer, TrajectoryDataset, TrajectoryStore
+from diffplan.models import JointDenoiser
+from diffplan.models.frames import Frames
+from diffplan.questions import QuestionMix
+from diffplan.spec import JointSpec, Role
+from diffplan.trajectory import Trajectory
+
+HISTORY, HORIZON = 3, 5
+W = HISTORY + HORIZON
+ONLY_PLAN = QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0)
+
+
+def make_denoiser(**options: object) -> JointDenoiser:
+    torch.manual_seed(0)
+    sizes = {"size": 6, "window": W, "width": 32, "depth": 2, "position": [0, 1], "history": HISTORY}
+    denoiser = JointDenoiser(**{**sizes, "velocity": [2, 3], "goal": [4, 5], **options}).eval()
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return denoiser
+
+
+def make_grid(agents: int = 5) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    known = torch.zeros(2, agents, W, 6, dtype=torch.bool)
+    known[:, :, : HISTORY + 1] = True
+    level = torch.rand(2, agents, W, generator=generator) * ~known.all(-1)
+    clean, noise = torch.randn(2, 2, agents, W, 6, generator=generator).cumsum(3)
+    return {"clean": clean, "noise": noise, "level": level, "known": known}
+
+
+def estimate(denoiser: JointDenoiser, clean: torch.Tensor, noise: torch.Tensor, **grid: torch.Tensor) -> torch.Tensor:
+    level, roles = grid["level"][..., None], torch.zeros(clean.shape[1], dtype=torch.long)
+    return denoiser(torch.lerp(clean, noise, level), grid["level"], grid["known"], roles, grid.get("mask"))
+
+
+@pytest.mark.parametrize("prediction", ["sample", "velocity"])
+def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(prediction: str) -> None:
+    denoiser, grid = make_denoiser(prediction=prediction), make_grid()
+    turn = torch.tensor([[math.cos(2), -math.sin(2)], [math.sin(2), math.cos(2)]])
+    shift = torch.tensor([5.0, -3.0, 0.0, 0.0, 5.0, -3.0])  # velocities are not moved
+
+    def turned(cells: torch.Tensor) -> torch.Tensor:
+        return (cells.reshape(*cells.shape[:-1], 3, 2) @ turn.T).flatten(-2)
+
+    moved = {**grid, "clean": turned(grid["clean"]) + shift, "noise": turned(grid["noise"])}
+    expected = turned(estimate(denoiser, **grid)) + shift
+    torch.testing.assert_close(estimate(denoiser, **moved), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_agent_does_not_mind_who_is_beyond_its_nearest_neighbours() -> None:
+    grid = make_grid(4)
+    for agent, place in enumerate((0.0, 1.0, 3.0, 100.0)):
+        grid["clean"][:, agent, :, :2] += 10 * place
+    farther = {**grid, "clean": grid["clean"].clone()}
+    farther["clean"][:, 3, :, :2] += 7
+    few, all_of_them = make_denoiser(neighbours=1, depth=1), make_denoiser(depth=1)
+    change = (estimate(few, **farther) - estimate(few, **grid)).abs().amax((0, 2, 3))
+    assert change[:2].max() < 1e-5 < change[3]
+    assert (estimate(all_of_them, **farther) - estimate(all_of_them, **grid)).abs()[:, 0].max() > 1e-3
+
+
+def test_absent_agents_do_not_change_an_estimate() -> None:
+    denoiser, grid = make_denoiser(neighbours=2), make_grid(3)
+    padded = {name: torch.cat((value, torch.zeros_like(value[:, :2])), dim=1) for name, value in grid.items()}
+    padded["mask"] = torch.arange(5).expand(2, 5)[..., None].expand(2, 5, W) < 3
+    torch.testing.assert_close(estimate(denoiser, **padded)[:, :3], estimate(denoiser, **grid), rtol=1e-4, atol=1e-4)
+
+
+def test_an_agent_that_was_never_seen_is_estimated_on_the_map() -> None:
+    grid = make_grid()
+    grid["known"][:, 0] = False
+    assert estimate(make_denoiser(), **grid).isfinite().all()
+
+
+def test_frames_lie_at_the_last_known_position_along_the_last_move() -> None:
+    positions = torch.tensor([[0.0, 0.0], [9.0, 9.0], [2.0, 2.0], [0.0, 0.0]]).reshape(1, 1, 4, 2)
+    known = torch.tensor([True, False, True, False]).reshape(1, 1, 4)
+    frames = Frames.of(positions, (~known).float(), known, history=2)
+    torch.testing.assert_close(frames.origin[0, 0], torch.tensor([2.0, 2.0]))
+    torch.testing.assert_close(frames.straight[0, 0, 3], torch.tensor([3.0, 3.0]))  # two steps from 0 to 2
+    torch.testing.assert_close(frames.enter(positions)[0, 0, 0], torch.tensor([-math.sqrt(8), 0.0]))
+    torch.testing.assert_close(frames.leave(torch.zeros(1, 1, 4, 2))[0, 0, 3], torch.tensor([3.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"position": [0, 0], "velocity": [], "goal": []}, "position"),
+        ({"position": []}, "need position"),
+        ({"goal": [4, 9]}, "goal"),
+        ({"history": W}, "history"),
+        ({"neighbours": -1}, "neighbours"),
+    ],
+)
+def test_entries_that_are_no_pair_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_denoiser(**options)
+
+
+ROLE = Role(2, (), (), position=(0, 1))
+
+
+def walkers(folder: Path, crowds: list[int], length: int = W, agents: int = 6) -> TrajectoryStore:
+    """Walkers that turn left at a rate of their own, all of them from the present on."""
+    spec = JointSpec({f"walker_{i}": "walker" for i in range(agents)}, {"walker": ROLE}, dt=0.4)
+    rng, episodes = np.random.default_rng(0), []
+    for number in crowds:
+        angle = rng.uniform(0, 2 * np.pi, agents) + np.maximum(0, np.arange(length) - HISTORY)[:, None] * 0.3
+        steps = np.stack((np.cos(angle), np.sin(angle)), -1)
+        paths = rng.normal(size=(agents, 2)) * 20 + steps.cumsum(0)
+        mask = np.tile(np.arange(agents) < number, (length, 1))
+        nothing = np.zeros((length - 1, agents))
+        observations = (paths * mask[..., None]).astype(np.float32)
+        actions, done = nothing[..., None][..., :0].astype(np.float32), nothing.astype(bool)
+        episodes.append(Trajectory(spec, observations, actions, nothing.astype(np.float32), done, done, mask))
+    return TrajectoryStore.write(folder / "walkers", spec, "walkers that turn left", episodes)
+
+
+def test_the_motion_normalizer_has_no_direction_and_the_size_of_what_is_unforeseen(tmp_path: Path) -> None:
+    store = walkers(tmp_path, [6] * 20)
+    config = Normalizer.fit(store, "motion", horizon=HORIZON).config
+    assert config.scale[0][0] == config.scale[0][1]
+    assert 0.3 < config.scale[0][0] < 3  # of walkers that are some 20 apart
+    with pytest.raises(ValueError, match="give a horizon"):
+        Normalizer.fit(store, "motion")
+
+
+def test_windows_inside_hold_whole_episodes_only(tmp_path: Path) -> None:
+    store = walkers(tmp_path, [2, 3], length=W + 2)
+    dataset = TrajectoryDataset(store, HORIZON, HISTORY, inside=True)
+    batch = dataset.batch(np.arange(len(dataset)))
+    assert len(dataset) == 2 * 3 and batch.step.tolist() == [3, 4, 5] * 2
+    assert (batch.mask.all((2, 3)) == batch.agent_mask).all()
+    with pytest.raises(ValueError, match="as long as a window"):
+        TrajectoryDataset(store, 20, HISTORY, inside=True)
+
+
+def test_a_crowd_is_an_agent_and_those_nearest_to_it(tmp_path: Path) -> None:
+    store = walkers(tmp_path, [6] * 8 + [2] * 8)
+    dataset = TrajectoryDataset(store, HORIZON, HISTORY, inside=True, crowd=3)
+    rng, widths = np.random.default_rng(0), set()
+    for _ in range(20):
+        batch = dataset.sample(4, rng)
+        widths.add(batch.cells.shape[1])
+        for cells, mask, episode in zip(batch.cells, batch.agent_mask, batch.episode, strict=True):
+            shown, everyone = cells[mask, HISTORY], store[int(episode)].observations[HISTORY]
+            apart = np.linalg.norm(everyone[store[int(episode)].agent_mask[0]] - shown[0], axis=-1)
+            expected = np.sort(apart)[: len(shown)]
+            np.testing.assert_allclose(np.linalg.norm(shown - shown[0], axis=-1), expected, rtol=1e-5, atol=1e-4)
+    assert widths == {2, 3}  # windows of similar crowds come together
+    with pytest.raises(ValueError, match="crowd=0"):
+        TrajectoryDataset(store, HORIZON, HISTORY, crowd=0)
+
+
+def test_augmented_windows_keep_distances_up_to_their_scale() -> None:
+    spec = JointSpec({"a": "walker", "b": "walker"}, {"walker": ROLE}, dt=0.4)
+    cells = torch.randn(64, 2, W, 2, generator=torch.Generator().manual_seed(0))
+    changed = Augmentation(turn=True, mirror=True, scale=1.5)(cells, spec, torch.Generator().manual_seed(0))
+    ratio = (changed[:, 0] - changed[:, 1]).norm(dim=-1) / (cells[:, 0] - cells[:, 1]).norm(dim=-1)
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-3, atol=1e-3)
+    assert 1 / 1.5 <= ratio.min() < 0.8 and 1.2 < ratio.max() <= 1.51
+
+    def handedness(grid: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.det(grid[:, :, 0]).sign()
+
+    flipped = handedness(changed) != handedness(cells)
+    assert 0.2 < flipped.float().mean() < 0.8
+    with pytest.raises(ValueError, match="motion"):
+        Augmentation(mirror=True).check(spec, "gaussian")
+
+
+def test_a_planner_with_frames_learns_to_turn_left_anywhere_in_crowds_of_any_size(tmp_path: Path) -> None:
+    store = walkers(tmp_path, [1, 2, 3, 4] * 16)
+    dataset = dp.load_dataset(store.path, HORIZON, HISTORY, normalizer="motion", inside=True, crowd=3)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=1, frames=True, neighbours=2)
+    dp.train(planner, dataset, steps=150, batch_size=32, mix=ONLY_PLAN, start_share=0, progress=False)
+    planner.save_pretrained(tmp_path / "planner")
+    loaded = dp.DiffusionPlanner.from_pretrained(tmp_path / "planner")
+    names = [f"walker_{i}" for i in range(9)]
+    crowd = loaded.for_agents(JointSpec(dict.fromkeys(names, "walker"), {"walker": ROLE}, dt=0.4))
+    start = {name: np.array([1_000.0 + 5 * i, -500.0], np.float32) for i, name in enumerate(names)}
+    east, nothing = np.array([1.0, 0.0], np.float32), dict.fromkeys(names, np.zeros(0, np.float32))
+    past = [({name: place + step * east for name, place in start.items()}, nothing) for step in range(-HISTORY, 0)]
+    plan = crowd(start, past=past, num_samples=2)
+    angle = np.arange(1, HORIZON) * 0.3
+    expected = np.stack((np.cos(angle), np.sin(angle)), -1).cumsum(0)
+    for name, place in start.items():
+        off = np.linalg.norm(plan.positions(name)[:, 1:] - place - expected, axis=-1)
+        assert off.max() < 0.5 * np.linalg.norm(expected - np.arange(1, HORIZON)[:, None] * east, axis=-1).max()
+
+
+def test_frames_need_a_position_and_the_normalizer_made_for_them(tmp_path: Path) -> None:
+    store = walkers(tmp_path, [2])
+    dataset = dp.load_dataset(store.path, HORIZON, HISTORY, normalizer="gaussian")
+    with pytest.raises(ValueError, match="normalizer='motion'"):
+        dp.DiffusionPlanner.for_dataset(dataset, frames=True)
