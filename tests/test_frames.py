@@ -12,6 +12,7 @@ from diffplan.augmentation import Augmentation
 from diffplan.datasets import Normalizer, TrajectoryDataset, TrajectoryStore
 from diffplan.models import JointDenoiser
 from diffplan.models.frames import Frames
+from diffplan.planners import representatives
 from diffplan.questions import QuestionMix
 from diffplan.spec import JointSpec, Role
 from diffplan.trajectory import Trajectory
@@ -205,3 +206,30 @@ def test_frames_need_a_position_and_the_normalizer_made_for_them(tmp_path: Path)
     dataset = dp.load_dataset(store.path, HORIZON, HISTORY, normalizer="gaussian")
     with pytest.raises(ValueError, match="normalizer='motion'"):
         dp.DiffusionPlanner.for_dataset(dataset, frames=True)
+
+
+def test_representatives_stand_for_all_samples_the_commonest_future_first() -> None:
+    spec = JointSpec({"a": "walker", "b": "walker", "absent": "walker"}, {"walker": ROLE}, dt=0.4)
+    rng, left = np.random.default_rng(0), np.arange(60) < 45  # three of four go left, and the other then goes right
+    ways = np.where(left, -1.0, 1.0)[:, None, None]
+    time = np.arange(4) / 3
+    cells = np.zeros((60, 3, 4, 2), np.float32)
+    cells[:, :2, :, 0] = ways * np.array([1.0, -1.0])[:, None] * time + rng.normal(size=(60, 2, 1)) * 0.05
+    plan = dp.Plan(spec, cells, cells[..., :0], np.array([True, True, False]))
+    few = representatives(plan, 2)
+    assert few.num_samples == 2 and few.values is not None
+    np.testing.assert_allclose(np.exp(few.values), [0.75, 0.25])
+    np.testing.assert_allclose(few.observations[:, :2, -1, 0], [[-1, 1], [1, -1]], atol=0.05)
+    np.testing.assert_allclose(few.observations[0], cells[left].mean(0), atol=1e-5)
+    alone = representatives(plan, 2, per_agent=True)
+    np.testing.assert_allclose(alone.observations[0, :2, -1, 0], [-1, 1], atol=0.05)  # each one's commonest
+    assert alone.values is None
+    with pytest.raises(ValueError, match="count=61"):
+        representatives(plan, 61)
+
+
+def test_representatives_are_as_many_as_asked_for_even_of_equal_samples() -> None:
+    spec = JointSpec({"a": "walker"}, {"walker": ROLE}, dt=0.4)
+    plan = dp.Plan(spec, np.ones((5, 1, 4, 2), np.float32), np.zeros((5, 1, 4, 0), np.float32), np.array([True]))
+    few = representatives(plan, 3)
+    np.testing.assert_array_equal(few.observations, np.ones((3, 1, 4, 2)))

@@ -156,10 +156,10 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         modulations = shared + self.block_modulation[:, None, None]
         bias = self._attention_bias(N, mask)
         if frames is not None and self.pair_features is not None:
-            sees = frames.nearest(self.config.neighbours or N, frames.seen if mask is None else mask.any(-1))
-            of_pairs, heard = self.pair_features(frames, given[..., self.config.position], sees)
+            others, seen = frames.nearest(self.config.neighbours or N, frames.seen if mask is None else mask.any(-1))
+            of_pairs, heard = self.pair_features(frames, given[..., self.config.position], others, seen)
             tokens = tokens + heard.reshape(B, N * T, -1)
-            bias = bias + self._pair_bias(of_pairs, sees)
+            bias = bias + self._pair_bias(of_pairs, others, seen)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, bias[index], modulations[index])
         output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
@@ -195,13 +195,15 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             estimate[..., self.config.velocity] = frames.turn_back(estimate[..., self.config.velocity])
         return estimate
 
-    def _pair_bias(self, of_pairs: Float[Tensor, "B N N T K"], sees: Bool[Tensor, "B N N"]) -> Tensor:
+    def _pair_bias(self, of_pairs: Tensor, others: Int[Tensor, "B N M"], seen: Bool[Tensor, "B N M"]) -> Tensor:
         """The pairs' biases per block and head for queries and keys: 0 for itself, -inf for whom it does not see."""
-        B, N, _, T, _ = of_pairs.shape
-        itself = torch.eye(N, dtype=torch.bool, device=sees.device)
-        bias = of_pairs.masked_fill(itself[..., None, None], 0).masked_fill(~sees[..., None, None], -torch.inf)
-        bias = bias.permute(4, 0, 1, 3, 2).reshape(self.config.depth, -1, B, N * T, N).swapaxes(1, 2)
-        return bias.repeat_interleave(T, dim=-1)
+        B, N, M, T, K = of_pairs.shape
+        bias = of_pairs.masked_fill(~seen[..., None, None], -torch.inf).permute(4, 0, 1, 3, 2)
+        whole = bias.new_full((K, B, N, T, N), -torch.inf)
+        whole.diagonal(dim1=2, dim2=4).fill_(0)
+        whole = whole.scatter(-1, others[:, :, None].expand(K, -1, -1, T, M), bias)
+        whole = whole.reshape(self.config.depth, -1, B, N * T, N).swapaxes(1, 2)
+        return whole.repeat_interleave(T, dim=-1)
 
     def _attention_bias(self, N: int, mask: Bool[Tensor, "_ N W"] | None) -> Tensor:
         """What every query adds to its score of every key, per block and head: learned by relation, -inf where cut."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,15 +91,13 @@ class Frames:
         """Directions in the agents' frames, on the map."""
         return torch.einsum("bnji,bnwj->bnwi", self.rotation, vectors)
 
-    def nearest(self, count: int, present: Bool[Tensor, "_ N"]) -> Bool[Tensor, "B N N"]:
-        """Whom each agent sees: itself, and the ``count`` agents nearest to it of those that are present and seen."""
+    def nearest(self, count: int, present: Bool[Tensor, "_ N"]) -> tuple[Int[Tensor, "B N M"], Bool[Tensor, "B N M"]]:
+        """The M nearest others of each agent (at most ``count``), and whether they are there: present and seen."""
         there = present & self.seen
-        distance = torch.cdist(self.origin, self.origin)
-        itself = torch.eye(there.shape[-1], dtype=torch.bool, device=there.device)
-        distance = distance.masked_fill(~there[:, None], torch.inf).masked_fill(itself, -torch.inf)
-        nearest = distance.topk(min(count + 1, there.shape[-1]), dim=-1, largest=False)
-        seen = torch.zeros_like(distance, dtype=torch.bool).scatter(-1, nearest.indices, nearest.values < torch.inf)
-        return seen | itself
+        distance = torch.cdist(self.origin, self.origin).masked_fill(~there[:, None], torch.inf)
+        distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+        nearest = distance.topk(min(count, distance.shape[-1] - 1), dim=-1, largest=False)
+        return nearest.indices, nearest.values < torch.inf
 
 
 class PairFeatures(nn.Module):
@@ -128,33 +126,33 @@ class PairFeatures(nn.Module):
         self,
         frames: Frames,
         positions: Float[Tensor, "B N W 2"],
-        sees: Bool[Tensor, "B N N"],
-    ) -> tuple[Float[Tensor, "B N N T K"], Float[Tensor, "B N T C"]]:
-        """K biases of how a token of agent i attends to agent j, and what each token hears of those its agent sees.
+        others: Int[Tensor, "B N M"],
+        seen: Bool[Tensor, "B N M"],
+    ) -> tuple[Float[Tensor, "B N M T K"], Float[Tensor, "B N T C"]]:
+        """K biases of how a token of each agent attends to M others, and what each token hears of them.
 
         Args:
             frames: of the agents.
             positions: noisy, on the map.
-            sees: which agent (second axis) each agent (first) sees; itself does not count here.
+            others: whom each agent looks at (``Frames.nearest``).
+            seen: whether they are there.
         """
-        B, N, W = positions.shape[:3]
-        T, p = W // self.patch_size, self.patch_size
+        (B, N, M), T, p = others.shape, positions.shape[2] // self.patch_size, self.patch_size
         noisy = positions + frames.level[..., None] * frames.straight  # as if noise were added to going straight on
         points = torch.cat((torch.stack((frames.origin, frames.velocity), 2), noisy), 2)
-        relative = torch.einsum("bnij,bnmkj->bnmki", frames.rotation, points[:, None] - points[:, :, None])
-        distance = relative[..., 2:, :].norm(dim=-1)
-        relative = relative.asinh()  # linear near by, logarithmic far away
+        theirs = points[torch.arange(B, device=others.device)[:, None, None], others]
+        relative = torch.einsum("bnij,bnmkj->bnmki", frames.rotation, theirs - points[:, :, None])
+        level = frames.level.expand(B, -1, -1)[torch.arange(B, device=others.device)[:, None, None], others]
         features = torch.cat(
             (
-                relative[..., :2, :].reshape(B, N, N, 1, 4).expand(-1, -1, -1, T, -1),
-                relative[..., 2:, :].reshape(B, N, N, T, 2 * p),
-                distance.asinh().reshape(B, N, N, T, p),
-                frames.level.reshape(-1, 1, N, T, p).amax(-1, keepdim=True).expand(B, N, -1, -1, -1),
+                relative[..., :2, :].reshape(B, N, M, 1, 4).expand(-1, -1, -1, T, -1),
+                relative[..., 2:, :].reshape(B, N, M, T, 2 * p),
+                relative[..., 2:, :].norm(dim=-1).reshape(B, N, M, T, p),
+                level.reshape(B, N, M, T, p).amax(-1, keepdim=True),
             ),
             -1,
-        )
+        ).asinh()  # linear near by, logarithmic far away
         hidden = F.silu(self.mix(F.silu(self.enter(features))))
-        others = sees & ~torch.eye(N, dtype=torch.bool, device=sees.device)
-        share = self.score(hidden).masked_fill(~others[..., None, None], -torch.inf).softmax(2).nan_to_num(0.0)
-        heard = (share[..., None] * hidden.reshape(B, N, N, T, share.shape[-1], -1)).sum(2)
+        share = self.score(hidden).masked_fill(~seen[..., None, None], -torch.inf).softmax(2).nan_to_num(0.0)
+        heard = (share[..., None] * hidden.reshape(B, N, M, T, share.shape[-1], -1)).sum(2)
         return self.bias(hidden), self.summarize(heard.flatten(3))

@@ -8,6 +8,7 @@ from diffplan.planners.particles import PartnerGuide, PartnerParticles
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.question import Question
+from diffplan.planners.representatives import representatives
 from diffplan.planners.safety import SafetyFilter
 from diffplan.planners.sampling import make_scheduler
 from diffplan.planners.team import DecentralizedTeam, consistency
@@ -31,4 +32,5 @@ __all__ = [
     "ValueGuide",
     "consistency",
     "make_scheduler",
+    "representatives",
 ]

@@ -1,0 +1,265 @@
+"""Forecasts real people: trains on recorded walkers and basketball players, writes docs/results/real.json.
+
+    python scripts/benchmark_real.py --data DIR --rows eth_ucy nba --seeds 3
+
+DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``).
+Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what people did. Two samplers:
+*marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both choose them among
+``CANDIDATES`` joint samples by clustering. Nothing is chosen on test data. Planners and scores lie below runs/real.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import diffplan as dp
+from diffplan.augmentation import Augmentation
+from diffplan.datasets import TrajectoryDataset, TrajectoryStore, import_episodes
+from diffplan.datasets.importers import EthUcy
+from diffplan.evaluation import Interval
+from diffplan.files import read_json, write_json
+from diffplan.planners import representatives
+from diffplan.planners.question import Question, Sampling
+from diffplan.questions import QuestionMix
+from diffplan.spec import JointSpec, Role
+from diffplan.trajectory import Trajectory
+
+FOLDER = Path("runs/real")
+OBSERVED, FORECAST, FUTURES = 8, 12, 20
+CANDIDATES = 100
+FORECASTS = QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0)
+FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1": (602, 2_253), "zara2": (921, 5_833)}
+TOUCH = 0.2  # m: who comes closer collides
+FEET = 3.28084
+MEASURES = ("marginal_ade", "marginal_fde", "joint_ade", "joint_fde", "collisions", "real_collisions")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number of each measure for every window, and how many people it had."""
+
+    people: np.ndarray
+    measures: dict[str, np.ndarray]
+
+    def mean(self, name: str, by_person: bool = True) -> Interval:
+        """Over windows of two and more people, weighted by people; or over all windows alike. Bootstrapped windows."""
+        used = self.people >= (2 if by_person else 1)
+        values, weights = (
+            self.measures[name][used],
+            self.people[used].astype(float) if by_person else np.ones(used.sum()),
+        )
+        draws = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), 2_000)
+        low, high = np.quantile(draws @ (weights * values) / (draws @ weights), (0.025, 0.975))
+        return Interval(float(weights @ values / weights.sum()), float(low), float(high))
+
+    def gain(self, other: "Scores", name: str) -> Interval:
+        """The share of another's error that this one saves, over the same windows."""
+        count = min(len(self.people), len(other.people))
+        used = np.arange(count)[self.people[:count] >= 2]
+        ours, theirs = (one.measures[name][used] * self.people[used] for one in (self, other))
+        draws = np.random.default_rng(0).multinomial(len(used), np.full(len(used), 1 / len(used)), 2_000)
+        low, high = np.quantile(1 - draws @ ours / (draws @ theirs), (0.025, 0.975))
+        return Interval(float(1 - ours.sum() / theirs.sum()), float(low), float(high))
+
+
+# --- data
+
+
+def walkers(data: Path, files: list[str], name: str) -> TrajectoryStore:
+    """All windows of 20 frames of these files, with the people who are there in every one of them."""
+    out, source = FOLDER / "data" / name, FOLDER / "source" / name
+    if not (out / "manifest.json").exists():
+        source.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (source / Path(file).name).write_bytes((data / "eth_ucy" / file).read_bytes())
+        import_episodes(EthUcy(source, frames=OBSERVED + FORECAST, stride=1, complete=True), out)
+    return TrajectoryStore.open(out)
+
+
+def players(data: Path, part: str) -> TrajectoryStore:
+    """The clips: a ball and ten players, in feet."""
+    out = FOLDER / "data" / f"nba_{part}"
+    if not (out / "manifest.json").exists():
+        with np.load(data / "nba_sportvu" / f"rebound_{part}.npz", allow_pickle=False) as arrays:
+            places, offsets = arrays["xy"].astype(np.float32), arrays["offsets"].tolist()
+        role = Role(observation_size=2, action_low=(), action_high=(), position=(0, 1))
+        agents = {"ball": "ball"} | {f"player_{index}": "player" for index in range(places.shape[1] - 1)}
+        spec = JointSpec(agents, {"ball": role, "player": role}, dt=0.12)
+        TrajectoryStore.write(out, spec, f"NBA SportVU rebound {part}", clips(spec, places, offsets))
+    return TrajectoryStore.open(out)
+
+
+def clips(spec: JointSpec, places: np.ndarray, offsets: list[int]) -> Iterator[Trajectory]:
+    for start, stop in pairwise(offsets):
+        L, N = stop - start - 1, spec.num_agents
+        unpaid, unended = np.zeros((L, N), np.float32), np.zeros((L, N), bool)
+        there = np.ones((L + 1, N), bool)
+        yield Trajectory(spec, places[start:stop], unpaid[..., None][..., :0], unpaid, unended, unended, there)
+
+
+# --- planners
+
+
+def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.DiffusionPlanner:
+    """A planner for windows of this store; one that is there already is read."""
+    out = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}"
+    if (out / "planner").exists():
+        return dp.DiffusionPlanner.from_pretrained(out)
+    basketball = len(store.spec.roles) > 1
+    layout = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "normalizer": "motion", "inside": True}
+    dataset = dp.load_dataset(store.path, **layout, crowd=None if basketball else 12)
+    planner = dp.DiffusionPlanner.for_dataset(
+        dataset, width=64, patch_size=4, frames=True, neighbours=10 if basketball else 8, agent_attention=attention,
+        seed=seed,
+    )  # fmt: skip
+    augmentation = Augmentation(mirror=True) if basketball else Augmentation(mirror=True, scale=1.3)
+    dp.train(
+        planner, dataset, steps=2_500 if basketball else 1_500, batch_size=64, mix=FORECASTS, start_share=0.0,
+        augmentation=augmentation, seed=seed, out=out, resume=True, progress=False,
+    )  # fmt: skip
+    return planner
+
+
+# --- forecasts and their scores
+
+
+def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore, candidates: int) -> Iterator[tuple[dp.Plan, Any]]:
+    """Every window's plan, and the positions [N, 12, 2] that people really took."""
+    windows = TrajectoryDataset(store, FORECAST + 1, OBSERVED - 1, inside=True)
+    for first in range(0, len(windows), 64):
+        batch = windows.batch(np.arange(first, min(first + 64, len(windows))))
+        for index, (cells, mask) in enumerate(zip(batch.cells, batch.agent_mask, strict=True), start=first):
+            names = [name for name, there in zip(store.spec.names, mask, strict=True) if there]
+            team = JointSpec({name: store.spec.agents[name] for name in names}, store.spec.roles, store.spec.dt)
+            seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
+            past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
+            question = Question(seen[-1], past, seed=index)
+            plan = planner.for_agents(team).answer([question], Sampling(num_samples=candidates))[0]
+            yield plan, cells[mask, OBSERVED:]
+
+
+def score(plan: dp.Plan, real: np.ndarray, touch: float) -> tuple[int, dict[str, float]]:
+    """How many people, and each measure of the best of 20 futures; of a ball there is no forecast to score."""
+    people = [index for index, role in enumerate(plan.spec.agents.values()) if role != "ball"]
+    alone, together = (
+        representatives(plan, FUTURES, per_agent=per_agent).observations[:, people, 1:] for per_agent in (True, False)
+    )
+    real = real[people]
+    off, joint = (np.linalg.norm(futures - real, axis=-1) for futures in (alone, together))
+    return len(people), {
+        "marginal_ade": off.mean(-1).min(0).mean(),
+        "marginal_fde": off[..., -1].min(0).mean(),
+        "joint_ade": joint.mean((1, 2)).min(),
+        "joint_fde": joint[..., -1].mean(1).min(),
+        "collisions": colliding(together, touch).mean(),
+        "real_collisions": colliding(real[None], touch).mean(),
+    }
+
+
+def colliding(futures: np.ndarray, limit: float) -> np.ndarray:
+    """[S, N], who comes closer than ``limit`` to anybody, also between two frames."""
+    apart = futures[:, :, None] - futures[:, None]
+    start, move = apart[..., :-1, :], np.diff(apart, axis=-2)
+    share = -(start * move).sum(-1) / np.maximum((move * move).sum(-1), 1e-9)
+    closest = np.linalg.norm(start + share.clip(0, 1)[..., None] * move, axis=-1).min(-1)
+    closest[:, np.arange(futures.shape[1]), np.arange(futures.shape[1])] = np.inf
+    return (closest < limit).any(-1)
+
+
+def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
+    """Trains on a fold (or on basketball) and scores its test windows; what is there already is read."""
+    path = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}.json"
+    if path.exists():
+        return read_json(path)
+    if name == "nba":
+        known, unseen = players(data, "train"), players(data, "test")
+    else:
+        files = read_json(data / "eth_ucy" / "splits.json")[name]
+        known, unseen = (walkers(data, files[part], f"{name}_{part}") for part in ("train", "test"))
+    planner = train(name, known, seed, attention)
+    touch = TOUCH * (FEET if name == "nba" else 1)
+    scores = [score(plan, real, touch) for plan, real in forecasts(planner, unseen, CANDIDATES)]
+    people = np.array([number for number, _ in scores])
+    if name in FOLDS and (counted := (int((people > 1).sum()), int(people[people > 1].sum()))) != FOLDS[name]:
+        raise ValueError(f"{name} has {counted} windows and people in them, the published protocol {FOLDS[name]}.")
+    result = {"people": people.tolist()} | {m: [float(one[m]) for _, one in scores] for m in MEASURES}
+    write_json(path, result)
+    return result
+
+
+def merged(results: list[dict[str, Any]]) -> Scores:
+    """The scores of several seeds."""
+
+    def together(name: str) -> np.ndarray:
+        return np.concatenate([np.array(one[name]) for one in results])
+
+    return Scores(together("people"), {measure: together(measure) for measure in MEASURES})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", choices=[*FOLDS, "nba"], default=[*FOLDS, "nba"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    jobs = [(arguments.data, row, seed, True) for seed in range(arguments.seeds) for row in arguments.rows]
+    jobs += [(arguments.data, row, 0, False) for row in arguments.rows if row in ("zara1", "nba")]
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
+        results = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
+    command = f"python scripts/benchmark_real.py --data DIR --rows {' '.join(arguments.rows)} --seeds {arguments.seeds}"
+    scores = {
+        (row, attention): merged([one for job, one in results.items() if job[1::2] == (row, attention)])
+        for row, attention in dict.fromkeys(job[1::2] for job in jobs)
+    }
+    record(RESULTS / "real.json", figures(scores, arguments.seeds, command))
+
+
+def figures(scores: dict[tuple[str, bool], Scores], seeds: int, command: str) -> list[Figure]:
+    def figure(label: str, mean: Interval, unit: str, windows: int, beside: dict[str, Figure] | None = None) -> Figure:
+        return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside or {})
+
+    found = []
+    for (row, attention), one in scores.items():
+        if not attention:
+            continue
+        unit, name = ("feet", "nba_rebound") if row == "nba" else ("m", row)
+        windows = int((one.people > 1).sum())
+        for measure in MEASURES[:4]:
+            beside = {}
+            if (row, False) in scores:
+                beside["no agent attention"] = figure("", scores[row, False].mean(measure), unit, windows)
+            found.append(figure(f"{name}_{measure}", one.mean(measure), unit, windows, beside))
+        real = figure("", one.mean("real_collisions"), "share", windows)
+        found.append(figure(f"collisions_{row}", one.mean("collisions"), "share", windows, {"real people": real}))
+        if (row, False) in scores:
+            saved = one.gain(scores[row, False], "joint_ade")
+            found.append(figure(f"joint_gain_{row}", saved, "share", windows))
+    folds = [scores[fold, True] for fold in FOLDS if (fold, True) in scores]
+    if len(folds) == len(FOLDS):
+        windows = sum(int((one.people > 1).sum()) for one in folds)
+        for measure in MEASURES[:4]:
+            means = [one.mean(measure) for one in folds]
+            half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(folds)
+            value = float(np.mean([mean.value for mean in means]))
+            found.append(figure(f"eth_ucy_{measure}", Interval(value, value - half, value + half), "m", windows))
+        eth = scores["eth", True]
+        for end in ("ade", "fde"):
+            mean = eth.mean(f"joint_{end}", by_person=False)
+            found.append(figure(f"eth_joint_published_{end}", mean, "m", len(eth.people)))
+    return found
+
+
+if __name__ == "__main__":
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    main()
