@@ -78,6 +78,10 @@ def test_absent_agents_do_not_change_an_estimate() -> None:
     torch.testing.assert_close(estimate(denoiser, **padded)[:, :3], estimate(denoiser, **grid), rtol=1e-4, atol=1e-4)
 
 
+def test_an_agent_may_be_alone() -> None:
+    assert estimate(make_denoiser(), **make_grid(1)).isfinite().all()
+
+
 def test_an_agent_that_was_never_seen_is_estimated_on_the_map() -> None:
     grid = make_grid()
     grid["known"][:, 0] = False

@@ -154,5 +154,6 @@ class PairFeatures(nn.Module):
         ).asinh()  # linear near by, logarithmic far away
         hidden = F.silu(self.mix(F.silu(self.enter(features))))
         share = self.score(hidden).masked_fill(~seen[..., None, None], -torch.inf).softmax(2).nan_to_num(0.0)
-        heard = (share[..., None] * hidden.reshape(B, N, M, T, share.shape[-1], -1)).sum(2)
+        heads = share.shape[-1]
+        heard = (share[..., None] * hidden.reshape(B, N, M, T, heads, hidden.shape[-1] // heads)).sum(2)
         return self.bias(hidden), self.summarize(heard.flatten(3))
