@@ -1,11 +1,11 @@
 """Forecasts real people: trains on recorded walkers and basketball players, writes docs/results/real.json.
 
-    python scripts/benchmark_real.py --data DIR --rows eth_ucy nba --seeds 3
+    python scripts/benchmark_real.py --data DIR --rows zara1 nba --seeds 3
 
 DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``).
 Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what people did. Two samplers:
-*marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both choose them among
-``CANDIDATES`` joint samples by clustering. Nothing is chosen on test data. Planners and scores lie below runs/real.
+*marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both are means of clusters of 50 to
+200 joint samples, fewer in large crowds. Nothing is chosen on test data. Planners and scores lie below runs/real.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import RESULTS, Figure, record
 
 import diffplan as dp
 from diffplan.augmentation import Augmentation
@@ -35,7 +36,6 @@ from diffplan.trajectory import Trajectory
 
 FOLDER = Path("runs/real")
 OBSERVED, FORECAST, FUTURES = 8, 12, 20
-CANDIDATES = 100
 FORECASTS = QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0)
 FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1": (602, 2_253), "zara2": (921, 5_833)}
 TOUCH = 0.2  # m: who comes closer collides
@@ -132,7 +132,7 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
 # --- forecasts and their scores
 
 
-def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore, candidates: int) -> Iterator[tuple[dp.Plan, Any]]:
+def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore) -> Iterator[tuple[dp.Plan, Any]]:
     """Every window's plan, and the positions [N, 12, 2] that people really took."""
     windows = TrajectoryDataset(store, FORECAST + 1, OBSERVED - 1, inside=True)
     for first in range(0, len(windows), 64):
@@ -143,7 +143,8 @@ def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore, candidates: 
             seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
             question = Question(seen[-1], past, seed=index)
-            plan = planner.for_agents(team).answer([question], Sampling(num_samples=candidates))[0]
+            samples = int(np.clip(1_500 // len(names), 50, 200))
+            plan = planner.for_agents(team).answer([question], Sampling(num_samples=samples))[0]
             yield plan, cells[mask, OBSERVED:]
 
 
@@ -187,7 +188,7 @@ def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
         known, unseen = (walkers(data, files[part], f"{name}_{part}") for part in ("train", "test"))
     planner = train(name, known, seed, attention)
     touch = TOUCH * (FEET if name == "nba" else 1)
-    scores = [score(plan, real, touch) for plan, real in forecasts(planner, unseen, CANDIDATES)]
+    scores = [score(plan, real, touch) for plan, real in forecasts(planner, unseen)]
     people = np.array([number for number, _ in scores])
     if name in FOLDS and (counted := (int((people > 1).sum()), int(people[people > 1].sum()))) != FOLDS[name]:
         raise ValueError(f"{name} has {counted} windows and people in them, the published protocol {FOLDS[name]}.")
@@ -221,10 +222,10 @@ def main() -> None:
         (row, attention): merged([one for job, one in results.items() if job[1::2] == (row, attention)])
         for row, attention in dict.fromkeys(job[1::2] for job in jobs)
     }
-    record(RESULTS / "real.json", figures(scores, arguments.seeds, command))
+    record(RESULTS / "real.json", all_figures(scores, arguments.seeds, command))
 
 
-def figures(scores: dict[tuple[str, bool], Scores], seeds: int, command: str) -> list[Figure]:
+def all_figures(scores: dict[tuple[str, bool], Scores], seeds: int, command: str) -> list[Figure]:
     def figure(label: str, mean: Interval, unit: str, windows: int, beside: dict[str, Figure] | None = None) -> Figure:
         return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside or {})
 
