@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffplan.augmentation import Augmentation
     from diffplan.datasets import (
         Normalizer,
         StyleTable,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         TeamMember,
         ValueGuide,
         make_scheduler,
+        representatives,
     )
     from diffplan.plotting import (
         animate_denoising,
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Augmentation",
     "Belief",
     "Cells",
     "ConstraintGuide",
@@ -125,6 +128,7 @@ __all__ = [
     "plot_plan",
     "plot_what_if",
     "record_rollout",
+    "representatives",
     "run_team",
     "save_video",
     "train",
@@ -133,6 +137,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Augmentation": "augmentation",
     "Belief": "trajectory",
     "Cells": "trajectory",
     "ConstraintGuide": "planners",
@@ -185,6 +190,7 @@ _HOMES = {
     "plot_plan": "plotting",
     "plot_what_if": "plotting",
     "record_rollout": "rollout",
+    "representatives": "planners",
     "run_team": "processes.team",
     "save_video": "rollout",
     "train": "training",
