@@ -116,14 +116,14 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
         return dp.DiffusionPlanner.from_pretrained(out)
     basketball = len(store.spec.roles) > 1
     layout = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "normalizer": "motion", "inside": True}
-    dataset = dp.load_dataset(store.path, **layout, crowd=None if basketball else 12)
+    dataset = dp.load_dataset(store.path, **layout, crowd=None if basketball else 16)
     planner = dp.DiffusionPlanner.for_dataset(
-        dataset, width=64, patch_size=4, frames=True, neighbours=10 if basketball else 8, agent_attention=attention,
+        dataset, patch_size=OBSERVED + FORECAST, frames=True, neighbours=10 if basketball else 8, agent_attention=attention,
         seed=seed,
     )  # fmt: skip
     augmentation = Augmentation(mirror=True) if basketball else Augmentation(mirror=True, scale=1.3)
     dp.train(
-        planner, dataset, steps=2_500 if basketball else 1_500, batch_size=64, mix=FORECASTS, start_share=0.0,
+        planner, dataset, steps=3_000 if basketball else 2_000, batch_size=64, mix=FORECASTS, start_share=0.0,
         augmentation=augmentation, seed=seed, out=out, resume=True, progress=False,
     )  # fmt: skip
     return planner
@@ -143,7 +143,7 @@ def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore) -> Iterator[
             seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
             question = Question(seen[-1], past, seed=index)
-            samples = int(np.clip(1_500 // len(names), 50, 200))
+            samples = int(np.clip(1_000 // len(names), 50, 200))
             plan = planner.for_agents(team).answer([question], Sampling(num_samples=samples))[0]
             yield plan, cells[mask, OBSERVED:]
 

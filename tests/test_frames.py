@@ -61,7 +61,7 @@ def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(predi
 
 def test_an_agent_does_not_mind_who_is_beyond_its_nearest_neighbours() -> None:
     grid = make_grid(4)
-    for agent, place in enumerate((0.0, 1.0, 3.0, 100.0)):
+    for agent, place in enumerate((0.0, 1.0, 3.0, 6.0)):
         grid["clean"][:, agent, :, :2] += 10 * place
     farther = {**grid, "clean": grid["clean"].clone()}
     farther["clean"][:, 3, :, :2] += 7
@@ -237,3 +237,12 @@ def test_representatives_are_as_many_as_asked_for_even_of_equal_samples() -> Non
     plan = dp.Plan(spec, np.ones((5, 1, 4, 2), np.float32), np.zeros((5, 1, 4, 0), np.float32), np.array([True]))
     few = representatives(plan, 3)
     np.testing.assert_array_equal(few.observations, np.ones((3, 1, 4, 2)))
+
+
+def test_guides_have_a_gradient_where_two_agents_meet() -> None:
+    denoiser, grid = make_denoiser(), make_grid(2)
+    grid["clean"][:, 1], grid["noise"][:, 1] = grid["clean"][:, 0], grid["noise"][:, 0]
+    grid["level"][:, 1] = grid["level"][:, 0]
+    clean = grid.pop("clean").requires_grad_()
+    estimate(denoiser, clean, **grid).square().sum().backward()
+    assert clean.grad is not None and clean.grad.isfinite().all() and clean.grad.abs().max() > 0

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FAR = 4.0  # distances are told in steps that grow beyond this one (units of the network)
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -142,16 +144,19 @@ class PairFeatures(nn.Module):
         points = torch.cat((torch.stack((frames.origin, frames.velocity), 2), noisy), 2)
         theirs = points[torch.arange(B, device=others.device)[:, None, None], others]
         relative = torch.einsum("bnij,bnmkj->bnmki", frames.rotation, theirs - points[:, :, None])
+        distance = (relative.square().sum(-1) + 1e-9).sqrt()  # a gradient even where two agents meet
+        near = 1 / (1 + distance / FAR)  # keeps what is far away within bounds
+        relative, distance = relative * near[..., None], distance * near
         level = frames.level.expand(B, -1, -1)[torch.arange(B, device=others.device)[:, None, None], others]
         features = torch.cat(
             (
                 relative[..., :2, :].reshape(B, N, M, 1, 4).expand(-1, -1, -1, T, -1),
                 relative[..., 2:, :].reshape(B, N, M, T, 2 * p),
-                relative[..., 2:, :].norm(dim=-1).reshape(B, N, M, T, p),
+                distance[..., 2:].reshape(B, N, M, T, p),
                 level.reshape(B, N, M, T, p).amax(-1, keepdim=True),
             ),
             -1,
-        ).asinh()  # linear near by, logarithmic far away
+        )
         hidden = F.silu(self.mix(F.silu(self.enter(features))))
         share = self.score(hidden).masked_fill(~seen[..., None, None], -torch.inf).softmax(2).nan_to_num(0.0)
         heads = share.shape[-1]
