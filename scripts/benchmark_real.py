@@ -117,10 +117,9 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
     basketball = len(store.spec.roles) > 1
     layout = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "normalizer": "motion", "inside": True}
     dataset = dp.load_dataset(store.path, **layout, crowd=None if basketball else 16)
-    planner = dp.DiffusionPlanner.for_dataset(
-        dataset, patch_size=OBSERVED + FORECAST, frames=True, neighbours=10 if basketball else 8, agent_attention=attention,
-        seed=seed,
-    )  # fmt: skip
+    whole = OBSERVED + FORECAST  # one token a person
+    options = {"patch_size": whole, "frames": True, "neighbours": 10 if basketball else 8}
+    planner = dp.DiffusionPlanner.for_dataset(dataset, **options, agent_attention=attention, seed=seed)
     augmentation = Augmentation(mirror=True) if basketball else Augmentation(mirror=True, scale=1.3)
     dp.train(
         planner, dataset, steps=3_000 if basketball else 2_000, batch_size=64, mix=FORECASTS, start_share=0.0,
