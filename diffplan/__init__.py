@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from diffplan.envs import make
     from diffplan.evaluation import evaluate
     from diffplan.finetuning import finetune
-    from diffplan.models import JointDenoiser, PartnerEncoder, ValueFunction
+    from diffplan.models import JointDenoiser, NoisePolicy, PartnerEncoder, ValueFunction
     from diffplan.partners import WithPartners, watch_partner
     from diffplan.planners import (
         ConstraintGuide,
@@ -86,6 +86,7 @@ __all__ = [
     "JointSpec",
     "Link",
     "Manners",
+    "NoisePolicy",
     "Normalizer",
     "PartnerEncoder",
     "PartnerGuide",
@@ -149,6 +150,7 @@ _HOMES = {
     "JointSpec": "spec",
     "Link": "planners",
     "Manners": "planners",
+    "NoisePolicy": "models",
     "Normalizer": "datasets",
     "PartnerEncoder": "models",
     "PartnerGuide": "planners",

@@ -150,7 +150,7 @@ def value_losses(
     next_mask, discounts = (torch.from_numpy(array).to(device) for array in (batch.next_mask, batch.discounts))
     roles = torch.from_numpy(spec.role_index).to(device)
     with torch.no_grad():
-        followed = lower_twin(follower(torch.cat((seen, done), dim=-1), roles, mask))
+        followed = lower_twin(follower(torch.cat((seen, done), dim=-1), roles, mask).squeeze(-1))
         target = returns / scale + discounts[:, None] * value.state_values(then, roles, next_mask)
     agents = mask.sum().clamp(min=1)
     advantage = (followed - value.state_values(seen, roles, mask)) * mask

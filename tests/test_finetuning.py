@@ -22,6 +22,7 @@ from diffplan.finetuning.loop import weights_sha256
 from diffplan.finetuning.methods import WeightedDenoising, advantage_weights
 from diffplan.finetuning.replay import Replay, evaluation_seed
 from diffplan.finetuning.rounds import Run
+from diffplan.finetuning.steering import NoiseSteering
 from diffplan.finetuning.watch import Exploration, Watch, signs
 from diffplan.planners.guides import Estimate
 from diffplan.plotting import plot_finetuning
@@ -266,6 +267,84 @@ def test_a_strong_trust_region_holds_the_denoiser_at_its_prior(
         return [method.learn(update, np.random.default_rng(update))["distance"] for update in range(25)][-1]
 
     assert distance(100.0) < 0.5 * distance(0.0)
+
+
+def test_steered_noise_makes_better_plans_of_the_same_denoiser(
+    pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    planner = dp.DiffusionPlanner.from_pretrained(pretrained)
+    before = weights_sha256(planner.denoiser)
+
+    def score() -> Interval:
+        """Of first samples, neither ranked nor refined."""
+        return dp.evaluate(dp.RecedingHorizonPolicy(planner), Line, episodes=20).summary()["return"]
+
+    unsteered = score()
+    replay = Replay(offline, dp.TrajectoryStore.create(tmp_path, offline.spec), 0.5, None)
+    method = NoiseSteering(planner, replay, Learning(**SMALL | {"critic_learning_rate": 3e-3}))
+    assert score() == unsteered
+    parts = [method.learn(update, np.random.default_rng(update)) for update in range(60)]
+    assert score().low > unsteered.high + 0.5
+    assert np.mean([part["steered"] for part in parts[-10:]]) > 0.3
+    assert weights_sha256(planner.denoiser) == before
+
+
+def test_a_dear_divergence_keeps_the_noise_standard(
+    pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    def nats(temperature: float) -> float:
+        replay = Replay(offline, dp.TrajectoryStore.create(tmp_path / str(temperature), offline.spec), 0.5, None)
+        how = Learning(**SMALL | {"critic_learning_rate": 3e-3}, noise_temperature=temperature)
+        method = NoiseSteering(dp.DiffusionPlanner.from_pretrained(pretrained), replay, how)
+        return [method.learn(update, np.random.default_rng(update))["nats"] for update in range(25)][-1]
+
+    assert nats(10.0) < 0.2 * nats(0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_is_loaded_goes_on_to_the_bit(
+    method: str, pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    replay = Replay(offline, dp.TrajectoryStore.create(tmp_path, offline.spec), 0.5, None)
+
+    def begun() -> Any:
+        return METHODS[method](dp.DiffusionPlanner.from_pretrained(pretrained), replay, Learning(**SMALL))
+
+    def learned(one: Any, updates: range) -> dict[str, torch.Tensor]:
+        for update in updates:
+            one.learn(update, np.random.default_rng(update))
+        return {name: tensor.clone() for name, tensor in one.tensors().items()}
+
+    whole, resumed = begun(), begun()
+    resumed.load(learned(whole, range(2)))
+    expected, found = learned(whole, range(2, 4)), learned(resumed, range(2, 4))
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    before = whole.acting()
+    learned(whole, range(4, 6))
+    whole.go_back(before)
+    assert all(torch.equal(tensor, whole.acting()[name]) for name, tensor in before.items())
+
+
+def test_a_killed_run_that_steers_resumes_to_the_bit_and_saves_its_noise_policy(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = {"method": "noise", "steps": 36, "learning": Learning(**SMALL | {"critic_learning_rate": 1e-2})}
+    whole = tune(tmp_path / "whole", **brief)
+    judged, calls = Run._judged, itertools.count()
+
+    def killed(run: Run) -> Any:
+        if next(calls) == 2:
+            raise Killed
+        return judged(run)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Run, "_judged", killed)
+        tune(tmp_path / "killed", **brief)
+    assert timeless(tune(tmp_path / "killed", **brief, resume=True)) == timeless(whole)
+    saved = [dp.DiffusionPlanner.from_pretrained(tmp_path / name) for name in ("whole", "killed")]
+    assert weights_sha256(saved[0].noise_policy) == weights_sha256(saved[1].noise_policy)
+    found = dp.evaluate(QUICK["acting"].policy(saved[0]), Line, episodes=3, seed=evaluation_seed(0)).summary()["return"]
+    assert found.value == pytest.approx(whole.best.value, abs=1e-4)
 
 
 def test_signs_of_collapse_are_told() -> None:

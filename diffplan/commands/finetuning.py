@@ -19,7 +19,7 @@ class Finetune:
       diffplan finetune runs/spread --data data/spread --out runs/better
       diffplan finetune runs/spread --data data/spread --out runs/better --resume
       diffplan finetune runs/door --env crossing-v0 --option layout=doorway --data data/door --out runs/better --safe
-      diffplan finetune runs/spread --data data/spread --out runs/weighted --method weighted --steps 20000
+      diffplan finetune runs/spread --data data/spread --out runs/steered --method noise --steps 20000
       diffplan plot runs/better --kind finetuning --out curve.png
 
     Args:
@@ -28,8 +28,8 @@ class Finetune:
         out: folder of the new run.
         env: environment to act in; by default the one that the data are from.
         option: an option of the environment as NAME=VALUE; repeat it for more.
-        method: critic refreshes the value function only, weighted lets the denoiser learn too; auto is
-            critic, until the other is measured to pay.
+        method: critic refreshes the value function only, weighted lets the denoiser learn too, noise learns
+            which noise the frozen denoiser begins with; auto is critic, until another is measured to pay.
         steps: joint environment steps in all, also when resumed.
         online_share: share of every batch that comes from what is met now.
         episodes: of a round, side by side.
@@ -54,7 +54,7 @@ class Finetune:
     out: Path
     env: str | None = None
     option: Options = field(default_factory=list)
-    method: Literal["auto", "critic", "weighted"] = "auto"
+    method: Literal["auto", "critic", "weighted", "noise"] = "auto"
     steps: int = 100_000
     online_share: float = 0.5
     episodes: int = 50

@@ -22,18 +22,21 @@ from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import Interval, opened
-from diffplan.finetuning.methods import METHODS, Learning
+from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.rounds import Acting, Run
+from diffplan.finetuning.steering import NoiseSteering
 from diffplan.models.value import ValueFunction
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.spec import JointSpec
 from diffplan.training import check_planner_fits
 from diffplan.value_training import check_fits, train_value
 
+METHODS: dict[str, type[FrozenPrior]] = {"critic": FrozenPrior, "weighted": WeightedDenoising, "noise": NoiseSteering}
+"""What ``finetune(method=...)`` can be, besides ``"auto"``."""
 AUTO = "critic"
-"""What ``method="auto"`` is: the cheaper one, for on simple_spread the other did not pay within 10,000 steps; see
-docs/design.md."""
+"""What ``method="auto"`` is: the cheapest. On simple_spread ``weighted`` did not pay within 10,000 steps, and ``noise``
+was measured on a toy world only; see docs/design.md."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,9 @@ def finetune(
         env: as in ``evaluate``.
         offline: the data of its pretraining, as windows of its horizon, history and normaliser.
         out: folder for the replay store, ``planner``, ``metrics.jsonl`` and checkpoints.
-        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning), or ``"auto"``: the first,
-            until the second is measured to pay. The report says which it was.
+        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning), ``"noise"`` (it stays
+            frozen, and which noise it begins with is learned), or ``"auto"``: the first, until another is measured to
+            pay. The report says which it was.
         steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
         acting: how it acts.
         learning: how it learns.

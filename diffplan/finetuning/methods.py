@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffplan.datasets.transitions import TransitionBatch
 from diffplan.denoising import Exercises
@@ -31,14 +31,15 @@ class Learning:
 
     Args:
         critic_batch_size: transitions a step.
-        critic_learning_rate: of AdamW, constant.
+        critic_learning_rate: of AdamW, constant; also of the noise policy and its critic.
         expectile: see ``train_value``; likewise ``target_rate`` and ``return_steps``.
-        batch_size: windows a step of the denoiser.
+        batch_size: windows a step of the denoiser or the noise policy.
         learning_rate: of the denoiser, see ``train``; constant, after a warm-up over the first updates.
         ema_decay: of the denoiser's averaged weights, which act.
         start_share: share of the windows that begin where an episode does.
         temperature: how much better windows count more: weights are exp(advantage / temperature), the advantage in
             standard deviations over the batch.
+        noise_temperature: likewise of plans, the advantage in spreads of a return.
         trust: weight of the squared distance to the pretrained prior's estimates, beside the squared error.
     """
 
@@ -52,13 +53,14 @@ class Learning:
     ema_decay: float = 0.99
     start_share: float = 0.25
     temperature: float = 0.5
+    noise_temperature: float = 0.1
     trust: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("critic_batch_size", "return_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1.")
-        for name in ("critic_learning_rate", "learning_rate", "temperature", "target_rate"):
+        for name in ("critic_learning_rate", "learning_rate", "temperature", "noise_temperature", "target_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}; it must be a positive number.")
         if not 0 < self.expectile < 1:
@@ -73,7 +75,8 @@ class FrozenPrior:
     Implicit Q-learning on mixed data (arXiv 2110.06169); a diffusion model's samples ranked by its critic (IDQL, arXiv
     2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
 
-    It is the interface, too: other methods override ``improve``, and whatever else their own networks need.
+    It is the interface, too: other methods override ``improve``, and whatever else their own networks need (``parts``
+    names those that act).
 
     Args:
         planner: acts; it has a value function. What was learned comes into it by ``settle``.
@@ -118,15 +121,24 @@ class FrozenPrior:
         """Takes on what ``tensors`` gave."""
         self.critics.load(below("critics.", tensors))
 
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks that the planner acts by and that may change."""
+        return {"denoiser": self.planner.denoiser, "value": self.critics.value}
+
     def acting(self) -> dict[str, Tensor]:
         """The weights that the planner acts by: what is kept of the best round."""
-        parts = {"denoiser": self.planner.denoiser, "value": self.critics.value}
-        return {f"{part}.{name}": t.clone() for part, net in parts.items() for name, t in net.state_dict().items()}
+        return {
+            f"{part}.{name}": t.clone() for part, net in self.parts().items() for name, t in net.state_dict().items()
+        }
+
+    def act_by(self, acting: dict[str, Tensor]) -> None:
+        """Gives the planner weights that ``acting`` gave."""
+        for part, network in self.parts().items():
+            network.load_state_dict(below(f"{part}.", acting))
 
     def go_back(self, acting: dict[str, Tensor]) -> None:
         """Starts again from weights that ``acting`` gave: optimisers forget, steps are half as large."""
-        self.planner.denoiser.load_state_dict(below("denoiser.", acting))
-        self.critics.value.load_state_dict(below("value.", acting))
+        self.act_by(acting)
         self.critics.follower.load_state_dict(self.critics.value.critics.state_dict())
         self.critics.optimizer.state.clear()
         self.pace /= 2
@@ -224,7 +236,3 @@ def advantage_weights(advantages: Float[Tensor, "B"], temperature: float) -> Flo
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-METHODS: dict[str, type[FrozenPrior]] = {"critic": FrozenPrior, "weighted": WeightedDenoising}
-"""What ``finetune(method=...)`` can be, besides ``"auto"``."""

@@ -206,9 +206,7 @@ class Run:
         try:
             yield
         finally:
-            weights = self.watch.weights
-            self.planner.denoiser.load_state_dict(below("denoiser.", weights))
-            self.method.critics.value.load_state_dict(below("value.", weights))
+            self.method.act_by(self.watch.weights)
             done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
             self.planner.provenance = {
                 **self.facts,

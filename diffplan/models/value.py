@@ -121,13 +121,13 @@ class ValueFunction(ModelMixin, ConfigMixin):
         mask: Bool[Tensor, "B N"],
     ) -> Float[Tensor, "2 B N"]:
         """Each agent's discounted return from here on after these actions, by either critic (in ``reward_scale``)."""
-        return self.critics(torch.cat((observations, actions), dim=-1), roles, mask)
+        return self.critics(torch.cat((observations, actions), dim=-1), roles, mask).squeeze(-1)
 
     def state_values(
         self, observations: Float[Tensor, "B N O"], roles: Int[Tensor, "N"], mask: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N"]:
         """Each agent's discounted return from here on (in ``reward_scale``)."""
-        return self.states(observations, roles, mask)[0]
+        return self.states(observations, roles, mask)[0].squeeze(-1)
 
     def rewards(
         self,
@@ -137,7 +137,7 @@ class ValueFunction(ModelMixin, ConfigMixin):
         mask: Bool[Tensor, "B N"],
     ) -> Float[Tensor, "B N"]:
         """Each agent's mean reward of one step (in ``reward_scale``)."""
-        standard = self.steps(torch.cat((observations, actions), dim=-1), roles, mask)[0]
+        standard = self.steps(torch.cat((observations, actions), dim=-1), roles, mask)[0].squeeze(-1)
         rewards = self.config.reward_mean + self.config.reward_std * standard
         return rewards / self.config.reward_scale * mask
 
@@ -175,7 +175,8 @@ def lower_twin(action_values: Float[Tensor, "2 B N"]) -> Float[Tensor, "B N"]:
 
 
 class TeamNetwork(nn.Module):
-    """A number for every agent of a team from all agents' inputs: a small set transformer (arXiv 1810.00825).
+    """Numbers for every agent of a team from all agents' inputs: a small set transformer (arXiv 1810.00825)
+    whose outputs are 0 until it is trained.
 
     Args:
         size: F, the width of an agent's input.
@@ -184,19 +185,22 @@ class TeamNetwork(nn.Module):
         depth: blocks of attention over agents and feed-forward.
         num_heads: attention heads.
         members: networks of their own weights, computed together.
+        outputs: numbers an agent.
     """
 
-    def __init__(self, size: int, num_roles: int, width: int, depth: int, num_heads: int, members: int = 1):
+    def __init__(
+        self, size: int, num_roles: int, width: int, depth: int, num_heads: int, members: int = 1, outputs: int = 1
+    ):
         super().__init__()
         self.embed = MemberLinear(size, width, members)
         self.embed_role = nn.Parameter(torch.randn(members, num_roles, width) * 0.02)
         self.blocks = nn.ModuleList(TeamBlock(width, num_heads, members) for _ in range(depth))
-        self.head = MemberLinear(width, 1, members)
+        self.head = MemberLinear(width, outputs, members)
         nn.init.zeros_(self.head.weight)
 
     def forward(
         self, inputs: Float[Tensor, "B N F"], roles: Int[Tensor, "N"], mask: Bool[Tensor, "B N"]
-    ) -> Float[Tensor, "members B N"]:
+    ) -> Float[Tensor, "members B N outputs"]:
         (B, N), members = mask.shape, len(self.embed_role)
         inputs = inputs.where(mask[..., None], 0).reshape(1, B * N, -1).expand(members, -1, -1)
         tokens = self.embed(inputs).reshape(members, B, N, -1) + self.embed_role[:, None, roles]
@@ -205,7 +209,7 @@ class TeamNetwork(nn.Module):
         tokens = tokens.flatten(1, 2)
         for block in self.blocks:
             tokens = block(tokens, seen)
-        return self.head(normed(tokens)).reshape(members, B, N) * mask
+        return self.head(normed(tokens)).reshape(members, B, N, -1) * mask[..., None]
 
 
 class TeamBlock(nn.Module):

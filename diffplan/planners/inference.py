@@ -1,4 +1,4 @@
-"""What a planner takes the agents to be like: told with the question, or inferred by its partner encoder."""
+"""What a planner makes of a question before it samples: what agents are like, and which noise to begin with."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffplan.models.denoiser import JointDenoiser
+from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
 from diffplan.planners.question import Question
 from diffplan.spec import JointSpec
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def check_parts(
-    denoiser: JointDenoiser, encoder: PartnerEncoder | None, spec: JointSpec, horizon: int, history: int
+    denoiser: JointDenoiser,
+    encoder: PartnerEncoder | None,
+    noise_policy: NoisePolicy | None,
+    spec: JointSpec,
+    horizon: int,
+    history: int,
 ) -> None:
     """Raises ``ValueError`` where the parts of a planner do not fit each other."""
     if denoiser.config.window != history + horizon:
@@ -30,6 +36,13 @@ def check_parts(
             f"the denoiser was made for D={denoiser.config.size} and {denoiser.config.num_roles} roles, "
             f"but the spec has D={spec.size} and {len(spec.roles)}; use the spec of its training."
         )
+    if noise_policy is not None:
+        expected = {"size": spec.size, "window": history + horizon, "history": history, "num_roles": len(spec.roles)}
+        got = {name: noise_policy.config[name] for name in expected}
+        if got != expected:
+            raise ValueError(
+                f"the noise policy was made for {got}, the planner has {expected}; make both for one dataset."
+            )
     if encoder is None:
         return
     if encoder.config.history != history:
@@ -94,3 +107,21 @@ def infer(
     families, chances = tuple(encoder.config.families), code.logits.softmax(-1).cpu().numpy()
     beliefs = [Belief(one, families, row) for one, row in zip(latents.cpu().numpy(), chances, strict=True)]
     return latents, list(beliefs)
+
+
+def steered(
+    planner: "DiffusionPlanner",
+    noise: Float[Tensor, "B S N W D"],
+    values: Float[Tensor, "B N W D"],
+    known: Bool[Tensor, "B N W D"],
+    present: Bool[Tensor, "B N"],
+) -> Float[Tensor, "B S N W D"]:
+    """The noise that plans begin with: of the planner's noise policy, where it has one; also that of warm starts.
+
+    The noise and a plan are the two ends of a path, and a warm start enters it in between: with the noise that a plan
+    came of, it goes on where that plan's own sampling was.
+    """
+    if planner.noise_policy is None:
+        return noise
+    roles = torch.from_numpy(planner.spec.role_index).to(noise.device)
+    return planner.noise_policy.steer(noise, values, known, roles, present)

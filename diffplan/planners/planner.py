@@ -14,6 +14,7 @@ from torch import Tensor
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.files import read_json, write_json
 from diffplan.models.denoiser import JointDenoiser
+from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
 from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, find_planner
@@ -21,11 +22,11 @@ from diffplan.planners.deadline import Deadline
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
-from diffplan.planners.inference import check_parts, frame_options, infer
+from diffplan.planners.inference import check_parts, frame_options, infer, steered
 from diffplan.planners.judging import DRAWS, realism
 from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
-from diffplan.planners.saving import PROVENANCE, load_components, load_provenance, whole_folder
+from diffplan.planners.saving import OPTIONAL, PROVENANCE, load_components, load_provenance, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
 
@@ -49,6 +50,7 @@ class DiffusionPlanner(DiffusionPipeline):
         history: cells before the present that the network sees.
         value_function: what a team may expect, from ``train_value``; may be set later.
         partner_encoder: infers from their past what agents are like, for a denoiser with ``latent_size``.
+        noise_policy: what the first noise of plans shall be; ``finetune(method="noise")`` trains it.
 
     The attribute ``precision`` says how the network computes: ``"float32"``, ``"bfloat16"``, or ``"auto"`` (the
     default): bfloat16 for 8 or more samples at once on a CPU that computes in it, float32 otherwise. ``provenance``
@@ -59,7 +61,7 @@ class DiffusionPlanner(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "denoiser"
-    _optional_components = ["value_function", "partner_encoder"]
+    _optional_components = list(OPTIONAL)
 
     def __init__(
         self,
@@ -71,18 +73,20 @@ class DiffusionPlanner(DiffusionPipeline):
         history: int = 0,
         value_function: ValueFunction | None = None,
         partner_encoder: PartnerEncoder | None = None,
+        noise_policy: NoisePolicy | None = None,
     ):
         super().__init__()
         if spec is None:
             raise ValueError("spec is missing; pass the JointSpec of the agents, e.g. dataset.spec.")
         self.spec = spec if isinstance(spec, JointSpec) else JointSpec.from_dict(spec)
-        check_parts(denoiser, partner_encoder, self.spec, horizon, history)
+        check_parts(denoiser, partner_encoder, noise_policy, self.spec, horizon, history)
         self.register_modules(
             denoiser=denoiser,
             scheduler=scheduler,
             normalizer=normalizer,
             value_function=value_function,
             partner_encoder=partner_encoder,
+            noise_policy=noise_policy,
         )
         self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history)
         self.horizon, self.history, self.precision = horizon, history, "auto"
@@ -148,8 +152,7 @@ class DiffusionPlanner(DiffusionPipeline):
         """
         if unused:
             raise TypeError(f"save_pretrained takes only a folder, got also {sorted(unused)}.")
-        optional = {"value_function": self.value_function, "partner_encoder": self.partner_encoder}
-        self.register_modules(**optional)  # also where they were only assigned
+        self.register_modules(**{name: getattr(self, name) for name in OPTIONAL})  # also where they were only assigned
         with whole_folder(Path(save_directory)) as folder:
             super().save_pretrained(folder)
             index = read_json(folder / INDEX)  # diffusers sorts keys, but the order of agents and roles has a meaning
@@ -179,9 +182,7 @@ class DiffusionPlanner(DiffusionPipeline):
         """
         self.spec.check_same_roles(spec, "the planner", "the environment")
         adapted = self.spec.for_agents(spec)
-        parts = (self.value_function, self.partner_encoder)
-        layout = (adapted, self.horizon, self.history)
-        other = DiffusionPlanner(self.denoiser, self.scheduler, self.normalizer, *layout, *parts)
+        other = DiffusionPlanner(**self.components, spec=adapted, horizon=self.horizon, history=self.history)
         other.precision, other.provenance = self.precision, self.provenance
         return other
 
@@ -284,7 +285,7 @@ class DiffusionPlanner(DiffusionPipeline):
             self._checked = tuple(sampling.guides)
         guidance.check_levels(levels[:-1])
         noise = torch.stack([self._noise(question.seed, number) for question in questions])
-        noisy = noise * levels[0]
+        noisy = steered(self, noise, values, known & exists, present) * levels[0]
         if warm:
             earlier = np.stack([warm_grid(plan, *layout, number) for plan in warm])
             noisy = noisy + (1 - levels[0]) * torch.from_numpy(earlier).to(self.denoiser.device)
@@ -381,17 +382,8 @@ class DiffusionPlanner(DiffusionPipeline):
         roles = torch.from_numpy(self.spec.role_index).to(known.device)
         worthwhile = self.precision != "auto" or (known.device.type == "cpu" and batch_size >= 8)
         half = worthwhile and uses_bfloat16(self.precision, known.is_cuda)
-        return make_estimator(
-            self.denoiser,
-            known,
-            exists,
-            roles,
-            half,
-            sampling.target_return,
-            sampling.guidance_scale,
-            ceiling,
-            latents,
-        )
+        settings = (sampling.target_return, sampling.guidance_scale, ceiling, latents)
+        return make_estimator(self.denoiser, known, exists, roles, half, *settings)
 
     def _physical(self, cells: Tensor) -> np.ndarray:
         return self.normalizer.unnormalize(cells.cpu().numpy(), self.spec.role_index)

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.value import ValueFunction, lower_twin
+from diffplan.spec import JointSpec
 from diffplan.trajectory import Plan
 
 STEPS = 5
@@ -34,8 +36,7 @@ def refine_first_actions(
     masks = (np.stack([plan.agent_mask for plan in plans]), spec.role_index, spec.feature_mask[:, O:])
     normalized = torch.from_numpy(normalizer.normalize(cells, spec.role_index)[:, :, 0]).to(value_function.device)
     mask, roles, features = (torch.from_numpy(array).to(value_function.device) for array in masks)
-    bounds = np.concatenate((np.zeros((2, spec.num_agents, O), np.float32), spec.action_bounds), axis=-1)
-    low, high = torch.from_numpy(normalizer.normalize(bounds[:, :, None], spec.role_index)[:, :, 0, O:]).to(mask.device)
+    low, high = torch.from_numpy(normalized_bounds(spec, normalizer)).to(mask.device)
     observations, start = normalized[..., :O], normalized[..., O:].clamp(low, high)
     limit = radius * features.sum(-1, keepdim=True).sqrt()
     actions = start
@@ -52,6 +53,13 @@ def refine_first_actions(
     cells[:, :, 0, :] = torch.cat((observations, actions), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
     return [_with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
+
+
+def normalized_bounds(spec: JointSpec, normalizer: Normalizer) -> Float[np.ndarray, "2 N A"]:
+    """The least and the largest action of every agent, in the network's units."""
+    O = spec.observation_size
+    bounds = np.concatenate((np.zeros((2, spec.num_agents, O), np.float32), spec.action_bounds), axis=-1)
+    return normalizer.normalize(bounds[:, :, None], spec.role_index)[:, :, 0, O:]
 
 
 def _with_first_actions(plan: Plan, first: np.ndarray) -> Plan:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
 from diffplan.models.denoiser import JointDenoiser
+from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
 from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, replaced
@@ -27,14 +28,16 @@ COMPONENTS: dict[str, tuple[Any, ...]] = {
     "normalizer": (Normalizer,),
     "value_function": (ValueFunction,),
     "partner_encoder": (PartnerEncoder,),
+    "noise_policy": (NoisePolicy,),
 }
-OPTIONAL = ("value_function", "partner_encoder")
+OPTIONAL = ("value_function", "partner_encoder", "noise_policy")
 CONFIG_FILES = {
     "denoiser": "config.json",
     "scheduler": "scheduler_config.json",
     "normalizer": "normalizer_config.json",
     "value_function": "config.json",
     "partner_encoder": "config.json",
+    "noise_policy": "config.json",
 }
 
 
