@@ -79,6 +79,7 @@ class Exercises:
         latents: where the network's latents come from, if it takes any.
         augmentation: how windows are changed first, if at all.
         device: where to.
+        watched: who is a partner in every window; None: the latents' labels say so, or chance.
     """
 
     def __init__(
@@ -91,10 +92,11 @@ class Exercises:
         latents: LatentSource | None = None,
         augmentation: Augmentation | None = None,
         device: torch.device | str = "cpu",
+        watched: Bool[Tensor, "N"] | None = None,
     ):
         self.spec, self.history, self.patch_size, self.mix = spec, history, patch_size, mix
         self.return_ranks, self.latents, self.device = return_ranks, latents, device
-        self.augmentation = augmentation
+        self.augmentation, self.watched = augmentation, watched
         self.static, self.features = map(torch.from_numpy, (spec.static_mask, spec.feature_mask))
         self.roles = torch.from_numpy(spec.role_index).to(device)
 
@@ -106,6 +108,8 @@ class Exercises:
         static, features, roles = self.static[:N], self.features[:N], self.roles[:N]
         clean, shown = held_beyond_the_end(cells, exists, features, self.history, size)
         partners = None if self.latents is None else self.latents.partners(windows)
+        if self.watched is not None:
+            partners = self.watched.expand(len(exists), -1)
         known = draw_known(self.mix, shown, static, self.history, size, generator, partners)
         past, seen = clean[:, :, : self.history + 1], known[:, :, : self.history + 1]
         forgotten = draw_forgotten(self.mix, len(known), self.history, known.shape[2], generator)

@@ -347,6 +347,68 @@ def test_a_killed_run_that_steers_resumes_to_the_bit_and_saves_its_noise_policy(
     assert found.value == pytest.approx(whole.best.value, abs=1e-4)
 
 
+class Partner:
+    """Drives cart b: as the data do, or, from its ``turn``-th batch of episodes on, always to the right."""
+
+    def __init__(self, turn: int):
+        self.turn, self.batches = turn, 0
+
+    def reset(self, seeds: Any) -> None:
+        self.batches += 1
+        self.rngs = [np.random.default_rng(seed) for seed in seeds]
+
+    def __call__(self, observations: Any) -> list:
+        moves = [1.0 if self.batches > self.turn else rng.uniform(-1, 1) for rng in self.rngs]
+        return [seen and {"b": np.array([move], np.float32)} for seen, move in zip(observations, moves, strict=True)]
+
+
+def test_partners_that_change_raise_the_share_of_what_is_met_since(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "_score", lambda *_: Interval(0.0, 0.0, 0.0))  # or it would take batches of the partner
+    brief = {"steps": 4 * 20 * STEPS, "episodes": 20, "updates_per_step": 0.01, "method": "noise"}
+    report = tune(tmp_path, **brief, evaluate_every=10**6, acting=Acting(2, partners=Partner(2), watched=("b",)))
+    rows = report.rows[1:]
+    assert [row["drifted"] for row in rows] == [None, None, pytest.approx(40, abs=2), None]
+    assert report.drifts == [rows[2]["drifted"]]
+    assert [row["online_share"] for row in rows] == [0.5, 0.5, 0.75, 0.75]
+    assert rows[2]["surprise"] > 1 > rows[1]["surprise"]
+
+
+def test_partners_are_not_commanded_and_a_run_beside_them_resumes_to_the_bit(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = {"acting": Acting(2, partners=Partner(0), watched=("b",)), "steps": 2 * 20 * STEPS, "episodes": 20}
+    brief |= {"updates_per_step": 0.01, "evaluate_every": 10**6}
+    whole = tune(tmp_path / "whole", **brief)
+    store = dp.TrajectoryStore.open(tmp_path / "whole" / "replay")
+    assert (store[0].actions[:, 1] == 1).all()
+    assert (store[0].actions[:, 0] != 1).any()
+    saved, calls = Run._save, itertools.count()
+
+    def killed(run: Run) -> None:
+        if next(calls) == 2:
+            raise Killed
+        saved(run)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Run, "_save", killed)
+        tune(tmp_path / "killed", **brief)
+    resumed = tune(tmp_path / "killed", **brief, resume=True)
+    assert timeless(resumed) == timeless(whole)
+    assert whole.drifts == resumed.drifts == [0]
+
+
+def test_what_was_met_before_a_change_is_not_learned_from(offline: dp.TrajectoryDataset, tmp_path: Path) -> None:
+    online = dp.TrajectoryStore.create(tmp_path, offline.spec)
+    online.append([offline.store[index] for index in range(6)])
+    replay = Replay(offline, online, 0.5, None)
+    replay.changed(4, 6)
+    episodes = replay.windows(replay.draw(40, np.random.default_rng(0))).episode
+    assert (episodes >= 60).sum() == 30
+    assert set(episodes[episodes >= 60]) == {64, 65}
+
+
 def test_signs_of_collapse_are_told() -> None:
     assert signs({"overestimation": 0.2, "diversity": 0.9, "distance": 0.3}) == []
     assert signs({"overestimation": 3.0, "diversity": 0.1}) == ["overestimation", "diversity"]
@@ -374,6 +436,7 @@ def test_the_curve_of_a_run_is_drawn_with_its_intervals(
         ({"score": "success"}, r"score='success', but the environment tells only of \['return'"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
         ({"online_share": 0.0}, "online_share=0.0; it is a share of a batch"),
+        ({"acting": Acting(2, partners=Partner(0), watched=("c",))}, r"partners \['c'\] must be some, not all, of"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(

@@ -1,6 +1,11 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+import diffplan as dp
+from diffplan.denoising import Exercises
 from diffplan.questions import KINDS, QuestionMix, draw_known, draw_levels, held_beyond_the_end
 
 B, N, W, O, D, HISTORY = 64, 3, 8, 4, 6, 2
@@ -109,3 +114,14 @@ def test_a_level_shift_asks_more_often_at_high_noise_and_keeps_what_is_known() -
     )
     torch.testing.assert_close(shifted, 3 * alike / (1 + 2 * alike))
     assert (shifted[~unknown_cell] == 0).all() and (shifted[unknown_cell] > alike[unknown_cell] - 1e-6).all()
+
+
+def test_who_is_watched_is_the_partner_of_every_exercise(crossing_store: Path) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=6, history=2)
+    watched = torch.tensor([False, True])
+    exercises = Exercises(dataset.spec, 2, 2, only("partners"), watched=watched)
+    known = exercises(dataset.sample(32, np.random.default_rng(0)), torch.Generator().manual_seed(0)).known
+    O, static = dataset.spec.observation_size, torch.from_numpy(dataset.spec.static_mask)[1]
+    assert static.any()
+    assert not known[:, 1, :, O:].any() and not known[:, 1, :, static].any()
+    assert known[:, 1, 2, ~static].any() and known[:, 0, :2, O:].any()

@@ -31,7 +31,8 @@ class Finetune:
         method: critic refreshes the value function only, weighted lets the denoiser learn too, noise learns
             which noise the frozen denoiser begins with; auto is critic, until another is measured to pay.
         steps: joint environment steps in all, also when resumed.
-        online_share: share of every batch that comes from what is met now.
+        online_share: share of every batch that comes from what is met now; more once the world is found to
+            have changed.
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
@@ -113,6 +114,7 @@ class Finetune:
             "best": asdict(report.best) if self.json else str(report.best),
             "rollbacks": report.rollbacks,
             "signs": report.signs,
+            "drifts": [f"episode {first}" for first in report.drifts],
             "seconds": report.seconds,
             "act with": f"diffplan evaluate {self.out} {flags}{' --safe' * self.safe}",
         }

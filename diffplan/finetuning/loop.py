@@ -28,6 +28,7 @@ from diffplan.finetuning.rounds import Acting, Run
 from diffplan.finetuning.steering import NoiseSteering
 from diffplan.models.value import ValueFunction
 from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.spec import JointSpec
 from diffplan.training import check_planner_fits
 from diffplan.value_training import check_fits, train_value
@@ -51,6 +52,7 @@ class FinetuningReport:
         environment_steps: joint steps that were acted.
         rollbacks: how often a bad round was undone.
         signs: early signs of collapse that were seen, and in how many rounds.
+        drifts: the online episodes at which partners (or the world) were found to have changed.
         seconds: of this call.
         metrics: where the rows are written.
     """
@@ -62,6 +64,7 @@ class FinetuningReport:
     environment_steps: int
     rollbacks: int
     signs: dict[str, int]
+    drifts: list[int]
     seconds: float
     metrics: Path
 
@@ -103,7 +106,7 @@ def finetune(
         steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
         acting: how it acts.
         learning: how it learns.
-        online_share: share of every batch that comes from online episodes.
+        online_share: share of every batch that comes from online episodes; more once partners, or the world, change.
         newest: learn only from so many newest online episodes; None: from all.
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
@@ -148,6 +151,7 @@ def finetune(
         "floor": floor,
         "seed": seed,
     }
+    acting.beside_partners(RecedingHorizonPolicy(planner))  # raises where the partners are none of the agents
     started = time.perf_counter()
     with opened(env, episodes) as worlds:
         spec = spec_from_env(worlds[0], planner.spec.dt)
@@ -159,7 +163,9 @@ def finetune(
             if not checkpoints(out / "checkpoints"):
                 train_value(value, offline, steps=critic_steps, seed=seed, progress=progress)
             planner.register_modules(value_function=value)
-        run = Run(planner, METHODS[name](planner, replay, learning), replay, worlds, acting, facts, out)
+        watched = np.isin(planner.spec.names, acting.watched)
+        learner = METHODS[name](planner, replay, learning, watched)
+        run = Run(planner, learner, replay, worlds, acting, facts, out)
         run.begin(floor, tensorboard)
         with _bar(progress, steps, run.acted) as show, run.kept():
             while run.acted < steps:
@@ -173,6 +179,7 @@ def finetune(
         run.acted,
         run.watch.rollbacks,
         run.seen,
+        run.drift.found,
         time.perf_counter() - started,
         out / "metrics.jsonl",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffplan.datasets.transitions import TransitionBatch
@@ -82,15 +82,23 @@ class FrozenPrior:
         planner: acts; it has a value function. What was learned comes into it by ``settle``.
         replay: what to learn from.
         learning: how.
+        watched: who is a partner: not commanded, and never known whole.
 
     The attribute ``pace`` scales the learning rates; a roll-back halves it.
     """
 
-    def __init__(self, planner: DiffusionPlanner, replay: Replay, learning: Learning):
+    def __init__(
+        self,
+        planner: DiffusionPlanner,
+        replay: Replay,
+        learning: Learning,
+        watched: Bool[np.ndarray, "N"] | None = None,
+    ):
         value = planner.value_function
         if value is None:
             raise ValueError("the planner has no value function; train one with train_value.")
         self.planner, self.replay, self.learning, self.pace = planner, replay, learning, 1.0
+        self.watched = None if watched is None or not watched.any() else torch.from_numpy(watched)
         self.critics = ValueLearner(
             value, replay.offline.spec, learning.critic_learning_rate, learning.expectile, learning.target_rate
         )
@@ -157,8 +165,14 @@ class WeightedDenoising(FrozenPrior):
     The second term is the divergence between both denoising steps' Gaussians (DPOK, arXiv 2305.16381, eq. 6).
     """
 
-    def __init__(self, planner: DiffusionPlanner, replay: Replay, learning: Learning):
-        super().__init__(planner, replay, learning)
+    def __init__(
+        self,
+        planner: DiffusionPlanner,
+        replay: Replay,
+        learning: Learning,
+        watched: Bool[np.ndarray, "N"] | None = None,
+    ):
+        super().__init__(planner, replay, learning, watched)
         self.prior = copy.deepcopy(planner.denoiser).requires_grad_(False)
         encoder = copy.deepcopy(planner.partner_encoder)
         if encoder is not None:
@@ -170,8 +184,9 @@ class WeightedDenoising(FrozenPrior):
             replay.offline.spec,
             planner.history,
             planner.denoiser.config.patch_size,
-            QuestionMix(),
+            QuestionMix() if self.watched is None else QuestionMix(plan=0.0, partners=0.5),
             latents=None if encoder is None else LatentSource(encoder, None, QuestionMix()),
+            watched=self.watched,
             device=planner.device,
         )
 

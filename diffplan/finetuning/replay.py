@@ -28,17 +28,25 @@ class Replay:
         online: grows while the planner acts.
         online_share: share of every batch that comes from the online store, once it holds episodes.
         newest: draw only from so many newest online episodes; None: from all. Bounds what is mapped into memory.
+
+    The attribute ``since`` is the first online episode to draw from.
     """
 
     def __init__(self, offline: TrajectoryDataset, online: TrajectoryStore, online_share: float, newest: int | None):
         self.offline, self.store, self.online_share, self.newest = offline, online, online_share, newest
+        self.since = 0
         self.refresh()
 
     def refresh(self, stop: int | None = None) -> None:
         """Takes in the online episodes before ``stop``: a run that resumes at an earlier round has later ones."""
         stop = len(self.store) if stop is None else stop
-        held = range(max(0, stop - (self.newest or stop)), stop)
+        held = range(max(self.since, stop - (self.newest or stop)), stop)
         self.online = self.windows_of(held) if held else None
+
+    def changed(self, since: int, stop: int) -> None:
+        """The world changed: earlier online episodes are not learned from, the offline data half as much."""
+        self.since, self.online_share = since, (1 + self.online_share) / 2
+        self.refresh(stop)
 
     def windows_of(self, episodes: Sequence[int]) -> TrajectoryDataset:
         """Online episodes as a dataset like the offline one."""

@@ -5,23 +5,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
 from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.collection import EpisodeRecorder
-from diffplan.evaluation import Interval, episode_seed, evaluate_in, run_batch
+from diffplan.evaluation import Interval, Policy, episode_seed, evaluate_in, run_batch
+from diffplan.finetuning.drift import Drift, Foresight
 from diffplan.finetuning.methods import FrozenPrior, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
 from diffplan.finetuning.watch import Exploration, Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
+from diffplan.partners import WithPartners
 from diffplan.planners.guides import ValueGuide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import JointSpec, Observations
+
+Team: TypeAlias = RecedingHorizonPolicy | WithPartners
 
 
 @dataclass(frozen=True)
@@ -33,27 +37,44 @@ class Acting:
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
         refine: how far the critics may move first actions, in standard deviations of the data's.
         safety: keeps robots apart, also while exploring.
+        partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see
+            their static entries.
+        watched: the partners' names.
     """
 
     num_samples: int = 8
     value_weight: float = 4.0
     refine: float = 0.5
     safety: SafetyFilter | None = None
+    partners: Policy | None = None
+    watched: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.partners is None) != (not self.watched):
+            raise ValueError(f"watched={self.watched} and partners={self.partners}; give both or neither.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the safety filter only as whether there is one."""
+        """Plain values: the safety filter only as whether there is one, the partners by name."""
         plain = {name: getattr(self, name) for name in ("num_samples", "value_weight", "refine")}
-        return plain | {"safe": self.safety is not None}
+        return plain | {"safe": self.safety is not None, "watched": list(self.watched)}
 
-    def policy(self, planner: DiffusionPlanner, exploration: Exploration | None = None) -> RecedingHorizonPolicy:
+    def policy(self, planner: DiffusionPlanner, exploration: Exploration | None = None) -> Team:
         """Ranks and refines by the planner's value function; with ``exploration`` it draws instead of choosing."""
         if planner.value_function is None:
             raise ValueError("the planner has no value function to rank plans by; train one with train_value.")
         guides = [ValueGuide(planner.value_function, weight=self.value_weight, levels=None)]
         chosen = guides if exploration is None else [*guides, exploration]
-        return RecedingHorizonPolicy(
-            planner, num_samples=self.num_samples, guides=chosen, refine=self.refine, safety=self.safety
+        return self.beside_partners(
+            RecedingHorizonPolicy(
+                planner, num_samples=self.num_samples, guides=chosen, refine=self.refine, safety=self.safety
+            )
         )
+
+    def beside_partners(self, policy: RecedingHorizonPolicy) -> Team:
+        """The policy for all agents, of which the partners drive theirs."""
+        if self.partners is None:
+            return policy
+        return WithPartners(policy, self.partners, self.watched, policy.planner.spec)
 
 
 @dataclass
@@ -77,11 +98,14 @@ class Run:
     def begin(self, floor: float | None, tensorboard: bool) -> None:
         """Loads the newest checkpoint; where there is none, scores the planner as it is, and as it acts from now on."""
         self.parent_provenance = self.planner.provenance
+        self.foresight = Foresight(self.planner, np.isin(self.planner.spec.names, self.acting.watched))
         found = checkpoints(self.out / "checkpoints")
         if found:
             self._resume(found[-1])
         else:
-            self.offline = self._score(RecedingHorizonPolicy(self.planner, safety=self.acting.safety))
+            plain = RecedingHorizonPolicy(self.planner, safety=self.acting.safety)
+            self.offline = self._score(self.acting.beside_partners(plain))
+            self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
         self.watch.floor = self.offline.low if floor is None else floor
         self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
@@ -98,6 +122,8 @@ class Run:
         self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
         self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
         self.watch.weights = below("best.", tensors)
+        self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
+        self.replay.online_share = state["online_share"]
         self.method.load(tensors)
 
     def round(self) -> None:
@@ -111,6 +137,7 @@ class Run:
         row = {"step": self.rounds, "environment_steps": self.acted, "met": float(returns.mean())}
         row |= {"acting_s": acting, "planning_s": planning}
         began = time.perf_counter()
+        row |= self._foreseen(episodes)
         row |= self._learn(round(self.facts["updates_per_step"] * int(lengths.sum())), rng)
         row["learning_s"], began = time.perf_counter() - began, time.perf_counter()
         row |= self._signs(episodes, row)
@@ -120,6 +147,15 @@ class Run:
         row["evaluating_s"] = time.perf_counter() - began
         self.log.write(row)
         self._save()
+
+    def _foreseen(self, episodes: range) -> dict[str, Any]:
+        """Whether the world has changed; then what was met before counts less from now on."""
+        rng = np.random.default_rng([self.facts["seed"], self.rounds, 4])
+        errors = self.foresight.log_errors(self.replay.windows_of(episodes), rng)
+        row = self.drift.meet(episodes.start, errors)
+        if row["drifted"] is not None:
+            self.replay.changed(row["drifted"], episodes.stop)
+        return row | {"online_share": self.replay.online_share}
 
     def _signs(self, episodes: range, row: dict[str, Any]) -> dict[str, Any]:
         """What tells of collapse early, and which of it does so now."""
@@ -170,7 +206,7 @@ class Run:
             self.method.go_back(self.watch.weights)
         return {"score": score.value, "low": score.low, "high": score.high, "rolled_back": back}
 
-    def _score(self, policy: RecedingHorizonPolicy) -> Interval:
+    def _score(self, policy: Policy) -> Interval:
         seed = evaluation_seed(self.facts["seed"])
         seeds = [episode_seed(seed, index) for index in range(self.facts["evaluation_episodes"])]
         found, score = evaluate_in(self.worlds, policy, seeds).summary(), self.facts["score"]
@@ -197,6 +233,9 @@ class Run:
             "diversity": self.pretrained_diversity,
             "best": asdict(self.watch.best),
             "rollbacks": self.watch.rollbacks,
+            "drift": asdict(self.drift),
+            "since": self.replay.since,
+            "online_share": self.replay.online_share,
         }
         save_checkpoint(self.out / "checkpoints", self.rounds, tensors, {"run": self.facts, "state": state})
 

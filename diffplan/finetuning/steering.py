@@ -1,5 +1,7 @@
 """Steering a frozen sampler by its noise (DSRL, arXiv 2506.15799): plans get better, the denoiser stays as it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
@@ -39,8 +41,14 @@ class NoiseSteering(FrozenPrior):
     N(w; 0, 1) exp(G / temperature), so that plans follow prior x weight, as guided ones do.
     """
 
-    def __init__(self, planner: DiffusionPlanner, replay: Replay, learning: Learning):
-        super().__init__(planner, replay, learning)
+    def __init__(
+        self,
+        planner: DiffusionPlanner,
+        replay: Replay,
+        learning: Learning,
+        watched: Bool[np.ndarray, "N"] | None = None,
+    ):
+        super().__init__(planner, replay, learning, watched)
         offline, spec, encoder = replay.offline, replay.offline.spec, planner.partner_encoder
         if planner.noise_policy is None:
             planner.register_modules(noise_policy=NoisePolicy.for_dataset(offline).to(planner.device))
@@ -55,8 +63,9 @@ class NoiseSteering(FrozenPrior):
             spec,
             planner.history,
             planner.denoiser.config.patch_size,
-            NOTHING_ELSE_KNOWN,
+            NOTHING_ELSE_KNOWN if self.watched is None else replace(NOTHING_ELSE_KNOWN, plan=0, partners=1),
             latents=None if encoder is None else LatentSource(encoder, None, NOTHING_ELSE_KNOWN),
+            watched=self.watched,
             device=planner.device,
         )
         self.bounds = torch.from_numpy(normalized_bounds(spec, planner.normalizer)).to(planner.device)
@@ -112,7 +121,7 @@ class NoiseSteering(FrozenPrior):
 
     @torch.no_grad()
     def gain(self, asked: Exercise, noise: Float[Tensor, "B N W D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        """min Q(s, a(s, w)) - V(s) of every agent, a within its bounds."""
+        """min Q(s, a(s, w)) - V(s) of every agent, a within its bounds; partners do as they did in the data."""
         planner, value = self.planner, self.critics.value
         exists = asked.shown[..., None] & self.exercises.features.to(mask.device)[:, None]
         estimate = planner.estimator(asked.known, exists, len(noise), latents=asked.latents)
@@ -121,7 +130,10 @@ class NoiseSteering(FrozenPrior):
         second_order = isinstance(planner.scheduler, DPMSolverMultistepScheduler)
         now = denoise_grid(estimate, sample, asked.known, levels, second_order)[-1][:, :, planner.history]
         O = planner.spec.observation_size
-        observations, actions = now[..., :O], now[..., O:].clamp(*self.bounds)
+        done, actions = asked.clean[:, :, planner.history], now[..., O:].clamp(*self.bounds)
+        if self.watched is not None:
+            actions = torch.where(self.watched[:, None].to(mask.device), done[..., O:], actions)
+        observations = done[..., :O]
         gained = lower_twin(value.action_values(observations, actions, asked.roles, mask))
         return (gained - value.state_values(observations, asked.roles, mask)) * mask
 
