@@ -46,9 +46,18 @@ def test_what_comes_after_a_change_is_the_new_normal() -> None:
     drift = Drift(reference(rng))
     drift.meet(0, rng.standard_normal(300) + 2)
     assert drift.found[0] < 5
-    assert (len(drift.found), len(drift.reference), drift.missing) == (1, REFERENCE, 0)
+    assert (len(drift.found), len(drift.reference)) == (1, REFERENCE)
     drift.meet(300, rng.standard_normal(100) + 5)
     assert len(drift.found) == 2
+
+
+def test_episodes_a_little_worse_than_the_training_data_soon_are_the_reference() -> None:
+    rng = np.random.default_rng(3)
+    drift = Drift(reference(rng))
+    rows = [drift.meet(first, rng.standard_normal(REFERENCE) + 0.4) for first in range(0, 9 * REFERENCE, REFERENCE)]
+    assert drift.found == []
+    assert rows[0]["surprise"] == pytest.approx(0.4, abs=0.2)
+    assert np.mean([row["surprise"] for row in rows[1:]]) == pytest.approx(0, abs=0.2)
 
 
 def test_unknown_errors_are_left_out() -> None:

@@ -32,41 +32,47 @@ class Drift:
     sum <- max(0, sum + z - allowance), z an episode's log error in standard deviations from the reference's mean;
     a change is found where the sum exceeds the limit, and began where it last was 0. Of errors that stay normal one in
     140,000 is taken for a change (Siegmund, Sequential Analysis, 1985); with a reference of 128 of them, in 8 of 60
-    simulated runs of 5,000. What comes after a change is the new normal: the next ``REFERENCE`` episodes.
+    simulated runs of 5,000.
+
+    The first reference is of data that the network was trained on, which it foresees a little better than anything
+    else; so the first ``REFERENCE`` episodes take its place, if no change is found before. After a change the
+    ``REFERENCE`` episodes that follow are the new normal.
 
     Args:
-        reference: log errors of episodes as they should be.
+        reference: log errors of episodes as they should be; none while they are gathered.
+        fresh: those of the first episodes, or of the first after a change.
         total: the sum.
         began: the first episode of those that the sum is of.
         found: the episodes at which changes began.
-        missing: how many episodes the reference still lacks.
     """
 
     reference: list[float]
+    fresh: list[float] = field(default_factory=list)
     total: float = 0.0
     began: int = 0
     found: list[int] = field(default_factory=list)
-    missing: int = 0
 
     def meet(self, first: int, errors: Float[np.ndarray, "E"]) -> dict[str, Any]:
         """Takes in the log errors of the episodes from ``first`` on (NaN: unknown); returns a row's metrics.
 
-        These are ``surprise``, the mean z (None while the reference is gathered), ``drift``, the sum, and ``drifted``,
-        the episode at which a change began that was found now (None: none was).
+        These are ``surprise``, the mean z (None where there is no reference), ``drift``, the sum, and ``drifted``, the
+        episode at which a change began that was found now (None: none was).
         """
         changes, surprises = len(self.found), []
         for episode, error in enumerate(map(float, errors), start=first):
             if np.isnan(error):
                 continue
-            if self.missing:
-                self.reference.append(error)
-                self.missing, self.began = self.missing - 1, episode + 1
-                continue
-            surprises.append((error - np.mean(self.reference)) / max(float(np.std(self.reference)), 1e-6))
-            self.total = max(0.0, self.total + float(surprises[-1]) - ALLOWANCE)
+            if self.reference:
+                z = (error - float(np.mean(self.reference))) / max(float(np.std(self.reference)), 1e-6)
+                surprises.append(z)
+                self.total = max(0.0, self.total + z - ALLOWANCE)
             if self.total > LIMIT:
                 self.found.append(self.began)
-                self.reference, self.missing, self.total = [], REFERENCE, 0.0
+                self.reference, self.fresh, self.total = [], [], 0.0
+            elif len(self.fresh) < REFERENCE:
+                self.fresh.append(error)
+                if len(self.fresh) == REFERENCE:
+                    self.reference, self.total = list(self.fresh), 0.0
             if not self.total:
                 self.began = episode + 1
         now = self.found[changes:]
