@@ -332,10 +332,10 @@ def test_a_killed_run_that_steers_resumes_to_the_bit_and_saves_its_noise_policy(
     whole = tune(tmp_path / "whole", **brief)
     judged, calls = Run._judged, itertools.count()
 
-    def killed(run: Run) -> Any:
+    def killed(run: Run, *args: Any) -> Any:
         if next(calls) == 2:
             raise Killed
-        return judged(run)
+        return judged(run, *args)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(Run, "_judged", killed)
@@ -365,7 +365,8 @@ class Partner:
 def test_partners_that_change_raise_the_share_of_what_is_met_since(
     tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "_score", lambda *_: Interval(0.0, 0.0, 0.0))  # or it would take batches of the partner
+    scores = iter([3.0, 4.0, -3.0, -2.0, -1.0])  # as given, as it acts, the best anew, the newest, at the end
+    monkeypatch.setattr(Run, "_score", lambda *_: Interval(score := next(scores), score, score))
     brief = {"steps": 4 * 20 * STEPS, "episodes": 20, "updates_per_step": 0.01, "method": "noise"}
     report = tune(tmp_path, **brief, evaluate_every=10**6, acting=Acting(2, partners=Partner(2), watched=("b",)))
     rows = report.rows[1:]
@@ -373,6 +374,8 @@ def test_partners_that_change_raise_the_share_of_what_is_met_since(
     assert report.drifts == [rows[2]["drifted"]]
     assert [row["online_share"] for row in rows] == [0.5, 0.5, 0.75, 0.75]
     assert rows[2]["surprise"] > 1 > rows[1]["surprise"]
+    assert [row.get("score") for row in rows] == [None, None, -2.0, -1.0]
+    assert (report.best.value, report.rollbacks) == (-1.0, 0)  # what scored 4 did so beside other partners
 
 
 def test_partners_are_not_commanded_and_a_run_beside_them_resumes_to_the_bit(

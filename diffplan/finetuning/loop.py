@@ -115,7 +115,7 @@ def finetune(
         evaluate_every: environment steps between two evaluations; there is one before the first round, one at the end.
         evaluation_episodes: of each; always the same starts, which are not those of the rounds.
         floor: go back to the best round when the whole interval of a score is below this; None: below the interval of
-            the planner as it was given.
+            the planner as it was given; after partners (or the world) changed, of the best one, which is scored anew.
         seed: of everything random.
         resume: go on from the newest checkpoint in ``out``, bit-identically at the same thread count.
         tensorboard: also write TensorBoard event files to ``out/tensorboard``.

@@ -107,7 +107,7 @@ class Run:
             self.offline = self._score(self.acting.beside_partners(plain))
             self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
-        self.watch.floor = self.offline.low if floor is None else floor
+            self.watch.floor = self.offline.low if floor is None else floor
         self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
         if not found:
             self.log.write({"step": 0, "environment_steps": 0, **self._judged()})
@@ -121,7 +121,7 @@ class Run:
         self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]
         self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
         self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
-        self.watch.weights = below("best.", tensors)
+        self.watch.weights, self.watch.floor = below("best.", tensors), state["floor"]
         self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
         self.replay.online_share = state["online_share"]
         self.method.load(tensors)
@@ -141,9 +141,11 @@ class Run:
         row |= self._learn(round(self.facts["updates_per_step"] * int(lengths.sum())), rng)
         row["learning_s"], began = time.perf_counter() - began, time.perf_counter()
         row |= self._signs(episodes, row)
-        if self.acted - self.evaluated >= self.facts["evaluate_every"] or self.acted >= self.facts["steps"]:
+        changed = row["drifted"] is not None
+        due = self.acted - self.evaluated >= self.facts["evaluate_every"] or self.acted >= self.facts["steps"]
+        if changed or due:
             self.evaluated = self.acted
-            row |= self._judged()
+            row |= self._judged(changed)
         row["evaluating_s"] = time.perf_counter() - began
         self.log.write(row)
         self._save()
@@ -198,8 +200,14 @@ class Run:
         self.method.settle()
         return {name: float(np.mean(values)) for name, values in losses.items()}
 
-    def _judged(self) -> dict[str, Any]:
-        """Scores the planner as it acts, keeps it or goes back, and says so."""
+    def _judged(self, changed: bool = False) -> dict[str, Any]:
+        """Scores the planner as it acts, keeps it or goes back, and says so; in a changed world, the kept one too."""
+        if changed:
+            learned = self.method.acting()
+            self.method.act_by(self.watch.weights)
+            self.watch.best = self._score(self.acting.policy(self.planner))
+            self.watch.floor = self.watch.best.low if self.facts["floor"] is None else self.facts["floor"]
+            self.method.act_by(learned)
         score = self._score(self.acting.policy(self.planner))
         back = self.watch.judge(score, self.method.acting())
         if back:
@@ -233,6 +241,7 @@ class Run:
             "diversity": self.pretrained_diversity,
             "best": asdict(self.watch.best),
             "rollbacks": self.watch.rollbacks,
+            "floor": self.watch.floor,
             "drift": asdict(self.drift),
             "since": self.replay.since,
             "online_share": self.replay.online_share,
@@ -247,6 +256,7 @@ class Run:
         finally:
             self.method.act_by(self.watch.weights)
             done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
+            done["drifts"] = self.drift.found
             self.planner.provenance = {
                 **self.facts,
                 **done,
