@@ -6,10 +6,13 @@ import pytest
 import torch
 
 import diffplan as dp
+from diffplan.denoising import Exercises
 from diffplan.envs.crossing_partners import STYLE_SIZE, TRAINING_FAMILIES, ScriptedPartners
 from diffplan.envs.crossing_response import PartneredExpert
+from diffplan.partner_training import LatentSource
 from diffplan.partners import watched
 from diffplan.planners.policy import shifted
+from diffplan.questions import KINDS
 
 FAMILIES = tuple(TRAINING_FAMILIES)
 MIX = dp.QuestionMix(partners=1.0, forgotten=0.3)
@@ -84,6 +87,36 @@ def test_the_encoder_reads_no_cell_that_is_unknown(planner) -> None:
     order = [2, 0, 1]
     relabelled = encoder(cells[:, order], known[:, order], roles, mask)
     torch.testing.assert_close(relabelled.mean, code.mean[:, order])
+
+
+def test_the_encoder_is_shown_in_planning_what_it_was_shown_in_training(dataset, planner) -> None:
+    """Here of a robot of which nothing at all is seen: it is present, and the others attend to it."""
+    mix = dp.QuestionMix(**dict.fromkeys(KINDS, 0.0) | {"partial": 1.0})
+    size, history = dataset.spec.observation_size, dataset.history
+    exercises = Exercises(dataset.spec, history, 8, mix, latents=LatentSource(planner.partner_encoder, None, mix))
+    windows, shown = dataset.batch(np.array([20])), []
+    hook = planner.partner_encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs))
+    for seed in range(100):
+        exercises(windows, torch.Generator().manual_seed(seed))
+        known = shown[-1][1][0]
+        if len(missing := (~known.flatten(1).any(-1)).nonzero()) == 1:
+            break
+    episode = dataset.store[int(windows.episode[0])]
+    rows = int(windows.step[0]) + np.arange(-history, 1)
+    steps = [
+        tuple(
+            {name: np.where(known[i, h, entries], of[row, i], np.nan) for i, name in enumerate(dataset.spec.names)}
+            for of, entries in ((episode.observations, slice(size)), (episode.actions, slice(size, None)))
+        )
+        for h, row in enumerate(rows)
+    ]
+    planner(steps[-1][0], past=steps[:-1])
+    hook.remove()
+    (cells, _, roles, mask), (its_cells, its_known, its_roles, its_mask) = shown[-2:]
+    assert mask[0, missing].all()
+    for one, other in ((known[None], its_known), (roles, its_roles), (mask, its_mask)):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(cells.where(known, 0), its_cells.where(known, 0))
 
 
 def test_the_divergence_is_that_of_gaussians() -> None:

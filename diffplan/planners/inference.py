@@ -81,8 +81,11 @@ def infer(
     questions: Sequence[Question],
     values: Float[Tensor, "B N W D"],
     known: Bool[Tensor, "B N W D"],
+    present: Bool[Tensor, "B N"],
 ) -> tuple[Float[Tensor, "B N Z"] | None, list[Belief | None]]:
     """The latents that the denoiser is told, and the same as beliefs; None where it takes none, or none are known.
+
+    The encoder attends to whoever is present, seen or not, as in training.
 
     Raises:
         ValueError: told latents that the denoiser does not take, or of another shape.
@@ -99,9 +102,8 @@ def infer(
     if encoder is None:
         return latents, [Belief(one, (), np.zeros((len(one), 0), np.float32)) for one in told]
     past = slice(planner.history + 1)
-    mask = known[:, :, planner.history].any(-1)
     roles = torch.from_numpy(planner.spec.role_index).to(values.device)
-    code = encoder(values[:, :, past], known[:, :, past], roles, mask)
+    code = encoder(values[:, :, past], known[:, :, past], roles, present)
     unasked = torch.tensor([question.latents is None for question in questions], device=values.device)
     latents = torch.where(unasked[:, None, None], code.mean, latents)
     families, chances = tuple(encoder.config.families), code.logits.softmax(-1).cpu().numpy()

@@ -270,7 +270,8 @@ class DiffusionPlanner(DiffusionPipeline):
         values, known, exists, ceiling = (
             torch.from_numpy(np.stack(parts)).to(self.denoiser.device) for parts in zip(*grids, strict=True)
         )
-        latents, beliefs = infer(self, questions, values, known & exists)
+        present = exists[:, :, self.history].any(-1)
+        latents, beliefs = infer(self, questions, values, known & exists, present)
         levels = noise_levels(self.scheduler, sampling.num_inference_steps)
         warm = [question.warm_start for question in questions if question.warm_start is not None]
         if warm and len(warm) < len(questions):
@@ -278,7 +279,6 @@ class DiffusionPlanner(DiffusionPipeline):
         if warm:
             levels = [sampling.warm_start_level, *(one for one in levels if one < sampling.warm_start_level - 1e-6)]
         number = deadline.affordable(sampling.num_samples, len(questions) * (len(levels) - 1), self._pace)
-        present = exists[:, :, self.history].any(-1)
         guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, number)
         if [*map(id, sampling.guides)] != [*map(id, self._checked)]:
             guidance.check(self.horizon)
