@@ -19,8 +19,13 @@ FAMILY_WEIGHT = 0.02
 
 
 def takes_latents(planner: DiffusionPlanner, styles: StyleTable | None) -> bool:
-    """Whether the denoiser is told latents in training. Raises ``ValueError`` where nobody could tell it."""
+    """Whether the denoiser is told latents. Raises ``ValueError`` where nobody could tell it, or styles are for nothing."""
     size = planner.denoiser.config.latent_size
+    if not size and styles is not None:
+        raise ValueError(
+            "styles= is for planners that take latents, and this one takes none: make it with "
+            "for_dataset(dataset, partner_encoder=...) or latent_size=..., or leave the styles out."
+        )
     if size and planner.partner_encoder is None and (styles is None or styles.vectors.shape[-1] != size):
         got = None if styles is None else styles.vectors.shape[-1]
         raise ValueError(

@@ -82,7 +82,8 @@ def train(
         mix: how often each question is asked.
         start_share: share of the windows that begin where an episode does. There the team has not chosen its joint way
             yet, and choosing together is learned only there; drawn uniformly such windows are a few in a hundred.
-        styles: who is a partner and of which style; a planner that takes latents but has no partner encoder needs them.
+        styles: who is a partner and of which style, for a planner that takes latents; one that does but has no partner
+            encoder needs them.
         augmentation: how windows are turned, mirrored and scaled before they are learned; None: not at all.
         seed: of everything random.
         out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
@@ -98,6 +99,7 @@ def train(
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
     _check(planner, dataset, out, resume, start_share)
+    has_latents = takes_latents(planner, styles)
     _check_positive(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     half = uses_bfloat16(precision, torch.cuda.is_available())
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -114,6 +116,7 @@ def train(
         "seed": seed,
         "mix": asdict(mix),
         "start_share": start_share,
+        "styles": styles and styles.fingerprint,
         "data": dataset.store.fingerprint,
         "windows": [len(dataset), dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
         "normalizer": planner.normalizer.config.kind,
@@ -136,7 +139,7 @@ def train(
         denoiser.config.patch_size,
         mix,
         torch.from_numpy(dataset.return_ranks) if denoiser.config.return_conditioning else None,
-        LatentSource(encoder and accelerator.prepare(encoder), styles, mix) if takes_latents(planner, styles) else None,
+        LatentSource(encoder and accelerator.prepare(encoder), styles, mix) if has_latents else None,
         augmentation,
         accelerator.device,
     )

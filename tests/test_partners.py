@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,9 @@ def test_the_encoder_learns_with_the_denoiser_and_a_resumed_run_is_the_same(data
     for name, value in whole.partner_encoder.state_dict().items():
         torch.testing.assert_close(value, resumed.partner_encoder.state_dict()[name], rtol=0, atol=0)
         assert (value != untrained.partner_encoder.state_dict()[name]).any(), name
+    for other in (replace(options["styles"], vectors=1 + options["styles"].vectors), None):
+        with pytest.raises(ValueError, match="is of another run: {'styles'.*there"):
+            dp.train(fresh(dataset), dataset, steps=4, out=tmp_path, resume=True, **options | {"styles": other})
 
 
 def test_a_saved_planner_infers_what_it_inferred_before(planner, past, tmp_path: Path) -> None:
@@ -171,6 +175,12 @@ def test_a_planner_that_is_to_be_told_styles_is_not_trained_without_them(dataset
     planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, latent_size=3)
     with pytest.raises(ValueError, match="latents of 3 numbers.*styles="):
         dp.train(planner, dataset, steps=1, progress=False)
+
+
+def test_a_planner_that_takes_no_latents_is_not_trained_with_styles(dataset) -> None:
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1)
+    with pytest.raises(ValueError, match="takes none.*partner_encoder=.*latent_size="):
+        dp.train(planner, dataset, steps=1, styles=dp.StyleTable.of(dataset.store, FAMILIES), progress=False)
 
 
 def test_an_encoder_of_another_history_does_not_fit_a_planner(dataset) -> None:

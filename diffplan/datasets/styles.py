@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Self
 
 import numpy as np
@@ -58,6 +59,12 @@ class StyleTable:
         return cls(
             tuple(families), family, np.zeros((*shape, 0), np.float32) if vectors is None else vectors, switch_step
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that it says."""
+        arrays = (self.family, self.vectors, self.switch_step)
+        return sha256(b"".join([repr(self.families).encode(), *(one.tobytes() for one in arrays)])).hexdigest()
 
     def at(
         self, episode: Int[np.ndarray, "B"], step: Int[np.ndarray, "B"]
