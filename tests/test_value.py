@@ -290,6 +290,17 @@ def test_values_are_the_same_after_saving_and_loading(random_value, tmp_path: Pa
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
+@pytest.mark.parametrize("network", [dp.ValueFunction, dp.JointDenoiser, dp.PartnerEncoder])
+def test_a_network_that_is_not_there_is_asked_of_nobody(network, tmp_path: Path, monkeypatch) -> None:
+    def connect(*_: object) -> None:
+        pytest.fail("a hub was asked")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    for path in (tmp_path, "organisation/model", tmp_path / "missing"):
+        with pytest.raises(ValueError, match=f"{path} is not a saved {network.__name__} .no config.json"):
+            network.from_pretrained(path)
+
+
 def planner_folder(line: dp.TrajectoryDataset, folder: Path, value: dp.ValueFunction | None) -> Path:
     """A saved planner; its value function written into it as ``save_pretrained`` of a planner that has one does."""
     dp.DiffusionPlanner.for_dataset(line, width=8, depth=1).save_pretrained(folder)

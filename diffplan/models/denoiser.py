@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffplan.models.frames import Frames, PairFeatures
+from diffplan.models.saved import SavedNetwork
 
 
-class JointDenoiser(ModelMixin, ConfigMixin):
+class JointDenoiser(SavedNetwork):
     """Estimates the clean joint trajectory from a noisy, partly known one.
 
     Args:

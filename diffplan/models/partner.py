@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from diffplan.models.saved import SavedNetwork
 from diffplan.models.value import MemberLinear, TeamBlock, normed
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PartnerCode:
         return 0.5 * (variance + self.mean.square() - 1 - 2 * self.log_std).sum(-1)
 
 
-class PartnerEncoder(ModelMixin, ConfigMixin):
+class PartnerEncoder(SavedNetwork):
     """Infers a latent and a family of styles for every agent from the known cells up to the present.
 
     Args:

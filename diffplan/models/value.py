@@ -11,19 +11,19 @@ step:
 from typing import TYPE_CHECKING, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffplan.datasets.transitions import reward_statistics
+from diffplan.models.saved import SavedNetwork
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
 
 
-class ValueFunction(ModelMixin, ConfigMixin):
+class ValueFunction(SavedNetwork):
     """Twin action values, a state value and a reward, for every agent of a team.
 
     Observations and actions are normalised (by the planner's normaliser) and padded. What the networks return is in
