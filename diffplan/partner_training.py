@@ -19,7 +19,7 @@ FAMILY_WEIGHT = 0.02
 
 
 def takes_latents(planner: DiffusionPlanner, styles: StyleTable | None) -> bool:
-    """Whether the denoiser is told latents. Raises ``ValueError`` where nobody could tell it, or styles are for nothing."""
+    """Whether the denoiser is told latents. Raises ``ValueError`` where nobody could tell it, or styles tell nobody."""
     size = planner.denoiser.config.latent_size
     if not size and styles is not None:
         raise ValueError(

@@ -14,10 +14,12 @@ from diffplan.datasets import (
     TrajectoryStore,
     export_minari,
     export_npz,
+    merge_stores,
     repair_store,
     split_store,
     subsample_store,
 )
+from diffplan.datasets.card import read_card, write_card
 from diffplan.datasets.statistics import Statistics
 
 MADE = episodes(CARS, [4, 5, 6, 7, 3, 8])
@@ -60,6 +62,39 @@ def test_a_subsample_keeps_the_order(store: TrajectoryStore, tmp_path: Path):
     assert places == sorted(places) and differences(few, [MADE[place] for place in places]) == []
     with pytest.raises(ValueError, match="episodes=7, but .* has 6"):
         subsample_store(store.path, tmp_path / "more", episodes=7)
+
+
+def test_new_stores_keep_the_card_and_say_what_was_done(store: TrajectoryStore, tmp_path: Path):
+    assert read_card(subsample_store(store.path, tmp_path / "no card", episodes=3).path) is None
+    write_card(store, Statistics.of(CARS, store), "MIT", "our yard", ["one step is 0.1 s"])
+    first, second = split_store(store.path, [tmp_path / "a", tmp_path / "b"], share=0.5, seed=3)
+    few, mended = subsample_store(store.path, tmp_path / "few", 2), repair_store(store.path, tmp_path / "mended").store
+    for one, done in (
+        (first, "3 of 6 episodes, drawn at random with seed 3"),
+        (second, "3 of 6 episodes, drawn at random with seed 3"),
+        (few, "2 of 6 episodes, drawn at random with seed 0"),
+        (mended, "repaired: 6 of 6 episodes are left; damaged were none"),
+    ):
+        card = read_card(one.path)
+        assert (card["licence"], card["origin"], card["notes"]) == ("MIT", "our yard", ["one step is 0.1 s", done])
+        assert (card["source"], card["fingerprint"]) == (one.source, one.fingerprint)
+        assert card["report"]["episodes"] == len(one) and "Licence: MIT." in (one.path / "CARD.md").read_text()
+
+
+def test_a_merged_card_loses_no_licence(store: TrajectoryStore, tmp_path: Path):
+    other = TrajectoryStore.create(tmp_path / "other", CARS, "drives")
+    other.append(MADE[:1])
+    bare = TrajectoryStore.create(tmp_path / "bare", CARS, "unknown")
+    bare.append(MADE[1:2])
+    for one, licence, notes in ((store, "MIT", ["a", "b"]), (other, "CC-BY-4.0", ["b", "c"])):
+        write_card(one, Statistics.of(CARS, one), licence, "our yard", notes)
+    card = read_card(merge_stores([store.path, other.path, bare.path], tmp_path / "all").path)
+    assert card["licence"] == "MIT (random walks); CC-BY-4.0 (drives); not stated (unknown)"
+    assert card["notes"] == ["a", "b", "c", "merged: 6, 1, 1 episodes"]
+    (store.path / "card.json").write_text("{")
+    with pytest.raises(ValueError, match="card.json is not valid JSON"):
+        merge_stores([store.path, other.path], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_cut_file_costs_only_the_episodes_behind_the_cut(store: TrajectoryStore, tmp_path: Path):

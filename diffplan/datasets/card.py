@@ -1,12 +1,14 @@
 """The data card of a store: where the data come from, under which licence, and what they are like; JSON and text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffplan.datasets.statistics import Statistics
 from diffplan.datasets.store import TrajectoryStore
 from diffplan.files import atomic_path, read_json, write_json
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Trajectory
 
 CARD, TEXT = "card.json", "CARD.md"
 UNKNOWN = "not stated"
@@ -49,6 +51,41 @@ def read_card(folder: str | Path) -> dict[str, Any] | None:
     """The card of a store, ``None`` where it has none. Raises ``ValueError`` when it is damaged."""
     path = Path(folder) / CARD
     return read_json(path) if path.exists() else None
+
+
+def write_derived(
+    out: str | Path,
+    spec: JointSpec,
+    source: str,
+    episodes: Iterable[Trajectory],
+    parents: Mapping[Path, str],
+    done: str,
+) -> TrajectoryStore:
+    """Writes a store made of others and, where one of these has a card, a card that says all that theirs said.
+
+    Args:
+        out: folder of the new store; also ``spec``, ``source`` and ``episodes``: see ``TrajectoryStore.write``.
+        parents: the folders of the others, and the source of each.
+        done: how the new one was made of them, for the notes.
+
+    Raises:
+        ValueError: a card is damaged (nothing is written then), or as ``TrajectoryStore.write``.
+    """
+    cards = {path: read_card(path) for path in parents}
+    store = TrajectoryStore.write(out, spec, source, episodes)
+    known = [card for card in cards.values() if card]
+    if not known:
+        return store
+
+    def together(key: str) -> str:
+        """What all say, or what each says of its own episodes."""
+        said = {path: (card or {}).get(key, UNKNOWN) for path, card in cards.items()}
+        first, *others = dict.fromkeys(said.values())
+        return "; ".join(f"{one} ({parents[path]})" for path, one in said.items()) if others else first
+
+    notes = dict.fromkeys(note for card in known for note in card.get("notes", ()))
+    write_card(store, Statistics.of(spec, store), together("licence"), together("origin"), [*notes, done])
+    return store
 
 
 def _role(role: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Making new stores of old ones: parts of it, fewer episodes, what a damaged one still holds."""
+"""Making new stores of old ones: parts of it, fewer episodes, what a damaged one still holds. Data cards go along."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from diffplan.datasets.arrays import npy_header
+from diffplan.datasets.card import write_derived
 from diffplan.datasets.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
 from diffplan.datasets.store import TrajectoryStore, layout
 from diffplan.files import inside, read_json, sha256
@@ -41,11 +42,8 @@ def split_store(
     chosen = np.random.default_rng(seed).permutation(len(store))[:first]
     others = np.setdiff1d(np.arange(len(store)), chosen)
     _check_new(*outs)
-    parts = [
-        _part(store, out, index, f"{len(index)} of {len(store)} episodes of")
-        for out, index in zip(outs, (chosen, others), strict=True)
-    ]
-    return parts[0], parts[1]
+    one, other = (_part(store, out, index, seed) for out, index in zip(outs, (chosen, others), strict=True))
+    return one, other
 
 
 def subsample_store(path: str | Path, out: str | Path, episodes: int, seed: int = 0) -> TrajectoryStore:
@@ -58,12 +56,13 @@ def subsample_store(path: str | Path, out: str | Path, episodes: int, seed: int 
     if not 1 <= episodes <= len(store):
         raise ValueError(f"episodes={episodes}, but {path} has {len(store)}; choose 1 to {len(store)}.")
     chosen = np.random.default_rng(seed).choice(len(store), episodes, replace=False)
-    return _part(store, out, chosen, f"{episodes} of {len(store)} episodes of")
+    return _part(store, out, chosen, seed)
 
 
-def _part(store: TrajectoryStore, out: str | Path, index: Int[np.ndarray, "E"], words: str) -> TrajectoryStore:
-    episodes = (store[int(one)] for one in np.sort(index))
-    return TrajectoryStore.write(out, store.spec, f"{words} {store.source}", episodes)
+def _part(store: TrajectoryStore, out: str | Path, index: Int[np.ndarray, "E"], seed: int) -> TrajectoryStore:
+    episodes, words = (store[int(one)] for one in np.sort(index)), f"{len(index)} of {len(store)} episodes"
+    parents, done = {store.path: store.source}, f"{words}, drawn at random with seed {seed}"
+    return write_derived(out, store.spec, f"{words} of {store.source}", episodes, parents, done)
 
 
 def _check_new(*outs: str | Path) -> None:
@@ -114,8 +113,9 @@ def repair_store(path: str | Path, out: str | Path) -> Repair:
             kept = cut.get(entry.folder)
             yield from TrajectoryStore(path, replace(manifest, shards=(entry,))) if kept is None else kept
 
-    store = TrajectoryStore.write(out, manifest.spec, manifest.source, episodes())
     files = tuple(f"{folder}/{name}" for folder, names in damaged.items() for name in names)
+    done = f"repaired: {whole + unverified} of {total} episodes are left; damaged were {', '.join(files) or 'none'}"
+    store = write_derived(out, manifest.spec, manifest.source, episodes(), {path: manifest.source}, done)
     return Repair(store, files, len(store), total - len(store), unverified)
 
 

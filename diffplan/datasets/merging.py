@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffplan.datasets.card import write_derived
 from diffplan.datasets.store import TrajectoryStore
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
@@ -14,7 +15,8 @@ from diffplan.trajectory import Trajectory
 def merge_stores(paths: Sequence[str | Path], out: str | Path) -> TrajectoryStore:
     """Writes all episodes of several stores to a new one; agents that a store does not have are absent in its episodes.
 
-    The merged store is of the environment of the store with the most agents.
+    The merged store is of the environment of the store with the most agents. Its data card, where one of the stores has
+    one, says the licences and origins of all of them.
 
     Raises:
         ValueError: no stores, one with roles that the largest team's lacks, an agent of two roles, different dt, or
@@ -25,7 +27,9 @@ def merge_stores(paths: Sequence[str | Path], out: str | Path) -> TrajectoryStor
         raise ValueError("no stores to merge; give at least one.")
     spec = _union(stores)
     source = "merged: " + "; ".join(store.source for store in stores)
-    return TrajectoryStore.write(out, spec, source, (_among(spec, episode) for store in stores for episode in store))
+    episodes = (_among(spec, episode) for store in stores for episode in store)
+    sizes = ", ".join(map(str, map(len, stores)))
+    return write_derived(out, spec, source, episodes, {s.path: s.source for s in stores}, f"merged: {sizes} episodes")
 
 
 def _union(stores: Sequence[TrajectoryStore]) -> JointSpec:
