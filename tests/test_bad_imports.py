@@ -445,6 +445,15 @@ def test_spaces_that_are_no_spaces_are_refused(tmp_path: Path):
         refused(importer, tmp_path)
 
 
+def test_the_time_between_steps_is_taken_or_refused(tmp_path: Path):
+    for name, importer in ((name, written(name, tmp_path / name)) for name in FILES if "exported" not in name):
+        if hasattr(importer, "dt"):
+            assert "a positive number of seconds" in refused(dataclasses.replace(importer, dt=0.0), tmp_path), name
+    importer = written("minari, exported", tmp_path / "exported")
+    for said in ({"dt": 0.5}, {"roles": ("a", "b", "c")}):
+        assert "says dt and roles itself" in refused(dataclasses.replace(importer, **said), tmp_path)
+
+
 def test_files_that_are_empty_of_what_they_should_hold_are_refused(tmp_path: Path):
     importer = written("robomimic", tmp_path)
     with h5py.File(importer.source, "a") as file:

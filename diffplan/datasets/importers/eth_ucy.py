@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diffplan.datasets.importers.recognition import is_number, wrong_format
-from diffplan.datasets.importers.recording import Recording
+from diffplan.datasets.importers.recording import Recording, check_dt
 from diffplan.datasets.importers.tracks import Tracks, agent_name, cut, episode, role_of, team, whole_steps
 from diffplan.trajectory import Trajectory
 
@@ -38,6 +38,7 @@ class EthUcy:
     dt: float = 0.4
 
     def read(self) -> Recording:
+        check_dt(self.dt)
         source = Path(self.source)
         paths = sorted(source.glob("*.txt")) if source.is_dir() else [source]
         if not paths or not all(path.is_file() for path in paths):

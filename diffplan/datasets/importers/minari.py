@@ -35,12 +35,12 @@ class Minari:
 
     Args:
         source: a folder with ``metadata.json`` and ``main_data.hdf5``, or the one above it.
-        dt: seconds a step, which the files do not say.
-        roles: each agent's role, in the order of their names; by default agents of equal widths share one.
+        dt: seconds a step, which the files do not say (1 by default), unless ``diffplan data export`` wrote them.
+        roles: each agent's role, in the order of their names; by default agents of equal widths share one. Likewise.
     """
 
     source: Path
-    dt: float = 1.0
+    dt: float | None = None
     roles: tuple[str, ...] = ()
 
     def read(self) -> Recording:
@@ -51,6 +51,8 @@ class Minari:
         file, metadata = inside(folder, "main_data.hdf5"), read_json(inside(folder, "metadata.json"))
         number = _total(metadata, folder)
         if OURS in metadata:
+            if self.dt is not None or self.roles:
+                raise ValueError(f"{folder} is an export of diffplan and says dt and roles itself; leave both out.")
             spec = JointSpec.from_dict(dict(metadata[OURS]).get("spec", {}))
             return Recording(spec, lambda: _exact_episodes(spec, file, number), str(metadata[OURS].get("source", "")))
         try:
@@ -66,8 +68,8 @@ class Minari:
             raise ValueError(
                 f"{folder} has agents with discrete and others with continuous actions; import them apart."
             )
-        choosing = discrete.pop()
-        spec = make_spec(folder, list(agents), widths, self.dt, self.roles, choosing)
+        choosing, dt = discrete.pop(), 1.0 if self.dt is None else self.dt
+        spec = make_spec(folder, list(agents), widths, dt, self.roles, choosing)
 
         def episodes() -> Iterator[Trajectory]:
             with open_hdf5(file) as data:

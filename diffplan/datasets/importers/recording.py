@@ -112,6 +112,12 @@ def make_spec(
     return JointSpec(dict(zip(names, roles, strict=True)), described, dt)
 
 
+def check_dt(dt: float | None) -> None:
+    """Raises ``ValueError`` for a step that takes no time; None is for the files to say."""
+    if dt is not None and not 0 < dt < float("inf"):
+        raise ValueError(f"dt={dt:g}; a step takes a positive number of seconds.")
+
+
 def check_team(number: int, source: Path) -> None:
     """Raises ``ValueError`` for a team larger than anything that one model could see at once."""
     if not 1 <= number <= MOST_AGENTS:

@@ -53,7 +53,7 @@ class Robomimic:
                     "observations with robomimic's dataset_states_to_obs.py first."
                 )
             keys, left_out = self._keys(first["obs"], source)
-            arms, dt = self._arms(keys), self.dt or _dt(file["data"], source)
+            arms, dt = self._arms(keys), _dt(file["data"], source) if self.dt is None else self.dt
             spec = self._spec(first, keys, arms, dt)
             next_known = "next_obs" in first
         notes = [f"observation entries: {', '.join(keys)}"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffplan.datasets.importers.parquet import read_parquet
 from diffplan.datasets.importers.recognition import wrong_format
-from diffplan.datasets.importers.recording import Recording
+from diffplan.datasets.importers.recording import Recording, check_dt
 from diffplan.datasets.importers.tracks import METRES, Tracks, agent_name, cut, episode, role_of, team, whole_steps
 from diffplan.trajectory import Trajectory
 
@@ -60,6 +60,7 @@ class Table:
     least: int = 1
 
     def read(self) -> Recording:
+        check_dt(self.dt)
         source = Path(self.source)
         tables = {path: _columns(path) for path in _paths(source)}
         observed = self._observed(tables)
