@@ -1,21 +1,22 @@
 """Given one robot's announced plan, do the others' sampled plans fit it? Writes announced_plan_agreement.
 
-Uses the planners of ``benchmark_control.py --rows crossing_open_4``. From new starts, robot_0's plan is announced, and
-the others are sampled with another seed, told (``given``) or not told; 10 denoising steps each. They fit when all go
-round the centre the same way as robot_0 and nobody touches anybody. Writes to docs/results/control.json.
+Uses the planners of ``benchmark_control.py --rows crossing_open_4``, trained where missing. From new starts,
+robot_0's plan is announced, and the others are sampled with another seed, told (``given``) or not told; 10 denoising
+steps each. They fit when all go round the centre the same way as robot_0 and nobody touches anybody. Writes to
+docs/results/control.json.
 """
 
 import argparse
 
 import numpy as np
-from benchmark_control import FOLDER
+from benchmark_control import planner_of
 from figures import RESULTS, Figure, record
 
 import diffplan as dp
 from diffplan.envs.crossing_layouts import RADIUS
 from diffplan.evaluation import episode_seed, mean_interval
 
-COMMAND = "python scripts/benchmark_announcements.py --seeds {seeds}"
+COMMAND = "python scripts/benchmark_announcements.py --seeds {seeds} --episodes {episodes}"
 DENOISING_STEPS = 10
 
 
@@ -48,9 +49,9 @@ def main() -> None:
     arguments = parser.parse_args()
     found = []
     for seed in range(arguments.seeds):
-        planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "crossing_open_4" / f"joint_{seed}")
+        planner = dp.DiffusionPlanner.from_pretrained(planner_of("crossing_open_4", seed))
         found.append(agreement(planner, arguments.episodes, 1_000 + seed))
-    count, command = arguments.seeds * arguments.episodes, COMMAND.format(seeds=arguments.seeds)
+    count, command = arguments.seeds * arguments.episodes, COMMAND.format(**vars(arguments))
 
     def figure(label: str, name: str, beside: dict[str, Figure]) -> Figure:
         mine = mean_interval([rows[name] for rows in found])

@@ -16,17 +16,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, kept, record
 
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
 from diffplan.evaluation import Interval, mean_interval
-from diffplan.files import read_json, write_json
+from diffplan.files import write_json
 
 FOLDER = Path("runs/benchmark")
 JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"
 UNGUIDED, SAFE = "without guides", "with guides and safety filter"
-COMMAND = "python scripts/benchmark_control.py --rows {row} --seeds {seeds}"
+COMMAND = "python scripts/benchmark_control.py --rows {row} --seeds {seeds} --episodes {episodes}"
 BASELINE_SEEDS = 2
 
 
@@ -97,20 +97,39 @@ ROWS = {
 def train_and_evaluate(name: str, variant: str, seed: int, episodes: int) -> dict[str, Any]:
     """One training seed of one variant of a row; what is there already is read."""
     row, path = ROWS[name], FOLDER / name / f"{variant}_{seed}.json".replace(" ", "_")
-    if path.exists():
-        return read_json(path)
+    if (report := kept(path, episodes)) is not None:
+        return report
     env = dp.make(row.env, **row.options)
-    dataset = dp.load_dataset(FOLDER / name / "data", horizon=row.horizon, normalizer="gaussian")
     if variant in (CLONING, CLONING_ALONE):
-        policy = train_behavior_cloning(dataset, joint=variant == CLONING, seed=seed)
+        policy = train_behavior_cloning(dataset_of(name), joint=variant == CLONING, seed=seed)
     else:
-        planner = dp.DiffusionPlanner.for_dataset(dataset, width=row.width, agent_attention=variant != ALONE, seed=seed)
-        out = FOLDER / name / f"{ALONE if variant == ALONE else JOINT}_{seed}".replace(" ", "_")
-        dp.train(planner, dataset, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
+        planner = train(name, variant, seed)
         policy = dp.RecedingHorizonPolicy(planner.for_agents(env.joint_spec), **acting(row, env, variant))
     report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed, batch_size=row.batch_size).to_dict()
     write_json(path, report)
     return report
+
+
+def dataset_of(name: str) -> dp.TrajectoryDataset:
+    return dp.load_dataset(FOLDER / name / "data", horizon=ROWS[name].horizon, normalizer="gaussian")
+
+
+def train(name: str, variant: str, seed: int) -> dp.DiffusionPlanner:
+    """Trains a planner of a row, or goes on with it."""
+    row, dataset = ROWS[name], dataset_of(name)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=row.width, agent_attention=variant != ALONE, seed=seed)
+    out = FOLDER / name / f"{ALONE if variant == ALONE else JOINT}_{seed}".replace(" ", "_")
+    dp.train(planner, dataset, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
+    return planner
+
+
+def planner_of(name: str, seed: int) -> Path:
+    """The folder of a row's planner, for other benchmarks; recorded and trained from nothing where it is missing."""
+    out = FOLDER / name / f"{JOINT}_{seed}"
+    if not (out / "planner").exists():
+        collect(ROWS[name], FOLDER / name / "data")
+        train(name, JOINT, seed)
+    return out
 
 
 def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
@@ -152,7 +171,8 @@ def run(name: str, seeds: int, episodes: int, workers: int) -> Figure:
             reports |= (
                 dict(zip(jobs, pool.map(train_and_evaluate, *zip(*jobs, strict=True)), strict=True)) if jobs else {}
             )
-    unit, command = "share" if row.random_return is None else "points", COMMAND.format(row=name, seeds=seeds)
+    unit = "share" if row.random_return is None else "points"
+    command = COMMAND.format(row=name, seeds=seeds, episodes=episodes)
 
     def figure(label: str, variant: str, baselines: dict[str, Figure]) -> Figure:
         mine = interval(name, [report for job, report in reports.items() if job[1] == variant])

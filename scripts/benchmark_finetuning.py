@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, kept, record
 
 import diffplan as dp
 from diffplan.evaluation import Interval, mean_interval
-from diffplan.files import read_json, write_json
+from diffplan.files import write_json
 from diffplan.finetuning import METHODS, Acting, Learning
 from diffplan.finetuning.loop import AUTO, weights_sha256
 
@@ -61,8 +61,8 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     """Pretrains, fine-tunes and tests one planner; what is there already is read."""
     row, base = ROWS[name], FOLDER / name
     out = base / f"{arguments.method}_{arguments.steps}_{seed}"
-    if (out / "result.json").exists():
-        return read_json(out / "result.json")
+    if (found := kept(out / "result.json", arguments.episodes, "before")) is not None:
+        return found
     env = dp.make(row.env, **row.options)
     data = dp.collect_episodes(
         row.env,
@@ -159,6 +159,7 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     began, curves = points("began"), points("curve")
     seeds, episodes = arguments.seeds, arguments.seeds * arguments.episodes
     command = f"{COMMAND} --rows {name} --seeds {seeds} --steps {arguments.steps} --method {arguments.method}"
+    command += f" --episodes {arguments.episodes}"
 
     def figure(label: str, unit: str, value: Interval, beside: dict[str, Figure] | None = None) -> Figure:
         return Figure(label, value.value, value.low, value.high, unit, seeds, episodes, command, beside or {})

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, kept, record
 
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
@@ -25,7 +25,7 @@ from diffplan.files import read_json, write_json
 
 FOLDER = Path("runs/ladder")
 DATA = ("expert", "medium", "replay", "random")
-COMMAND = "python scripts/benchmark_ladder.py --tasks {task} --data {data} --seeds {seeds}"
+COMMAND = "python scripts/benchmark_ladder.py --tasks {task} --data {data} --seeds {seeds} --episodes {episodes}"
 CLONING = {"BC joint": True, "BC per agent": False}
 OFFLINE = {"IQL": "iql", "TD3+BC": "td3bc"}
 
@@ -102,7 +102,7 @@ def planner_of(name: str, skill: str, seed: int) -> dp.DiffusionPlanner:
 def returns(name: str, skill: str, variant: str, seed: int, episodes: int, interpreter: str | None) -> list[float]:
     """What one variant of one training seed got in every episode; what is there already is read."""
     path = FOLDER / name / skill / str(seed) / f"{variant.replace(', ', '_').replace(' ', '_')}.json"
-    if not path.exists():
+    if (report := kept(path, episodes, "returns")) is None:
         env = dp.make(TASKS[name].env, **TASKS[name].options)
         if variant in OFFLINE:
             command = [interpreter, Path(__file__).with_name("offline_baselines.py"), FOLDER / name / skill / "data"]
@@ -115,15 +115,16 @@ def returns(name: str, skill: str, variant: str, seed: int, episodes: int, inter
         else:
             planner = planner_of(name, skill, seed)
             policy = dp.RecedingHorizonPolicy(planner, **acting(variant, TASKS[name], planner.value_function))
-        write_json(path, dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict())
-    return list(read_json(path)["returns"])
+        report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
+        write_json(path, report)
+    return list(report["returns"])
 
 
 def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | None) -> list[Figure]:
     """Every variant on one task and quality of data."""
     low, high, own = TASKS[name].random_return, store_of(name, "expert").returns.mean(), store_of(name, skill).returns
     low = float(store_of(name, "random").returns.mean()) if low is None else low
-    command = COMMAND.format(task=name, data=skill, seeds=seeds)
+    command = COMMAND.format(task=name, data=skill, seeds=seeds, episodes=episodes)
 
     def figure(label: str, groups: list[list[float]]) -> Figure:
         found = mean_interval([[100 * (value - low) / (high - low) for value in group] for group in groups])

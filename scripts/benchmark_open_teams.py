@@ -15,12 +15,13 @@ import sys
 from typing import Any
 
 from benchmark_control import FOLDER as RUNS
-from figures import RESULTS, Figure, record
+from benchmark_control import planner_of
+from figures import RESULTS, Figure, kept, record
 from pettingzoo.utils import BaseParallelWrapper
 
 import diffplan as dp
 from diffplan.evaluation import mean_interval
-from diffplan.files import read_json, write_json
+from diffplan.files import write_json
 
 FOLDER = RUNS / "open_team"
 COMMAND = "python scripts/benchmark_open_teams.py --seeds {seeds} --episodes {episodes} --schedules {schedules}"
@@ -59,7 +60,7 @@ def trained(seed: int) -> dp.DiffusionPlanner:
         dp.collect_episodes("crossing-v0", out=FOLDER / name, episodes=episodes, env_options=options, progress=False)
     if not (FOLDER / "data").exists():
         dp.merge_stores([FOLDER / name for name in PARTS], FOLDER / "data")
-    four = dp.DiffusionPlanner.from_pretrained(RUNS / "crossing_open_4" / f"joint_{seed}")
+    four = dp.DiffusionPlanner.from_pretrained(planner_of("crossing_open_4", seed))
     dataset = dp.load_dataset(FOLDER / "data", four.horizon, normalizer=four.normalizer)
     planner = four.for_agents(dataset.spec)
     dp.train(planner, dataset, seed=seed, out=out, resume=True, progress=False, **TRAINING)
@@ -78,7 +79,7 @@ def evaluated(name: str, options: dict[str, Any], variant: str, seed: int, first
         episodes: how many.
     """
     path = FOLDER / f"{name}_{variant.replace(' ', '_')}_{first}.json"
-    if not path.exists():
+    if (found := kept(path, episodes)) is None:
         env, planner, left = dp.make("crossing-v0", **options), trained(seed), []
         policy = dp.RecedingHorizonPolicy(
             planner.for_agents(env.joint_spec),
@@ -88,9 +89,10 @@ def evaluated(name: str, options: dict[str, Any], variant: str, seed: int, first
         report = dp.evaluate(
             policy, lambda: Watched(dp.make("crossing-v0", **options), left), episodes=episodes, seed=first
         )
-        write_json(path, {"success": report.success, "left": left})
+        found = {"success": report.success, "left": left}
+        write_json(path, found)
         print(path, sum(report.success) / episodes, flush=True)
-    return read_json(path)
+    return found
 
 
 def stays(robots: int, variant: str, seed: int, episodes: int) -> list[float]:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, kept, record
 
 import diffplan as dp
 from diffplan.datasets import run_episode
 from diffplan.envs.crossing_partners import HELDOUT_FAMILIES, STYLE_SIZE, TRAINING_FAMILIES, ScriptedPartners, Style
 from diffplan.envs.crossing_response import PartneredExpert, style_of
 from diffplan.evaluation import Interval, episode_seed, mean_interval
-from diffplan.files import read_json, write_json
+from diffplan.files import write_json
 from diffplan.partners import watched
 from diffplan.planners.question import Sampling
 
@@ -176,14 +176,6 @@ def closed_loop(
     return dp.evaluate(team, env, episodes=episodes, seed=seed).to_dict()
 
 
-def kept(name: str, measure: Callable[..., dict[str, Any]], *what: Any) -> dict[str, Any]:
-    """A measurement that is made once."""
-    path = FOLDER / f"{name}.json".replace(" ", "_")
-    if not path.exists():
-        write_json(path, measure(*what))
-    return dict(read_json(path))
-
-
 def measure(seed: int, episodes: int) -> dict[str, dict[str, Any]]:
     """All of one training seed, named by what was done, with which families, knowing what."""
     families = {"seen": SEEN, "heldout": HELDOUT}
@@ -191,7 +183,10 @@ def measure(seed: int, episodes: int) -> dict[str, dict[str, Any]]:
     found = {}
 
     def keep(name: str, function: Callable[..., dict[str, Any]], *what: Any) -> None:
-        found[name] = kept(f"{name} {seed}", function, *what)
+        path = FOLDER / f"{name} {seed}.json".replace(" ", "_")
+        report = kept(path, episodes, "success" if function is closed_loop else "ade")
+        found[name] = function(*what) if report is None else report
+        write_json(path, found[name])
 
     for variant in VARIANTS:
         planner = train_planner(TOLD if variant == TOLD else INFERRED, seed)

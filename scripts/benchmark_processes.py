@@ -1,9 +1,10 @@
 """Runs four robots as processes at 20 Hz for ten minutes, kills one in the middle, and writes docs/results/teams.json.
 
-    python scripts/benchmark_processes.py --planner runs/benchmark/crossing_open_4/joint_0
+    python scripts/benchmark_processes.py
 
 ``team_missed_steps`` counts the answers that the world waited for in vain, of the three that live on. The planner is
-that of ``benchmark_control.py --rows crossing_open_4``. A machine that is busy with other work misses steps for that.
+that of ``benchmark_control.py --rows crossing_open_4``, trained where missing. A machine that is busy with other work
+misses steps for that.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import os
 from pathlib import Path
 
 import psutil
+from benchmark_control import planner_of
 from figures import RESULTS, Figure, record
 
 import diffplan as dp
@@ -24,14 +26,14 @@ SEED = 1_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--planner", type=Path, default=Path("runs/benchmark/crossing_open_4/joint_0"))
+    parser.add_argument("--planner", type=Path, help="another planner")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rate", type=float, default=20.0)
     settings = parser.parse_args()
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     middle, env = round(settings.rate * settings.seconds / 2), dp.make("crossing-v0", num_robots=4)
     report = run_team(
-        settings.planner,
+        settings.planner or planner_of("crossing_open_4", 0),
         env,
         rate=settings.rate,
         seconds=settings.seconds,

@@ -2,11 +2,12 @@
 
     python scripts/benchmark_teams.py --seeds 5
 
-Uses the planners of ``benchmark_control.py --rows crossing_open_4 zero_shot_8``, trained for 600 steps more on
-questions in which others' goals are often hidden. A robot never senses these goals, and sends at most 200 bytes a
-replan. ``sensing_gap_recovered``: 6 robots (the planner knows teams of 4 and 6) sense 0.8 m far; of the success that
-silence with a shared seed loses against the planner that knows everything, the share that messages win back.
-``decentral_replan_ms`` is processor time of one thread. What is there already below runs/benchmark/teams is read.
+Uses the planners of ``benchmark_control.py --rows crossing_open_4 zero_shot_8``, trained where missing, and for 600
+steps more on questions in which others' goals are often hidden. A robot never senses these goals, and sends at most
+200 bytes a replan. ``sensing_gap_recovered``: 6 robots (the planner knows teams of 4 and 6) sense 0.8 m far; of the
+success that silence with a shared seed loses against the planner that knows everything, the share that messages win
+back. ``decentral_replan_ms`` is processor time of one thread. What is there already below runs/benchmark/teams is
+read.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from benchmark_control import FOLDER
+from benchmark_control import FOLDER, planner_of
 from figures import RESULTS, Figure, record
 from scipy.stats import bootstrap
 
@@ -67,11 +68,11 @@ CURVE = {
 
 def team_planner(row: str, seed: int) -> dp.DiffusionPlanner:
     """The planner of ``benchmark_control`` after some more training, in which others' goals are often hidden."""
-    out, trained = FOLDER / "teams" / f"{row}_{seed}", FOLDER / row
+    out = FOLDER / "teams" / f"{row}_{seed}"
     if (out / "planner").exists():
         return dp.DiffusionPlanner.from_pretrained(out)
-    planner = dp.DiffusionPlanner.from_pretrained(trained / f"joint_{seed}")
-    store = dp.TrajectoryStore.open(trained / "data")
+    planner = dp.DiffusionPlanner.from_pretrained(planner_of(row, seed))
+    store = dp.TrajectoryStore.open(FOLDER / row / "data")
     dataset = dp.TrajectoryDataset(store, horizon=planner.horizon, normalizer=planner.normalizer)
     mix = dp.QuestionMix(partial=0.3)
     dp.train(planner, dataset, steps=STEPS, batch_size=64, learning_rate=2e-3, mix=mix, seed=seed, out=out)

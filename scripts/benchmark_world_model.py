@@ -1,10 +1,10 @@
 """Asks planners what the world does under given joint actions, beside two plain models. Writes forecast_error_ratio.
 
-Uses the planners of ``benchmark_control.py --rows crossing_open_4`` and episodes that they were not trained on. From
-many presents on, all actions of the window are given, and the observations 10 steps ahead are compared with MuJoCo's:
-root mean square of position and velocity over robots, in the normaliser's units, as a share of the error of constant
-velocity. Beside it: a one-step multi-layer perceptron (own observation and action -> next observation), trained on the
-same data and rolled out. Writes to docs/results/teams.json.
+Uses the planners of ``benchmark_control.py --rows crossing_open_4``, trained where missing, and episodes that they
+were not trained on. From many presents on, all actions of the window are given, and the observations 10 steps ahead
+are compared with MuJoCo's: root mean square of position and velocity over robots, in the normaliser's units, as a
+share of the error of constant velocity. Beside it: a one-step multi-layer perceptron (own observation and action ->
+next observation), trained on the same data and rolled out. Writes to docs/results/teams.json.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from benchmark_control import FOLDER
+from benchmark_control import FOLDER, planner_of
 from figures import RESULTS, Figure, record
 from torch import nn
 
@@ -20,7 +20,7 @@ import diffplan as dp
 from diffplan.evaluation import mean_interval
 from diffplan.planners.question import Sampling
 
-COMMAND = "python scripts/benchmark_world_model.py --seeds {seeds}"
+COMMAND = "python scripts/benchmark_world_model.py --seeds {seeds} --windows {windows} --steps {steps}"
 ROW, AHEAD, HORIZON = FOLDER / "crossing_open_4", 10, 32
 SKILLS = ("expert", "medium")
 ONE = "with one denoising step"
@@ -98,7 +98,8 @@ def roll_out(network: nn.Module, planner: dp.DiffusionPlanner, cells: np.ndarray
 
 def measure(seed: int, number: int, steps: int) -> dict[str, list[float]]:
     """Errors of every model, per window, over the mean error of constant velocity on the same windows."""
-    planner = dp.DiffusionPlanner.from_pretrained(ROW / f"joint_{seed}").for_agents(dp.make("crossing-v0").joint_spec)
+    planner = dp.DiffusionPlanner.from_pretrained(planner_of(ROW.name, seed))
+    planner = planner.for_agents(dp.make("crossing-v0").joint_spec)
     network = train_one_step(planner, seed)
     moving = [
         entry for entry in range(planner.spec.observation_size) if entry not in planner.spec.roles["robot"].static
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="denoising steps")
     arguments = parser.parse_args()
     found = [measure(seed, arguments.windows, arguments.steps) for seed in range(arguments.seeds)]
-    count, command = arguments.seeds * arguments.windows, COMMAND.format(seeds=arguments.seeds)
+    count, command = arguments.seeds * arguments.windows, COMMAND.format(**vars(arguments))
 
     def figure(label: str, name: str, beside: dict[str, Figure]) -> Figure:
         mine = mean_interval([rows[name] for rows in found])

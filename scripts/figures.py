@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from diffplan.files import atomic_path, read_json, write_json
 
@@ -43,6 +43,12 @@ def record(path: str | Path, figures: Sequence[Figure]) -> None:
     write_json(path, [dataclasses.asdict(one) for one in merged.values()])
     write_page(Path(path).parent)
     print(json.dumps([dataclasses.asdict(one) for one in figures], indent=2))
+
+
+def kept(path: Path, episodes: int, column: str = "success") -> dict[str, Any] | None:
+    """An evaluation that was written before, unless it is of another number of episodes, as its ``column`` tells."""
+    report = read_json(path) if path.exists() else {}
+    return report if len(report.get(column, ())) == episodes else None
 
 
 def read(path: str | Path) -> list[Figure]:
