@@ -1,6 +1,7 @@
 import re
 from collections.abc import Callable
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from diffplan.envs.crossing import CrossingEnv, behavior_policy
 from diffplan.envs.crossing_layouts import ARENA, RADIUS
 from diffplan.envs.crossing_model import DT, MASS, MAX_FORCE, V_MAX, VELOCITY_GAIN
 from diffplan.planners.barrier import VelocityServo, constraints, fastest
-from diffplan.planners.safety import SafetyFilter
+from diffplan.planners.safety import NO_PARTNERS, SafetyFilter
 from diffplan.spec import Actions, JointSpec, Observations, Role
 
 SERVO = VelocityServo(MAX_FORCE / MASS, MASS / VELOCITY_GAIN, DT)
@@ -52,6 +53,46 @@ def test_robots_that_drive_blindly_at_each_other_arrive_without_touching(
     assert all(end["success"] and end["contacts"] == 0 for end in kept)
     assert safety.stats.changed > 0
     assert safety.stats.infeasible == 0
+
+
+@pytest.mark.parametrize(("layout", "robots", "episodes"), [("open", 4, 2), ("obstacles", 4, 2)])
+def test_robots_that_filter_each_for_itself_do_not_touch(layout: str, robots: int, episodes: int) -> None:
+    env, safety = CrossingEnv(robots, layout), new_filter()
+
+    def alone(observations: Observations) -> Actions:
+        asked = {name: {name: action} for name, action in straight(observations).items()}
+        return {n: safety.filter_actions(env.joint_spec, observations, one)[n] for n, one in asked.items()}
+
+    blind, kept = ([drive(env, seed, act, None) for seed in range(episodes)] for act in (straight, alone))
+    assert any(end["contacts"] for end in blind)
+    assert all(end["success"] and end["contacts"] == 0 for end in kept)
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.3])
+def test_a_robot_that_filters_for_itself_keeps_clear_of_one_that_only_goes_on(speed: float) -> None:
+    env, safety = CrossingEnv(2), new_filter()
+    for filtering in (False, True):
+        env.reset(seed=0)
+        env.data.qpos[:], env.data.qvel[:] = (-0.5, 0.02, 0.3, 0.0), 0
+        mujoco.mj_forward(env.model, env.data)
+        actions = {"robot_0": np.array([1.0, 0.0]), "robot_1": np.array([-speed, 0.0])}
+        for _ in range(15):
+            observations, _ = env._observe(np.ones(2, bool))
+            mine = safety.filter_actions(env.joint_spec, observations, {"robot_0": actions["robot_0"]})
+            *_, infos = env.step(actions | (mine if filtering else {}))
+            if not env.agents:
+                break
+        assert (infos["robot_0"]["contacts"] == 0) == filtering
+
+
+def test_each_takes_half_of_the_room_and_all_of_the_lack() -> None:
+    at, most, partner = np.array([[-0.3, 0.0]]), np.full((1, 2), 9.0), np.array([[0.3, 0.0, -0.2, 0.0]])
+    for speed in (0.0, 3.0):  # room to speed up, and too fast already
+        moving = np.array([[speed, 0.0]])
+        ((row,), (share,)) = constraints(at, moving, partner, PILLAR[:0], -most, most, RADIUS, 2.0, DT)
+        lack = speed + 0.2 - fastest(0.6 - 2 * RADIUS, speed + 0.2, 2.0, DT)
+        assert row.tolist() == [[-1, 0]] and (lack > 0) == bool(speed)
+        assert share == pytest.approx(lack if speed else lack / 2)
 
 
 def test_whatever_is_asked_nobody_touches_anything_and_nobody_is_too_fast() -> None:
@@ -164,7 +205,7 @@ def test_a_robot_at_the_fastest_closing_speed_stops_where_the_gap_ends() -> None
 def test_robots_far_apart_need_no_constraints() -> None:
     corners = np.array([[0.9, 0.9], [-0.9, 0.9], [-0.9, -0.9], [0.9, -0.9]])
     most = np.full((4, 2), 0.5)
-    rows, least = constraints(corners, np.zeros((4, 2)), PILLAR, -most, most, RADIUS, 2.0, DT)
+    rows, least = constraints(corners, np.zeros((4, 2)), NO_PARTNERS, PILLAR, -most, most, RADIUS, 2.0, DT)
     assert (rows.shape, least.shape) == ((0, 4, 2), (0,))
 
 

@@ -18,7 +18,7 @@ from diffplan.cli import main
 from diffplan.commands.teams import parse_kills, print_report
 from diffplan.planners import make_scheduler
 from diffplan.planners.member import Manners, TeamMember
-from diffplan.processes.robot import MODES
+from diffplan.processes.robot import MODES, load_member
 from diffplan.processes.team import TeamReport, run_team
 from diffplan.processes.world import EpisodeReport, RobotReport
 
@@ -129,6 +129,20 @@ def test_a_robot_that_was_too_slow_for_some_steps_goes_on_where_its_plan_would_b
     last = member.plan
     start = member.ask(observations["robot_0"], infos["robot_0"]["sensed"], 3).warm_start
     assert np.array_equal(start.actions[:, :, :-3], last.actions[:, :, 3:])
+
+
+def test_a_robot_of_a_safe_team_filters_its_own_actions(planner: Path):
+    env = dp.make("crossing-v0", num_robots=4)
+    close = np.array([0.0, 0.0, 0.7, 0.0, 0.9, 0.0], np.float32)
+    partner = np.array([0.2, 0.0, -0.7, 0.0, np.nan, np.nan], np.float32)
+    acted = [
+        load_member(planner, env.joint_spec, "robot_0", "silent", limits)(0).act(close, {"robot_1": partner}, 0)[0]
+        for limits in (None, env.robot_limits)
+    ]
+    assert acted[1][0] < acted[0][0]
+    del env.robot_limits
+    with pytest.raises(ValueError, match="what its robots can do"):
+        run_team(planner, env, safe=True)
 
 
 def test_the_table_says_what_became_of_every_robot(capsys: pytest.CaptureFixture[str]):

@@ -226,6 +226,57 @@ def test_with_a_shared_seed_and_the_same_knowledge_all_plan_the_same(planner) ->
     assert consistency(dict(zip(NEAR, same, strict=True))) == 0 < consistency(dict(zip(NEAR, apart, strict=True)))
 
 
+class Blind(dp.DiffusionPlanner):
+    """Plans for everybody to drive straight at its goal, whoever is in the way; who has none stands."""
+
+    def answer(self, questions, sampling=None) -> list[Plan]:
+        plans = []
+        for question in questions:
+            seen, mask = self.spec.stack_observations(question.observations)
+            way = np.nan_to_num(seen[:, 4:6] - seen[:, :2])
+            action = way / np.maximum(0.4, np.linalg.norm(way, axis=1, keepdims=True))
+            cells = [np.repeat(np.nan_to_num(one)[None, :, None], self.horizon, 2) for one in (seen, action)]
+            plans.append(Plan(self.spec, *(one.astype(np.float32) for one in cells), mask))
+        return plans
+
+
+@pytest.mark.parametrize(("radius", "speak"), [(None, False), (0.8, True)])
+def test_a_team_that_filters_keeps_apart_where_its_plans_do_not(planner, radius: float | None, speak: bool) -> None:
+    env = dp.make("crossing-v0", num_robots=4, sensing_radius=radius)
+    parts = (planner.denoiser, planner.scheduler, planner.normalizer)
+    blind, safety = Blind(*parts, env.joint_spec, HORIZON), dp.SafetyFilter(**env.robot_limits)
+    manners = Manners(speak=speak, shared_seed=False)
+    free, kept = (dp.evaluate(DecentralizedTeam(blind, manners, safety=one), env, episodes=1) for one in (None, safety))
+    assert free.contacts[0] > 0 and kept.contacts[0] == 0 and kept.success[0]
+    assert safety.stats.changed > 0 and safety.stats.robots == safety.stats.calls  # each its own action
+
+
+def test_a_robot_that_it_does_not_sense_is_where_it_told(planner) -> None:
+    safety = dp.SafetyFilter(**dp.make("crossing-v0", num_robots=2).robot_limits)
+    close = NEAR["robot_0"] + np.float32([0.42, 0, 0, 0, 0, 0])  # 0.18 m away
+    data = TeamMember(planner, "robot_0").act(close, {}, 0)[1]
+    changed = []
+    for heard in (False, True):
+        member = TeamMember(planner, "robot_1", safety=safety)
+        if heard:
+            member.receive(data)
+        member.ask(NEAR["robot_1"], {}, 0)
+        plan = planner(NEAR)
+        plan.actions[:, 1] = (-0.7, 0.0)
+        changed.append(member.follow(plan)[0][0] > -0.7)
+    assert changed == [False, True]
+
+
+def test_a_member_plans_by_its_guides(gaussian) -> None:
+    gaussian.scheduler = make_scheduler("flow")
+    near_two = dp.ConstraintGuide(lambda plan: (plan.observations - 2).square().sum((2, 3, 4)) / 2)
+    members = [TeamMember(gaussian, "a", Manners(speak=False), guides=guides) for guides in ((), (near_two,))]
+    for member in members:
+        member.act(np.array([np.nan], np.float32), {}, 0)
+    free, guided = (member.plan.observations.mean() for member in members)
+    assert abs(free) < 0.7 and guided == pytest.approx(free / 2**0.5 + 1, abs=0.3)  # N(0, 1) and N(1, 1/2)
+
+
 def test_consistency_is_the_mean_distance_between_what_is_foreseen_and_what_is_intended(planner) -> None:
     plan = planner(NEAR)
     moved = Plan(plan.spec, plan.observations + np.float32(0.3), plan.actions, plan.agent_mask)

@@ -21,6 +21,7 @@ class Team:
     For example:
       diffplan team runs/crossing
       diffplan team runs/crossing --env crossing-v0 --robots 4 --transport zenoh
+      diffplan team runs/crossing --mode silent --safe
       diffplan team runs/crossing --seconds 60 --rate 10 --loss 0.3
       diffplan team runs/crossing --kill robot_1@30 --json
 
@@ -36,6 +37,7 @@ class Team:
         seconds: stop then, also amid an episode.
         seed: settles the starts of the episodes, and the robots' random streams.
         loss: share of the messages that every robot throws away.
+        safe: every robot changes its own actions where it would come too close to what it senses (SafetyFilter).
         kill: end a robot's process before a step of the run, as ROBOT@STEP; repeat it for more.
         json: print the report as JSON.
     """
@@ -51,6 +53,7 @@ class Team:
     seconds: float | None = None
     seed: int = 0
     loss: float = 0.0
+    safe: bool = False
     kill: Options = field(default_factory=list)
     json: bool = False
 
@@ -69,6 +72,7 @@ class Team:
             seconds=self.seconds,
             seed=self.seed,
             loss=self.loss,
+            safe=self.safe,
             kill=parse_kills(self.kill),
             progress=not self.json,
         )

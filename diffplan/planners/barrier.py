@@ -13,6 +13,10 @@ discrete-time barrier functions (Agrawal, Sreenath 2017, section III), it is one
 
 with ``n`` the direction from j to i. It errs on the safe side where the pair passes aside: the true distance is at
 least the one along ``n``.
+
+Where only ``u_i`` is ours, and j filters for itself, each takes a share of ``n . u >= s - S`` (ibid., section IV): half
+of the room while there is some, and all of a lack, so that it is made good also beside a j that only goes on. One
+robot's brakes must do for that, so ``S`` counts on these alone, as beside an obstacle.
 """
 
 import functools
@@ -79,6 +83,7 @@ def fastest(gap: Any, closing: Any, brake: Any, dt: float) -> Any:
 def constraints(
     positions: Float[np.ndarray, "N 2"],
     velocities: Float[np.ndarray, "N 2"],
+    partners: Float[np.ndarray, "L 4"],
     obstacles: Float[np.ndarray, "M 3"],
     low: Float[np.ndarray, "N 2"],
     high: Float[np.ndarray, "N 2"],
@@ -91,6 +96,7 @@ def constraints(
     Args:
         positions: of the robots (m).
         velocities: of the robots (m/s).
+        partners: position and velocity of robots that filter for themselves.
         obstacles: x, y and radius (m), standing still.
         low: least change of velocity (m/s).
         high: greatest change of velocity (m/s).
@@ -98,17 +104,20 @@ def constraints(
         brake: deceleration to count on, one robot's (m/s^2).
         dt: time of the step (s).
     """
-    robots, still = len(positions), np.zeros((len(obstacles), 2))
-    i, j = _pairs(robots, robots + len(obstacles))
-    at, moving = np.concatenate([positions, obstacles[:, :2]]), np.concatenate([velocities, still])
+    robots, discs = len(positions), len(positions) + len(partners)
+    i, j = _pairs(robots, discs + len(obstacles))
+    at = np.concatenate([positions, partners[:, :2], obstacles[:, :2]])
+    moving = np.concatenate([velocities, partners[:, 2:], np.zeros((len(obstacles), 2))])
+    still = np.zeros((len(at) - robots, 2))
     low, high = np.concatenate([low, still]), np.concatenate([high, still])
-    reaches = np.concatenate([np.full(robots, reach), obstacles[:, 2]])
+    reaches = np.concatenate([np.full(discs, reach), obstacles[:, 2]])
     apart = at[i] - at[j]
     distance = np.hypot(apart[:, 0], apart[:, 1])
     normal = apart / np.maximum(distance, 1e-9)[:, None]
     closing = -(normal * (moving[i] - moving[j])).sum(1)
     brakes = np.where(j < robots, 2 * brake, brake)
     least = closing - fastest(distance - reaches[i] - reaches[j], closing, brakes, dt)
+    least = np.where((robots <= j) & (j < discs) & (least < 0), least / 2, least)
     worst = np.minimum(normal * (low[i] - high[j]), normal * (high[i] - low[j])).sum(1)
     near = np.flatnonzero(worst < least)
     rows = np.zeros((len(near), len(at), 2))

@@ -11,16 +11,18 @@ of a later robot that it cannot see does it take what that told. So a team of N 
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
+from diffplan.planners.guides import Guide
 from diffplan.planners.messages import Message
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import PlanningStats, shifted
 from diffplan.planners.question import Question, Sampling
+from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Cells, Plan
 
@@ -110,6 +112,10 @@ class TeamMember:
         manners: how it plans and talks.
         seed: of the episode; the same for all members (``manners`` say whether they draw the same noise).
         stats: where to count; its own if None.
+        guides: what its plans should be like, see ``DiffusionPlanner.__call__``; of the others it moves what these have
+            not told.
+        safety: changes its own action where it would come too close to what it sees or was told; the others are taken
+            to do the same, but one that only goes on is avoided, too.
 
     Raises:
         ValueError: the spec has no robot of this name.
@@ -122,11 +128,14 @@ class TeamMember:
         manners: Manners | None = None,
         seed: int = 0,
         stats: TeamStats | None = None,
+        guides: Sequence[Guide] = (),
+        safety: SafetyFilter | None = None,
     ):
         if name not in planner.spec.agents:
             raise ValueError(f"no robot {name!r} in the team; the planner's spec has {list(planner.spec.agents)}.")
         self.planner, self.name, self.manners, self.seed = planner, name, manners or Manners(), seed
         self.stats = TeamStats() if stats is None else stats
+        self.guides, self.safety = tuple(guides), safety
         self.index = planner.spec.names.index(name)
         self.step = -1
         self.plan: Plan | None = None
@@ -181,6 +190,10 @@ class TeamMember:
             last = None
             self.stats.gave_way += 1
         self._seen = self._world(observation, sensed)
+        self._near = {
+            name: np.where(np.isnan(row), heard[name][0, : len(row)], row) if name in heard else row
+            for name, row in self._seen.items()
+        }
         around = {n: path for n, path in heard.items() if n in earlier or not (n in sensed or n in strange)}
         given = self._given(around)
         stream = [self.seed, 0 if self.manners.shared_seed else self.index + 1, step]
@@ -190,7 +203,8 @@ class TeamMember:
     def sampling(self, question: Question) -> Sampling:
         """How to answer a question of ``ask``: in one step where there is a last plan."""
         steps = self.manners.num_inference_steps if question.warm_start is None else 1
-        return Sampling(num_inference_steps=steps, warm_start_level=self.manners.warm_start_level)
+        level = self.manners.warm_start_level
+        return Sampling(num_inference_steps=steps, warm_start_level=level, guides=self.guides)
 
     def follow(self, plan: Plan) -> tuple[np.ndarray, bytes | None]:
         """The second half of ``act``: does its part of the plan; of one that is not finite it does nothing, counted."""
@@ -202,6 +216,8 @@ class TeamMember:
             self.plan = shifted(self.plan, 1)
         actions = dict(self.plan.actions_at(0)) if self.plan else {}
         action = actions.get(self.name, np.zeros(self.planner.spec.role_of(self.name).action_size, np.float32))
+        if self.safety is not None:
+            action = self.safety.filter_actions(self.planner.spec, self._near, {self.name: action})[self.name]
         unknown = {
             name: np.full(self.planner.spec.role_of(name).action_size, np.nan) for name in self.planner.spec.names
         }

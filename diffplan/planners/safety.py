@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from diffplan.planners.barrier import ROUNDING, VelocityServo, constraints, fastest, nearest
 from diffplan.spec import Actions, JointSpec
 
-NO_OBSTACLES = np.zeros((0, 3))
+NO_OBSTACLES, NO_PARTNERS = np.zeros((0, 3)), np.zeros((0, 4))
 
 
 @dataclass
@@ -110,25 +110,27 @@ class SafetyFilter:
     def filter_actions(self, spec: JointSpec, observations: Mapping[str, Any], actions: Actions) -> Actions:
         """``filter`` of {agent: action}; positions, velocities and obstacles are read from the observations.
 
+        Agents that are observed and have no action here are partners that filter for themselves: so one robot of a
+        team without a head keeps apart from those that it sees.
+
         Raises:
             ValueError: a role that does not say where its planar position and velocity are, or has other actions.
         """
-        positions, velocities, obstacles = [], [], [NO_OBSTACLES]
-        for name in actions:
-            role, seen = spec.role_of(name), np.asarray(observations[name], float)
-            if (len(role.position), len(role.velocity), role.action_size) != (2, 2, 2):
-                raise ValueError(
-                    f"role {spec.agents[name]!r} has position={role.position}, velocity={role.velocity} and "
-                    f"{role.action_size} actions, expected two of each; set them in Role, or use no safety filter."
-                )
-            positions.append(seen[list(role.position)])
-            velocities.append(seen[list(role.velocity)])
-            obstacles.append(seen[list(role.obstacles)].reshape(-1, 3))
         if not actions:
             return {}
+        own = np.stack([_state(spec, name, observations[name]) for name in actions])
+        others = [_state(spec, name, seen) for name, seen in observations.items() if name not in actions]
+        obstacles = [
+            np.asarray(observations[name], float)[list(spec.role_of(name).obstacles)].reshape(-1, 3) for name in actions
+        ]
         known = [rows[np.isfinite(rows).all(1)] for rows in obstacles]
-        wanted = np.stack(list(actions.values()))
-        safe = self.filter(np.stack(positions), np.stack(velocities), wanted, np.unique(np.concatenate(known), axis=0))
+        safe = self.filter(
+            own[:, :2],
+            own[:, 2:],
+            np.stack(list(actions.values())),
+            np.unique(np.concatenate(known), axis=0),
+            np.reshape(others, (-1, 4)),
+        )
         return dict(zip(actions, safe, strict=True))
 
     def filter(
@@ -137,6 +139,7 @@ class SafetyFilter:
         velocities: Float[np.ndarray, "N 2"],
         actions: Float[np.ndarray, "N 2"],
         obstacles: Float[np.ndarray, "M 3"] = NO_OBSTACLES,
+        partners: Float[np.ndarray, "L 4"] = NO_PARTNERS,
     ) -> Float[np.ndarray, "N 2"]:
         """The nearest safe actions; those that are safe already come back bit for bit.
 
@@ -146,6 +149,8 @@ class SafetyFilter:
                 and nobody can avoid it.
             actions: desired velocities (m/s); robots whose actions are not finite brake.
             obstacles: x, y and radius (m), standing still.
+            partners: position (m) and velocity (m/s) of robots of the same kind that filter for themselves; those that
+                are not finite are not there.
         """
         actions = np.asarray(actions, np.result_type(actions, np.float32))
         known = np.isfinite(positions).all(1) & np.isfinite(velocities).all(1)
@@ -153,7 +158,8 @@ class SafetyFilter:
         asked = np.where(given[:, None], self._within_limits(actions), 0)
         safe = np.where(known[:, None], asked, 0)
         at, moving = np.asarray(positions, float)[known], np.asarray(velocities, float)[known]
-        safe[known], infeasible = self._solve(at, moving, asked[known], given[known], obstacles)
+        seen = partners[np.isfinite(partners).all(1)]
+        safe[known], infeasible = self._solve(at, moving, asked[known], given[known], obstacles, seen)
         self._count(actions, asked, safe, known & given, infeasible)
         return safe
 
@@ -171,6 +177,7 @@ class SafetyFilter:
         asked: Float[np.ndarray, "N 2"],
         given: Bool[np.ndarray, "N"],
         obstacles: Float[np.ndarray, "M 3"],
+        partners: Float[np.ndarray, "L 4"],
     ) -> tuple[Float[np.ndarray, "N 2"], bool]:
         """Safe actions, and whether there were none and robots brake instead."""
         grown = obstacles + np.array([0, 0, self.margin / 2])
@@ -180,7 +187,7 @@ class SafetyFilter:
             braking = np.clip(-velocities, low, high)
             wanted = np.where(given[:, None], np.clip(self._servo.change(asked - velocities), low, high), braking)
             free = self.radius + self.margin / 2
-            rows, least = constraints(positions, velocities, grown, low, high, free, self._brake, self.dt)
+            rows, least = constraints(positions, velocities, partners, grown, low, high, free, self._brake, self.dt)
             found = nearest(wanted, rows, least, low, high)
             if found is None:
                 involved = np.any(rows != 0, axis=(0, 2), keepdims=True)[0]
@@ -247,3 +254,14 @@ class SafetyFilter:
         self.stats.largest = max(self.stats.largest, float(change.max(initial=0)))
         self.stats.infeasible += infeasible
         self.stats.not_finite += int((~counted).sum())
+
+
+def _state(spec: JointSpec, name: str, observation: Any) -> Float[np.ndarray, "4"]:
+    """Position and velocity of an agent. Raises ``ValueError`` where its role does not say where these are."""
+    role = spec.role_of(name)
+    if (len(role.position), len(role.velocity), role.action_size) != (2, 2, 2):
+        raise ValueError(
+            f"role {spec.agents[name]!r} has position={role.position}, velocity={role.velocity} and "
+            f"{role.action_size} actions, expected two of each; set them in Role, or use no safety filter."
+        )
+    return np.asarray(observation, float)[[*role.position, *role.velocity]]

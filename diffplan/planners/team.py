@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from diffplan.planners.channel import Channel, Link
+from diffplan.planners.guides import Guide
 from diffplan.planners.member import Manners, TeamMember, TeamStats
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import shifted
 from diffplan.planners.question import Question
+from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Plan
 
@@ -25,13 +27,23 @@ class DecentralizedTeam:
         planner: for the environment's agents (see ``DiffusionPlanner.for_agents``).
         manners: how robots plan and talk.
         link: how bad the connection between them is.
+        guides: what everyone's plans should be like, see ``TeamMember``.
+        safety: by which everyone changes its own action, see there; its ``stats`` count all members' calls.
 
     Example:
         ``evaluate(DecentralizedTeam(planner, link=Link(loss=0.3, delay=3)), env)``
     """
 
-    def __init__(self, planner: DiffusionPlanner, manners: Manners | None = None, link: Link | None = None):
+    def __init__(
+        self,
+        planner: DiffusionPlanner,
+        manners: Manners | None = None,
+        link: Link | None = None,
+        guides: Sequence[Guide] = (),
+        safety: SafetyFilter | None = None,
+    ):
         self.planner, self.manners, self.link = planner, manners or Manners(), link or Link()
+        self.guides, self.safety = tuple(guides), safety
         self.stats = TeamStats()
         self._episodes: list[_Episode] = []
         self._infos: Sequence[Mapping[str, Any] | None] = ()
@@ -40,12 +52,12 @@ class DecentralizedTeam:
         """Starts one episode a seed, each with members that know nothing yet; statistics go on counting."""
         names, self._infos = self.planner.spec.names, ()
         self._episodes = [
-            _Episode(
-                {name: TeamMember(self.planner, name, self.manners, seed, self.stats) for name in names},
-                Channel(names, self.link, seed),
-            )
+            _Episode({name: self._member(name, seed) for name in names}, Channel(names, self.link, seed))
             for seed in seeds
         ]
+
+    def _member(self, name: str, seed: int) -> TeamMember:
+        return TeamMember(self.planner, name, self.manners, seed, self.stats, self.guides, self.safety)
 
     def sense(self, infos: Sequence[Mapping[str, Any] | None]) -> None:
         """Takes the environments' ``infos`` before the call that they belong to: ``infos[agent]["sensed"]`` is what a

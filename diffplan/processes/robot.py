@@ -132,7 +132,7 @@ def main() -> None:
     settings = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     spec, name = JointSpec.from_dict(settings["spec"]), settings["name"]
-    begin = load_member(Path(settings["planner"]), spec, name, settings["mode"])
+    begin = load_member(Path(settings["planner"]), spec, name, settings["mode"], settings["safety"])
     with Bus(settings["team"], heard_by_robot(spec, name), settings["endpoint"]) as bus:
         Robot(begin, name, spec, bus, settings["seed"], settings["loss"]).run()
 
@@ -145,19 +145,24 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def load_member(path: Path, spec: JointSpec, name: str, mode: str) -> Callable[[int], Member]:
-    """Loads the planner at ``path`` to drive ``name`` on one thread; it has planned, so that no step waits for that."""
+def load_member(
+    path: Path, spec: JointSpec, name: str, mode: str, limits: Mapping[str, float] | None = None
+) -> Callable[[int], Member]:
+    """Loads the planner at ``path`` to drive ``name`` on one thread; it has planned, so that no step waits for that.
+
+    With ``limits``, what a robot can do, a ``SafetyFilter`` has the last word.
+    """
     import torch
 
-    from diffplan.planners import DiffusionPlanner
+    from diffplan.planners import DiffusionPlanner, SafetyFilter
     from diffplan.planners.member import Manners, TeamMember
 
     torch.set_num_threads(1)
     planner = DiffusionPlanner.from_pretrained(path).for_agents(spec)
-    manners = Manners(**MODES[mode])
+    manners, safety = Manners(**MODES[mode]), SafetyFilter(**limits) if limits else None
 
     def begin(seed: int) -> Member:
-        return TeamMember(planner, name, manners, seed)
+        return TeamMember(planner, name, manners, seed, safety=safety)
 
     trial = begin(0)
     for step in range(3):

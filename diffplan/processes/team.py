@@ -69,6 +69,7 @@ def run_team(
     seconds: float | None = None,
     seed: int = 0,
     loss: float = 0.0,
+    safe: bool = False,
     kill: Mapping[str, int] | None = None,
     progress: bool = False,
 ) -> TeamReport:
@@ -86,6 +87,7 @@ def run_team(
         seconds: stop then, also amid an episode.
         seed: settles the starts of the episodes (the same as those of ``evaluate``) and the robots' random streams.
         loss: share of the messages that each robot throws away.
+        safe: every robot filters its own actions (``SafetyFilter``) by what the environment's ``robot_limits`` say.
         kill: {robot: step of the run before which its process is killed}, to see what the others do.
         progress: show a bar.
 
@@ -98,6 +100,9 @@ def run_team(
     spec = spec_from_env(env, planned.dt)
     planned.check_same_roles(spec, "the planner", "the environment")
     _check(spec, rate, episodes, seconds, loss, kill)
+    limits = getattr(env, "robot_limits", None) if safe else None
+    if safe and limits is None:
+        raise ValueError(f"{env} does not say what its robots can do (robot_limits); run the team without safe.")
     endpoint, team = free_endpoint(), secrets.token_hex(8)
     settings = {
         "planner": str(planner),
@@ -107,6 +112,7 @@ def run_team(
         "seed": seed,
         "mode": mode,
         "loss": loss,
+        "safety": limits,
     }
     topics = map(action_topic, range(spec.num_agents))
     with (
