@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,29 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(file), facts
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file} cannot be read ({error}); delete {path} to resume from the one before.") from error
+
+
+def check_out(out: str | Path | None, resume: bool) -> None:
+    """Raises ``ValueError`` where ``out`` holds a run that is not to go on, or there is no ``out`` to go on in."""
+    if out is not None and not resume and checkpoints(Path(out) / "checkpoints"):
+        raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
+    if resume and out is None:
+        raise ValueError("resume=True needs out=, the folder of the run to continue.")
+
+
+def load_newest(out: Path, facts: dict[str, Any], load: Callable[[dict[str, Tensor]], None]) -> int:
+    """Lets ``load`` take the newest checkpoint of the run in ``out``, and returns its step; 0 where there is none.
+
+    Raises:
+        ValueError: it is of another run than ``facts`` say, or damaged.
+    """
+    found = checkpoints(out / "checkpoints")
+    if not found:
+        return 0
+    tensors, manifest = load_checkpoint(found[-1])
+    check_same_run(found[-1], manifest["run"], facts)
+    load(tensors)
+    return int(manifest["step"])
 
 
 def check_same_run(path: Path, theirs: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffplan.augmentation import Augmentation
-from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint
+from diffplan.checkpoints import check_out, load_newest, save_checkpoint
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.denoising import Exercises
@@ -132,7 +132,7 @@ def train(
     networks = nn.ModuleDict({"denoiser": denoiser, "encoder": encoder.train()}) if encoder else denoiser
     model: nn.Module = accelerator.prepare(torch.compile(denoiser) if compile else denoiser)
     run = DenoiserRun(networks, learning_rate, ema_decay, half)
-    first = run.resume(Path(out), facts) if resume and out is not None else 0
+    first = load_newest(Path(out), facts, run.load) if resume and out is not None else 0
     exercises = Exercises(
         dataset.spec,
         dataset.history,
@@ -255,16 +255,6 @@ class DenoiserRun:
         self.ema = {name: tensors[f"ema.{name}"].clone() for name in self.ema}
         load_optimizer_tensors(self.optimizers, self.parameters, tensors)
 
-    def resume(self, out: Path, facts: dict[str, Any]) -> int:
-        """Loads the newest checkpoint and returns its step. Raises ``ValueError`` when it is of another run."""
-        found = checkpoints(out / "checkpoints")
-        if not found:
-            return 0
-        tensors, manifest = load_checkpoint(found[-1])
-        check_same_run(found[-1], manifest["run"], facts)
-        self.load(tensors)
-        return int(manifest["step"])
-
 
 def check_world_size(num_processes: int) -> None:
     """Raises ``RuntimeError`` when fewer processes joined than a launcher asked for (``accelerate launch --cpu``)."""
@@ -286,10 +276,7 @@ def _check_positive(**counts: int) -> None:
 def _check(
     planner: DiffusionPlanner, dataset: TrajectoryDataset, out: str | Path | None, resume: bool, start_share: float
 ) -> None:
-    if out is not None and not resume and checkpoints(Path(out) / "checkpoints"):
-        raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
-    if resume and out is None:
-        raise ValueError("resume=True needs out=, the folder of the run to continue.")
+    check_out(out, resume)
     if not 0 <= start_share <= 1:
         raise ValueError(f"start_share={start_share}; it is a share of the windows, 0 to 1.")
     check_planner_fits(planner, dataset)

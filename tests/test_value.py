@@ -6,6 +6,7 @@ the less the farther right the other does.
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,21 @@ def test_the_same_seed_trains_the_same_values_and_another_seed_others(line) -> N
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
     assert report.steps == [2, 3] and set(report.parts) == {"state", "action", "reward"}
     assert report.losses == pytest.approx([sum(one) for one in zip(*report.parts.values(), strict=True)])
+
+
+def test_a_resumed_value_function_is_the_same_to_the_bit(line, tmp_path: Path) -> None:
+    options = {"steps": 4, "batch_size": 4, "log_every": 1, "out": tmp_path, "checkpoint_every": 2, "progress": False}
+    whole, resumed = (dp.ValueFunction.for_dataset(line, **SMALL) for _ in range(2))
+    report = dp.train_value(whole, line, **options)
+    with pytest.raises(ValueError, match="holds a run; pass resume=True"):
+        dp.train_value(resumed, line, **options)
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000004")
+    again = dp.train_value(resumed, line, resume=True, **options)
+    assert (again.steps, again.losses) == (report.steps, report.losses) == ([1, 2, 3, 4], report.losses)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    with pytest.raises(ValueError, match="is of another run: {'seed': 0} there, {'seed': 1} here"):
+        dp.train_value(resumed, line, resume=True, seed=1, **options)
 
 
 def test_values_are_the_same_after_saving_and_loading(random_value, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from diffplan.commands.worlds import Options, Run, Scheduler, load, make_safety,
 class Train:
     """Trains a planner on a store of episodes.
 
-    The run's folder gets planner/, metrics.jsonl and checkpoints/. The same command
-    with --resume continues from the newest checkpoint, bit for bit; the sizes, data
-    and settings must be those of the run.
+    The run's folder gets planner/, metrics.jsonl and checkpoints/ (the value function's
+    below value/). The same command with --resume continues from the newest checkpoint,
+    bit for bit; the sizes, data and settings must be those of the run.
 
     For example:
       diffplan train data/crossing --out runs/crossing
@@ -147,7 +147,16 @@ class Train:
         first = os.environ.get("RANK", "0") == "0"  # of several processes, one trains values and answers
         if self.value_steps and first:
             value = ValueFunction.for_dataset(dataset, seed=self.seed)
-            train_value(value, dataset, steps=self.value_steps, seed=self.seed, progress=not self.json)
+            train_value(
+                value,
+                dataset,
+                steps=self.value_steps,
+                seed=self.seed,
+                out=self.out / "value",
+                resume=self.resume,
+                checkpoint_every=self.checkpoint_every,
+                progress=not self.json,
+            )
             planner.register_modules(value_function=value)
             planner.save_pretrained(self.out / "planner")
         loss = report.losses[-1] if report.losses else None
