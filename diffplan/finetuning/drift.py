@@ -131,7 +131,8 @@ class Foresight:
         noise = torch.from_numpy(rng.standard_normal(cells.shape, np.float32))
         parts = (cells, known & shown, shown, torch.where(known, cells, noise) * shown)
         cells, known, shown, sample = (part.to(device) for part in parts)
-        latents = infer(self.planner, [Question({})] * len(cells), cells, known)[0]
+        present = shown[:, :, history].any(-1)
+        latents = infer(self.planner, [Question({})] * len(cells), cells, known, present)[0]
         roles = torch.from_numpy(self.spec.role_index).to(device)
         expected: Tensor = make_estimator(self.denoiser, known, shown, roles, False, latents=latents)(sample, 1.0)
         error = (expected - cells).square() * asked.to(device)
