@@ -11,6 +11,7 @@ Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are comp
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from figures import RESULTS, Figure, record
 
 import diffplan as dp
@@ -40,6 +42,18 @@ FORECASTS = QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0)
 FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1": (602, 2_253), "zara2": (921, 5_833)}
 TOUCH = 0.2  # m: who comes closer collides
 FEET = 3.28084
+PUBLISHED = {  # means of the five folds; what AgentFormer makes of eth is from "Joint Metrics Matter" (arXiv 2305.06292)
+    "eth_ucy_marginal_ade": {"AgentFormer": 0.23, "MoFlow": 0.20, "noisy constant velocity": 0.41},
+    "eth_ucy_marginal_fde": {"AgentFormer": 0.39, "MoFlow": 0.32, "noisy constant velocity": 0.86},
+    "eth_ucy_joint_ade": {"noisy constant velocity": 0.55},
+    "eth_ucy_joint_fde": {"noisy constant velocity": 1.12},
+    "eth_joint_published_ade": {"joint AgentFormer": 0.485},
+    "eth_joint_published_fde": {"joint AgentFormer": 0.798},
+    "nba_rebound_marginal_ade": {"noisy constant velocity": 1.61},
+    "nba_rebound_marginal_fde": {"noisy constant velocity": 3.65},
+    "nba_rebound_joint_ade": {"noisy constant velocity": 2.09},
+    "nba_rebound_joint_fde": {"noisy constant velocity": 4.70},
+}
 MEASURES = ("marginal_ade", "marginal_fde", "joint_ade", "joint_fde", "collisions", "real_collisions")
 
 
@@ -221,12 +235,37 @@ def main() -> None:
         (row, attention): merged([one for job, one in results.items() if job[1::2] == (row, attention)])
         for row, attention in dict.fromkeys(job[1::2] for job in jobs)
     }
-    record(RESULTS / "real.json", all_figures(scores, arguments.seeds, command))
+    found = all_figures(scores, arguments.seeds, command)
+    if "nba" in arguments.rows:
+        found.append(latency(arguments.data, command))
+    record(RESULTS / "real.json", found)
+
+
+def latency(data: Path, command: str, calls: int = 100) -> Figure:
+    """How long 20 joint futures of 11 agents take, on one core."""
+    torch.set_num_threads(1)
+    store = players(data, "test")
+    planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "nba_joint_0")
+    cells = TrajectoryDataset(store, FORECAST + 1, OBSERVED - 1, inside=True).batch(np.arange(1)).cells[0]
+    seen = [dict(zip(store.spec.names, cells[:, step], strict=True)) for step in range(OBSERVED)]
+    past = [(observations, dict.fromkeys(store.spec.names, np.zeros(0, np.float32))) for observations in seen[:-1]]
+    times = []
+    for seed in range(calls + 5):
+        started = time.perf_counter()
+        planner(seen[-1], past=past, num_samples=FUTURES, seed=seed)
+        times.append(1_000 * (time.perf_counter() - started))
+    median, (low, high) = np.median(times[5:]), np.quantile(times[5:], (0.025, 0.975))
+    return Figure("real_latency_20_ms", float(median), float(low), float(high), "ms", 1, calls, command)
 
 
 def all_figures(scores: dict[tuple[str, bool], Scores], seeds: int, command: str) -> list[Figure]:
     def figure(label: str, mean: Interval, unit: str, windows: int, beside: dict[str, Figure] | None = None) -> Figure:
-        return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside or {})
+        published = {
+            name: Figure("", value, value, value, unit, 0, windows, "")
+            for name, value in PUBLISHED.get(label, {}).items()
+        }
+        beside = (beside or {}) | published
+        return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside)
 
     found = []
     for (row, attention), one in scores.items():
