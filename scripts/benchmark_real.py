@@ -42,7 +42,7 @@ FORECASTS = QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0)
 FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1": (602, 2_253), "zara2": (921, 5_833)}
 TOUCH = 0.2  # m: who comes closer collides
 FEET = 3.28084
-PUBLISHED = {  # means of the five folds; what AgentFormer makes of eth is from "Joint Metrics Matter" (arXiv 2305.06292)
+PUBLISHED = {  # means of the five folds; eth by "Joint Metrics Matter" (arXiv 2305.06292)
     "eth_ucy_marginal_ade": {"AgentFormer": 0.23, "MoFlow": 0.20, "noisy constant velocity": 0.41},
     "eth_ucy_marginal_fde": {"AgentFormer": 0.39, "MoFlow": 0.32, "noisy constant velocity": 0.86},
     "eth_ucy_joint_ade": {"noisy constant velocity": 0.55},
@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=[*FOLDS, "nba"], default=[*FOLDS, "nba"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--picture", type=Path, help="also draw the forecast of a crowd of zara1's here")
     arguments = parser.parse_args()
     jobs = [(arguments.data, row, seed, True) for seed in range(arguments.seeds) for row in arguments.rows]
     jobs += [(arguments.data, row, 0, False) for row in arguments.rows if row in ("zara1", "nba")]
@@ -239,6 +240,20 @@ def main() -> None:
     if "nba" in arguments.rows:
         found.append(latency(arguments.data, command))
     record(RESULTS / "real.json", found)
+    if arguments.picture:
+        draw(arguments.data, arguments.picture)
+
+
+def draw(data: Path, path: Path, people: int = 6) -> None:
+    """Draws twenty futures of the first window of zara1 with so many people, over what they did."""
+    store = walkers(data, read_json(data / "eth_ucy" / "splits.json")["zara1"]["test"], "zara1_test")
+    planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "zara1_joint_0")
+    plan, real = next(pair for pair in forecasts(planner, store) if len(pair[1]) == people)
+    there, nothing = np.ones(real.shape[1::-1], bool), np.zeros(real.shape[1::-1])[1:]
+    steps = (nothing[..., None][..., :0], nothing, nothing.astype(bool), nothing.astype(bool))
+    dp.plot_plan(representatives(plan, FUTURES), Trajectory(plan.spec, real.swapaxes(0, 1), *steps, there)).savefig(
+        path
+    )
 
 
 def latency(data: Path, command: str, calls: int = 100) -> Figure:
