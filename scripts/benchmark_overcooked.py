@@ -2,9 +2,9 @@
 
     python scripts/benchmark_overcooked.py --data DIR --seeds 3
 
-DIR holds ``overcooked_hh`` (``train.npz``, ``test.npz``, ``layouts.json``): trials of two people, the published split. Both
-networks see the last 12 joint steps and where the players are now, and say each player's next action. Accuracy is over
-all steps of the test trials, and over those at which the action changes. Planners are kept below runs/overcooked.
+DIR holds ``overcooked_hh`` (``train.npz``, ``test.npz``, ``layouts.json``): trials of two people, the published split.
+Both networks see the last 12 joint steps and where the players are now, and say each player's next action. Accuracy is
+over all steps of the test trials, and over those at which the action changes. Planners lie below runs/overcooked.
 """
 
 import argparse
