@@ -59,6 +59,16 @@ def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(predi
     torch.testing.assert_close(estimate(denoiser, **moved), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_at_its_own_pace_an_agent_alone_is_estimated_alike_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffplan.models.frames.SLOWEST", 1e-6)
+    denoiser, grid = make_denoiser(pace=True), make_grid(1)
+    size, level = 3.0, grid["level"]
+    larger = {**grid, "clean": grid["clean"] * size, "level": level * size / (1 - level + level * size)}
+    torch.testing.assert_close(estimate(denoiser, **larger), estimate(denoiser, **grid) * size, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="nothing but position"):
+        make_denoiser(pace=True, size=7)
+
+
 def test_an_agent_does_not_mind_who_is_beyond_its_nearest_neighbours() -> None:
     grid = make_grid(4)
     for agent, place in enumerate((0.0, 1.0, 3.0, 6.0)):

@@ -43,6 +43,7 @@ class Train:
         prediction: what the network's output is.
         return_conditioning: also learn to plan for a return that is asked for.
         frames: see positions in the agents' own frames, and how agents stand to each other; needs --normalizer motion.
+        pace: measure each agent's frame by its own pace; needs --frames, and data without actions.
         neighbours: how many others an agent attends to, the nearest ones; needs --frames. 0: all.
         turn: turn windows by any angle before they are learned; needs --normalizer motion.
         mirror: mirror every second window, likewise.
@@ -78,6 +79,7 @@ class Train:
     prediction: Literal["sample", "velocity"] = "sample"
     return_conditioning: bool = False
     frames: bool = False
+    pace: bool = False
     neighbours: int = 0
     turn: bool = False
     mirror: bool = False
@@ -119,6 +121,7 @@ class Train:
             prediction=self.prediction,
             return_conditioning=self.return_conditioning,
             frames=self.frames,
+            pace=self.pace,
             neighbours=self.neighbours,
             seed=self.seed,
         )

@@ -40,6 +40,8 @@ class JointDenoiser(SavedNetwork):
             (``frames.py``); both in the same scale. Empty: as it is.
         velocity: the two entries of its velocity, likewise.
         goal: the two entries of the place where it wants to be, likewise; in the position's units.
+        pace: measure every agent's own frame by how far it went a step lately: a fast one's future is a slow one's,
+            larger. Only where cells hold nothing but these entries.
         neighbours: how many others an agent attends to, the nearest ones at the present; 0: all. Needs ``position``.
         history: the present's step in the window, where frames lie.
 
@@ -64,6 +66,7 @@ class JointDenoiser(SavedNetwork):
         position: Sequence[int] = (),
         velocity: Sequence[int] = (),
         goal: Sequence[int] = (),
+        pace: bool = False,
         neighbours: int = 0,
         history: int = 0,
     ):
@@ -85,6 +88,8 @@ class JointDenoiser(SavedNetwork):
         if prediction not in ("sample", "velocity"):
             raise ValueError(f"prediction={prediction!r}; choose 'sample' or 'velocity'.")
         _check_entries(size, window, neighbours, history, position=position, velocity=velocity, goal=goal)
+        if pace and size != len({*position, *velocity, *goal}):
+            raise ValueError("pace needs cells that hold nothing but position, velocity and goal; leave it out.")
         self.num_tokens = window // patch_size
         self.embed_sample = nn.Linear(patch_size * size, width)
         self.embed_known = nn.Linear(patch_size * size, width, bias=False)
@@ -140,6 +145,8 @@ class JointDenoiser(SavedNetwork):
         if len(self.config.position):
             frames = self._frames(sample, noise_level, known, mask)
             sample = self._into(frames, sample, noise_level, known)
+            if self.config.pace:
+                sample, noise_level = frames.at_own_pace(sample, noise_level)
         condition = self.level_embedding(noise_level.reshape(-1, N * T, p))
         context = self.embed_known(known.reshape(-1, N, T, p * D).to(sample.dtype)) + self.embed_time
         context = context + self.embed_role(roles)[:, None]
@@ -165,7 +172,9 @@ class JointDenoiser(SavedNetwork):
         output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
         if self.config.prediction == "velocity":
             output = sample - noise_level[..., None] * output
-        return output if frames is None else self._out_of(frames, output)
+        if frames is None:
+            return output
+        return self._out_of(frames, output * frames.pace[..., None, None] if self.config.pace else output)
 
     def _frames(self, sample: Tensor, noise_level: Tensor, known: Tensor, mask: Tensor | None) -> Frames:
         place = self.config.position

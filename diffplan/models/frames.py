@@ -3,6 +3,7 @@
 Each agent's frame lies where it was last seen, its x axis along its last move; what is unknown of its future is told
 as the deviation from going straight on. Since ``sample = (1 - level) * clean + level * noise`` and the noise has no
 preferred direction, moving a noisy sample into a frame is exact: subtract (1 - level) times what is known, then rotate.
+Likewise a frame may measure in its agent's own pace: a noisy sample in other units is one of another noise level.
 How agents stand to each other is told by ``PairFeatures`` (relative poses, as in arXiv 2207.05844, section 3.2).
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FAR = 4.0  # distances are told in steps that grow beyond this one (units of the network)
+SLOWEST = 0.3  # an agent's pace is at least that (units of the network, a step)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Frames:
         velocity: its last move, a step; 0 where it was seen once.
         seen: whether it was seen at all; a frame that is not lies at the map's.
         elapsed: steps of the window since then.
+        pace: how far it went a step lately.
         unknown: cells whose position is to be estimated.
         level: their noise level, 0 elsewhere.
     """
@@ -35,6 +38,7 @@ class Frames:
     velocity: Float[Tensor, "B N 2"]
     seen: Bool[Tensor, "_ N"]
     elapsed: Float[Tensor, "_ N W"]
+    pace: Float[Tensor, "B N"]
     unknown: Bool[Tensor, "_ N W"]
     level: Float[Tensor, "_ N W"]
 
@@ -58,7 +62,10 @@ class Frames:
         seen, moved = last >= 0, before >= 0
         velocity = torch.where(moved, (at(last) - at(before)) / (last - before).clamp(min=1), 0)
         elapsed = (step - last.where(seen, history)).to(positions.dtype)
-        return cls(torch.where(seen, at(last), 0), velocity, seen[..., 0], elapsed, ~known, noise_level * ~known)
+        both = past[..., 1:] & past[..., :-1]
+        moves = (positions.diff(dim=2).square().sum(-1) * both).sum(-1) / both.sum(-1).clamp(min=1)
+        pace = (moves + SLOWEST**2).sqrt()
+        return cls(torch.where(seen, at(last), 0), velocity, seen[..., 0], elapsed, pace, ~known, noise_level * ~known)
 
     @cached_property
     def rotation(self) -> Float[Tensor, "B N 2 2"]:
@@ -92,6 +99,18 @@ class Frames:
     def turn_back(self, vectors: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
         """Directions in the agents' frames, on the map."""
         return torch.einsum("bnji,bnwj->bnwi", self.rotation, vectors)
+
+    def at_own_pace(
+        self, sample: Float[Tensor, "B N W D"], noise_level: Float[Tensor, "_ N W"]
+    ) -> tuple[Float[Tensor, "B N W D"], Float[Tensor, "B N W"]]:
+        """A sample in frames in units of each agent's pace, and the noise levels that it has there.
+
+        Divided by p, ``(1 - level) * clean + level * noise`` is a multiple of ``(1 - l) * clean / p + l * noise`` with
+        ``l = level / p / (1 - level + level / p)``.
+        """
+        unit = 1 / self.pace[..., None]
+        share = 1 / (1 - noise_level + noise_level * unit)
+        return sample * (unit * share)[..., None], noise_level * unit * share
 
     def nearest(self, count: int, present: Bool[Tensor, "_ N"]) -> tuple[Int[Tensor, "B N M"], Bool[Tensor, "B N M"]]:
         """The M nearest others of each agent (at most ``count``), and whether they are there: present and seen."""

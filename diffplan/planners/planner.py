@@ -108,13 +108,15 @@ class DiffusionPlanner(DiffusionPipeline):
         partner_encoder: PartnerEncoder | None = None,
         latent_size: int = 0,
         frames: bool = False,
+        pace: bool = False,
         neighbours: int = 0,
         seed: int = 0,
     ) -> Self:
         """An untrained planner of the right sizes for a dataset, with its normaliser.
 
         With ``frames`` (``models/frames.py``) the network sees positions in the agents' own frames, and how the
-        ``neighbours`` nearest agents (0: all) stand to each; the dataset's normaliser is ``"motion"`` then.
+        ``neighbours`` nearest agents (0: all) stand to each; with ``pace`` frames are measured by their agents' own.
+        The dataset's normaliser is ``"motion"`` then.
 
         ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None; ``latent_size`` is the partner
         encoder's, where there is one. Raises as ``JointDenoiser``, and ``ValueError`` when the dataset has no
@@ -137,6 +139,7 @@ class DiffusionPlanner(DiffusionPipeline):
                 prediction=prediction,
                 return_conditioning=return_conditioning,
                 latent_size=latent_size if partner_encoder is None else partner_encoder.config.latent_size,
+                pace=pace,
                 neighbours=neighbours,
                 **places,
             ).eval()
