@@ -132,7 +132,7 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
     layout = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "normalizer": "motion", "inside": True}
     dataset = dp.load_dataset(store.path, **layout, crowd=None if basketball else 16)
     whole = OBSERVED + FORECAST  # one token a person
-    options = {"patch_size": whole, "frames": True, "neighbours": 10 if basketball else 8}
+    options = {"patch_size": whole, "frames": True, "pace": True, "neighbours": 10 if basketball else 8}
     planner = dp.DiffusionPlanner.for_dataset(dataset, **options, agent_attention=attention, seed=seed)
     augmentation = Augmentation(mirror=True) if basketball else Augmentation(mirror=True, scale=1.3)
     dp.train(
@@ -156,7 +156,7 @@ def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore) -> Iterator[
             seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
             question = Question(seen[-1], past, seed=index)
-            samples = int(np.clip(1_000 // len(names), 50, 200))
+            samples = int(np.clip(700 // len(names), 50, 200))
             plan = planner.for_agents(team).answer([question], Sampling(num_samples=samples))[0]
             yield plan, cells[mask, OBSERVED:]
 
