@@ -62,7 +62,7 @@ ROWS = {
         steps=6_000,
     ),
     "crossing_doorway_4": Row(
-        "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, steps=8_000, width=96, **LARGE
+        "crossing_doorway_4_success", "crossing-v0", {"layout": "doorway"}, steps=20_000, width=128, **LARGE
     ),
     "crossing_obstacles_4": Row(
         "crossing_obstacles_4_success",
