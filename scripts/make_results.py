@@ -9,6 +9,7 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 MAIN = (
     "crossing_open_4_success",
     "announced_plan_agreement",
+    "crossing_open_8_success",
     "crossing_doorway_4_success",
     "crossing_obstacles_4_success",
     "transport_3_success",
