@@ -10,6 +10,7 @@ MAIN = (
     "crossing_open_4_success",
     "announced_plan_agreement",
     "crossing_open_8_success",
+    "zero_shot_8_success",
     "crossing_doorway_4_success",
     "crossing_obstacles_4_success",
     "transport_3_success",
