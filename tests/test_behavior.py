@@ -1,10 +1,12 @@
 """Facts about the skills of scripted behaviour."""
 
+import signal
+
 import numpy as np
 import pytest
 
 from diffplan.envs import behavior_policy, make
-from diffplan.envs.behavior import SKILLS, SkilledPolicy
+from diffplan.envs.behavior import SKILLS, SkilledPolicy, draw_name
 
 
 def episode(env, policy, seed):
@@ -85,3 +87,18 @@ def test_a_style_of_another_layout_is_refused(env):
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"style='left_first' does not fit .*'clockwise'"):
         policy.reset(env, 0)
+
+
+def test_drawing_a_name_takes_the_draw_of_choice_and_loses_no_signal():
+    names, ours, theirs = ("left", "right", "wait"), np.random.default_rng(0), np.random.default_rng(0)
+    assert [draw_name(names, ours) for _ in range(20)] == [str(theirs.choice(names)) for _ in range(20)]
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(30):
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+            with pytest.raises(KeyboardInterrupt):
+                for _ in range(1_000_000):
+                    draw_name(names, ours)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -22,8 +22,9 @@ def test_the_quickstart_runs(tmp_path: Path, monkeypatch) -> None:
 def test_every_command_that_the_readme_shows_exists() -> None:
     from diffplan.cli import parse
 
-    (shell,) = re.findall(r"```bash\n(diffplan .*?)```", README, re.DOTALL)
-    for line in shell.splitlines():
+    blocks = re.findall(r"```bash\n(diffplan .*?)```", README, re.DOTALL)
+    assert len(blocks) > 1
+    for line in "".join(blocks).splitlines():
         parse(shlex.split(line, comments=True)[1:])
 
 

@@ -1,6 +1,6 @@
 """Behaviour policies: who drives the robots while data are collected, how well (skill) and in which way (style)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,9 +63,9 @@ class SkilledPolicy:
 
     def reset(self, env: Any, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        skill = str(self._rng.choice(SKILLS[:3])) if self.skill == "replay" else self.skill
+        skill = draw_name(SKILLS[:3], self._rng) if self.skill == "replay" else self.skill
         styles = self.styles_of(env)
-        style = str(self._rng.choice(styles)) if self.style == "mixed" else self.style
+        style = draw_name(styles, self._rng) if self.style == "mixed" else self.style
         if style not in styles:
             raise ValueError(f"style={style!r} does not fit this environment; choose one of {(*styles, 'mixed')}.")
         self.labels = {"skill": skill, "style": "none"}
@@ -96,6 +96,11 @@ class SkilledPolicy:
         self._drift[name] = 0.9 * self._drift[name] + np.sqrt(1 - 0.9**2) * shock
         noisy = action + scale * half * self._drift[name]
         return np.asarray(np.clip(noisy, center - half, center + half), np.float32)
+
+
+def draw_name(names: Sequence[str], rng: np.random.Generator) -> str:
+    """One of the names; the draw of ``rng.choice``, which loses a Ctrl-C that comes while it converts strings."""
+    return names[int(rng.integers(len(names)))]
 
 
 def random_policy(env_id: str, skill: str, style: str, scripted: str) -> SkilledPolicy:

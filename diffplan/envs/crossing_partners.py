@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from diffplan.envs.behavior import draw_name
 from diffplan.envs.crossing_expert import FEEDBACK
 from diffplan.envs.crossing_references import half_ellipses
 from diffplan.spec import Actions, Observations
@@ -106,7 +107,7 @@ def draw_style(family: str, rng: np.random.Generator) -> Style:
 def draw_switch(first: Style, rng: np.random.Generator) -> tuple[float, Style]:
     """When a partner changes (s), and into what: the tempo of another training family, on the arc that it is on."""
     others = [name for name, ranges in TRAINING_FAMILIES.items() if name != first.family and "delay" not in ranges]
-    other = draw_style(str(rng.choice(others)), rng)
+    other = draw_style(draw_name(others, rng), rng)
     return float(rng.uniform(*SWITCH_TIME)), dataclasses.replace(other, arc=first.arc)
 
 
@@ -247,7 +248,7 @@ class _Population:
         self._rng = np.random.default_rng([seed, 7])
         self._dt = population.dt
         self._styles = {
-            name: draw_style(str(self._rng.choice(population.families)), self._rng) for name in population.names
+            name: draw_style(draw_name(population.families, self._rng), self._rng) for name in population.names
         }
         self._switches = {
             name: draw_switch(style, self._rng) if population.switch else None for name, style in self._styles.items()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diffplan.envs.behavior import draw_name
 from diffplan.envs.crossing_expert import FEEDBACK, LAG
 from diffplan.envs.crossing_layouts import RADIUS
 from diffplan.envs.crossing_partners import TRAINING_FAMILIES, Partner, Style, Walker, draw_style, draw_switch
@@ -53,7 +54,7 @@ class PartneredExpert:
         rng, env = np.random.default_rng(seed), env.unwrapped
         self._names, self._dt, self._rng = env.possible_agents, env.joint_spec.dt, rng
         partner = int(rng.integers(len(self._names)))
-        style = draw_style(str(rng.choice(self.families)), rng)
+        style = draw_style(draw_name(self.families, rng), rng)
         switch = draw_switch(style, rng) if rng.random() < self.switch_share else None
         self._style, self._switch, self._partner_name = style, switch, self._names[partner]
         self._partner: Partner | None = None
