@@ -54,8 +54,6 @@ class Augmentation:
             agents = torch.from_numpy(spec.role_index[: cells.shape[1]] == index)
             for pair in (role.position, role.velocity, role.goal):
                 if pair:
-                    ours = cells[:, agents][..., list(pair)]
-                    places = torch.zeros(cells.shape[1:], dtype=torch.bool)
-                    places[agents] = (torch.arange(cells.shape[-1])[:, None] == torch.tensor(pair)).any(-1)
-                    changed[:, places] = (ours @ change.mT).flatten(1)
+                    entries = changed[..., list(pair)]
+                    changed[..., list(pair)] = torch.where(agents[:, None, None], entries @ change.mT, entries)
         return changed

@@ -179,7 +179,7 @@ def test_a_crowd_is_an_agent_and_those_nearest_to_it(tmp_path: Path) -> None:
 
 
 def test_augmented_windows_keep_distances_up_to_their_scale() -> None:
-    spec = JointSpec({"a": "walker", "b": "walker"}, {"walker": ROLE}, dt=0.4)
+    spec = JointSpec({"a": "walker", "b": "cyclist"}, {"walker": ROLE, "cyclist": ROLE}, dt=0.4)
     cells = torch.randn(64, 2, W, 2, generator=torch.Generator().manual_seed(0))
     changed = Augmentation(turn=True, mirror=True, scale=1.5)(cells, spec, torch.Generator().manual_seed(0))
     ratio = (changed[:, 0] - changed[:, 1]).norm(dim=-1) / (cells[:, 0] - cells[:, 1]).norm(dim=-1)

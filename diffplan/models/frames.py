@@ -161,12 +161,13 @@ class PairFeatures(nn.Module):
         (B, N, M), T, p = others.shape, positions.shape[2] // self.patch_size, self.patch_size
         noisy = positions + frames.level[..., None] * frames.straight  # as if noise were added to going straight on
         points = torch.cat((torch.stack((frames.origin, frames.velocity), 2), noisy), 2)
-        theirs = points[torch.arange(B, device=others.device)[:, None, None], others]
+        looked_at = (torch.arange(B, device=others.device)[:, None, None], others)
+        theirs = points[looked_at]
         relative = torch.einsum("bnij,bnmkj->bnmki", frames.rotation, theirs - points[:, :, None])
         distance = (relative.square().sum(-1) + 1e-9).sqrt()  # a gradient even where two agents meet
         near = 1 / (1 + distance / FAR)  # keeps what is far away within bounds
         relative, distance = relative * near[..., None], distance * near
-        level = frames.level.expand(B, -1, -1)[torch.arange(B, device=others.device)[:, None, None], others]
+        level = frames.level.expand(B, -1, -1)[looked_at]
         features = torch.cat(
             (
                 relative[..., :2, :].reshape(B, N, M, 1, 4).expand(-1, -1, -1, T, -1),

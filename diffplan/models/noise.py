@@ -12,11 +12,11 @@ any number of agents works.
 from typing import TYPE_CHECKING, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diffplan.models.saved import SavedNetwork
 from diffplan.models.value import TeamNetwork
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOG_STDS = (-3.0, 0.5)
 
 
-class NoisePolicy(ModelMixin, ConfigMixin):
+class NoisePolicy(SavedNetwork):
     """A Gaussian over the first noise of every cell; until it is trained, the standard one.
 
     Args:

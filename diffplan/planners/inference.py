@@ -1,79 +1,18 @@
 """What a planner makes of a question before it samples: what agents are like, and which noise to begin with."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffplan.models.denoiser import JointDenoiser
-from diffplan.models.noise import NoisePolicy
-from diffplan.models.partner import PartnerEncoder
 from diffplan.planners.question import Question
-from diffplan.spec import JointSpec
 from diffplan.trajectory import Belief
 
 if TYPE_CHECKING:
-    from diffplan.datasets.windows import TrajectoryDataset
     from diffplan.planners.planner import DiffusionPlanner
-
-
-def check_parts(
-    denoiser: JointDenoiser,
-    encoder: PartnerEncoder | None,
-    noise_policy: NoisePolicy | None,
-    spec: JointSpec,
-    horizon: int,
-    history: int,
-) -> None:
-    """Raises ``ValueError`` where the parts of a planner do not fit each other."""
-    if denoiser.config.window != history + horizon:
-        raise ValueError(f"the denoiser was made for {denoiser.config.window} cells, not {history + horizon}.")
-    if denoiser.config.size != spec.size or denoiser.config.num_roles != len(spec.roles):
-        raise ValueError(
-            f"the denoiser was made for D={denoiser.config.size} and {denoiser.config.num_roles} roles, "
-            f"but the spec has D={spec.size} and {len(spec.roles)}; use the spec of its training."
-        )
-    if noise_policy is not None:
-        expected = {"size": spec.size, "window": history + horizon, "history": history, "num_roles": len(spec.roles)}
-        got = {name: noise_policy.config[name] for name in expected}
-        if got != expected:
-            raise ValueError(
-                f"the noise policy was made for {got}, the planner has {expected}; make both for one dataset."
-            )
-    if encoder is None:
-        return
-    if encoder.config.history != history:
-        raise ValueError(
-            f"the partner encoder reads {encoder.config.history} past cells, the planner has history={history}; "
-            "make both for one dataset."
-        )
-    if encoder.config.latent_size != denoiser.config.latent_size:
-        raise ValueError(
-            f"the partner encoder's latent_size={encoder.config.latent_size}, the denoiser's "
-            f"{denoiser.config.latent_size}; make the planner with for_dataset(dataset, partner_encoder=encoder)."
-        )
-
-
-def frame_options(dataset: "TrajectoryDataset") -> dict[str, Any]:
-    """Arguments of a ``JointDenoiser`` that sees agents in their own frames: where cells hold positions and the like.
-
-    Raises:
-        ValueError: the roles do not agree on that, positions are not of two entries, or a normaliser other than
-            ``"motion"``, under which the map's directions differ in scale.
-    """
-    names = ("position", "velocity", "goal")
-    first, *others = [{name: list(getattr(role, name)) for name in names} for role in dataset.spec.roles.values()]
-    if any(other != first for other in others) or len(first["position"]) != 2 or len(first["velocity"]) not in (0, 2):
-        raise ValueError(
-            f"frames need roles with position (and velocity, goal) in the same two entries; got {[first, *others]}."
-        )
-    kind = dataset.normalizer and dataset.normalizer.config.kind
-    if kind != "motion":
-        raise ValueError(f"frames with normalizer={kind!r}; load the dataset with normalizer='motion'.")
-    return {**first, "history": dataset.history}
 
 
 def infer(

@@ -22,8 +22,9 @@ from diffplan.planners.deadline import Deadline
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
-from diffplan.planners.inference import check_parts, frame_options, infer, steered
+from diffplan.planners.inference import infer, steered
 from diffplan.planners.judging import DRAWS, realism
+from diffplan.planners.parts import check_parts, frame_options
 from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
 from diffplan.planners.saving import OPTIONAL, PROVENANCE, load_components, load_provenance, whole_folder
