@@ -29,7 +29,8 @@ class Finetune:
         env: environment to act in; by default the one that the data are from.
         option: an option of the environment as NAME=VALUE; repeat it for more.
         method: critic refreshes the value function only, weighted lets the denoiser learn too, noise learns
-            which noise the frozen denoiser begins with; auto is critic, until another is measured to pay.
+            which noise the frozen denoiser begins with, gradient moves its last step towards what went better
+            by trial; auto is critic, until another is measured to pay.
         steps: joint environment steps in all, also when resumed.
         online_share: share of every batch that comes from what is met now; more once the world is found to
             have changed.
@@ -55,7 +56,7 @@ class Finetune:
     out: Path
     env: str | None = None
     option: Options = field(default_factory=list)
-    method: Literal["auto", "critic", "weighted", "noise"] = "auto"
+    method: Literal["auto", "critic", "weighted", "noise", "gradient"] = "auto"
     steps: int = 100_000
     online_share: float = 0.5
     episodes: int = 50

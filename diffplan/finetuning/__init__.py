@@ -1,6 +1,6 @@
 """Online fine-tuning: a pretrained planner acts, and learns from what came of it.
 
-``loop.py`` is the entrance, ``rounds.py`` a round of it, ``methods.py`` and ``steering.py`` what can learn in it,
+``loop.py`` is the entrance, ``rounds.py`` a round of it, ``methods.py``, ``steering.py`` and ``gradient.py`` what can learn in it,
 ``replay.py`` what is learned from, ``watch.py`` what keeps it from getting worse, ``drift.py`` what notices that
 partners have changed.
 """

@@ -22,6 +22,7 @@ from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import Interval, opened
+from diffplan.finetuning.gradient import PolicyGradient
 from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.rounds import Acting, Run
@@ -33,7 +34,12 @@ from diffplan.spec import JointSpec
 from diffplan.training import check_planner_fits
 from diffplan.value_training import check_fits, train_value
 
-METHODS: dict[str, type[FrozenPrior]] = {"critic": FrozenPrior, "weighted": WeightedDenoising, "noise": NoiseSteering}
+METHODS: dict[str, type[FrozenPrior]] = {
+    "critic": FrozenPrior,
+    "weighted": WeightedDenoising,
+    "noise": NoiseSteering,
+    "gradient": PolicyGradient,
+}
 """What ``finetune(method=...)`` can be, besides ``"auto"``."""
 AUTO = "critic"
 """What ``method="auto"`` is: the cheapest. On simple_spread ``weighted`` did not pay within 10,000 steps, and ``noise``
@@ -101,8 +107,8 @@ def finetune(
         offline: the data of its pretraining, as windows of its horizon, history and normaliser.
         out: folder for the replay store, ``planner``, ``metrics.jsonl`` and checkpoints.
         method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning), ``"noise"`` (it stays
-            frozen, and which noise it begins with is learned), or ``"auto"``: the first, until another is measured to
-            pay. The report says which it was.
+            frozen, and which noise it begins with is learned), ``"gradient"`` (its last step learns by trial), or
+            ``"auto"``: the first, until another is measured to pay. The report says which it was.
         steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
         acting: how it acts.
         learning: how it learns.

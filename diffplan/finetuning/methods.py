@@ -5,7 +5,9 @@ the critics. What they differ in is what becomes of the prior that the candidate
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,14 +15,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffplan.datasets.transitions import TransitionBatch
+from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.denoising import Exercises
 from diffplan.finetuning.replay import Replay
+from diffplan.finetuning.watch import Exploration
 from diffplan.partner_training import LatentSource
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
 from diffplan.training import DenoiserRun, diagnosis
 from diffplan.value_training import ValueLearner
+
+if TYPE_CHECKING:
+    from diffplan.finetuning.rounds import Acting, Team
 
 MOST_LOG_WEIGHT = 3.0  # no window counts more than e^3 = 20 times the average one
 
@@ -41,6 +48,9 @@ class Learning:
             standard deviations over the batch.
         noise_temperature: likewise of plans, the advantage in spreads of a return.
         trust: weight of the squared distance to the pretrained prior's estimates, beside the squared error.
+        policy_learning_rate: of the denoiser under ``"gradient"``, AdamW's, constant.
+        spread: of the actions that are tried then, in standard deviations of the data's.
+        clip: how far the chance of an action may move in one round, see ``PolicyGradient``; there is ``trace``, too.
     """
 
     critic_batch_size: int = 128
@@ -55,16 +65,23 @@ class Learning:
     temperature: float = 0.5
     noise_temperature: float = 0.1
     trust: float = 0.1
+    policy_learning_rate: float = 3e-4
+    spread: float = 0.2
+    clip: float = 0.2
+    trace: float = 0.95
 
     def __post_init__(self) -> None:
         for name in ("critic_batch_size", "return_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1.")
-        for name in ("critic_learning_rate", "learning_rate", "temperature", "noise_temperature", "target_rate"):
+        positive = ("critic_learning_rate", "learning_rate", "policy_learning_rate", "temperature", "noise_temperature")
+        for name in (*positive, "target_rate", "spread", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}; it must be a positive number.")
         if not 0 < self.expectile < 1:
             raise ValueError(f"expectile={self.expectile}; choose more than 0 and less than 1, e.g. 0.7.")
+        if not 0 <= self.trace <= 1:
+            raise ValueError(f"trace={self.trace}; choose 0 to 1, e.g. 0.95.")
         if not 0 <= self.trust < float("inf"):
             raise ValueError(f"trust={self.trust}; give 0 (no trust region) or more.")
 
@@ -76,7 +93,7 @@ class FrozenPrior:
     2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
 
     It is the interface, too: other methods override ``improve``, and whatever else their own networks need (``parts``
-    names those that act).
+    names those that act). Where ``on_policy`` is true, a round that was killed is acted again, to the same end.
 
     Args:
         planner: acts; it has a value function. What was learned comes into it by ``settle``.
@@ -86,6 +103,8 @@ class FrozenPrior:
 
     The attribute ``pace`` scales the learning rates; a roll-back halves it.
     """
+
+    on_policy = False
 
     def __init__(
         self,
@@ -102,6 +121,13 @@ class FrozenPrior:
         self.critics = ValueLearner(
             value, replay.offline.spec, learning.critic_learning_rate, learning.expectile, learning.target_rate
         )
+
+    def team(self, acting: "Acting", exploration: Exploration | None = None) -> "Team":
+        """Who acts, also with ``exploration``."""
+        return acting.policy(self.planner, exploration)
+
+    def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
+        """Hears of a round's episodes and their seeds, before it learns."""
 
     def learn(self, update: int, rng: np.random.Generator) -> dict[str, float]:
         """Takes one step, a function of nothing but ``rng`` and what ``tensors`` gives; returns its losses."""

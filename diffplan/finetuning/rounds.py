@@ -175,9 +175,9 @@ class Run:
         """Records a round's episodes, unless a killed run did so; tells which, and the seconds of planning."""
         store, first = self.replay.store, self.rounds * self.facts["episodes"]
         episodes = range(first, first + self.facts["episodes"])
-        policy = self.acting.policy(self.planner, exploration)
-        if len(store) <= first:
-            seeds = round_seeds(self.facts["seed"], self.rounds, len(episodes)).tolist()
+        policy = self.method.team(self.acting, exploration)
+        seeds = round_seeds(self.facts["seed"], self.rounds, len(episodes)).tolist()
+        if len(store) <= first or self.method.on_policy:
             recorders = [EpisodeRecorder(world, store.spec) for world in self.worlds]
             met = []
             for start in range(0, len(seeds), len(recorders)):
@@ -186,8 +186,10 @@ class Run:
                 met += [
                     one.trajectory({"round": self.rounds, "seed": s}) for one, s in zip(recorders, chunk, strict=False)
                 ]
-            store.append(met)
+            if len(store) <= first:
+                store.append(met)
         self.replay.refresh(episodes.stop)
+        self.method.met(self.replay.windows_of(episodes), seeds)
         return episodes, sum(policy.stats.seconds)
 
     def _learn(self, updates: int, rng: np.random.Generator) -> dict[str, float]:
@@ -205,10 +207,10 @@ class Run:
         if changed:
             learned = self.method.acting()
             self.method.act_by(self.watch.weights)
-            self.watch.best = self._score(self.acting.policy(self.planner))
+            self.watch.best = self._score(self.method.team(self.acting))
             self.watch.floor = self.watch.best.low if self.facts["floor"] is None else self.facts["floor"]
             self.method.act_by(learned)
-        score = self._score(self.acting.policy(self.planner))
+        score = self._score(self.method.team(self.acting))
         back = self.watch.judge(score, self.method.acting())
         if back:
             self.method.go_back(self.watch.weights)

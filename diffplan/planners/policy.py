@@ -177,9 +177,7 @@ class RecedingHorizonPolicy:
         sampling = self.sampling
         if warm:
             sampling = dataclasses.replace(sampling, num_inference_steps=self.warm_start_steps)
-        plans = self.planner.answer(questions, sampling)
-        if self.refine and self.planner.value_function is not None:
-            plans = refine_first_actions(plans, self.planner.value_function, self.planner.normalizer, self.refine)
+        plans = self.made(questions, sampling, [(episode.seed, episode.steps) for episode, _ in group])
         elapsed = time.perf_counter() - started
         self.stats.seconds.append(elapsed)
         self.stats.plans.append(len(plans))
@@ -190,6 +188,13 @@ class RecedingHorizonPolicy:
             self.stats.not_finite += not late and not finite
             if finite and not late:
                 episode.plan, episode.age = plan, 0
+
+    def made(self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]) -> list[Plan]:
+        """The plans to follow; ``moments`` tell each question's episode, by its seed, and step."""
+        plans = self.planner.answer(questions, sampling)
+        if self.refine and self.planner.value_function is not None:
+            plans = refine_first_actions(plans, self.planner.value_function, self.planner.normalizer, self.refine)
+        return plans
 
     def _act(self, episode: _Episode, seen: Observations) -> Actions:
         spec, plan = self.planner.spec, episode.plan

@@ -52,7 +52,7 @@ def refine_first_actions(
         actions = (start + moved).clamp(low, high)
     cells[:, :, 0, :] = torch.cat((observations, actions), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
-    return [_with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
+    return [with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
 
 
 def normalized_bounds(spec: JointSpec, normalizer: Normalizer) -> Float[np.ndarray, "2 N A"]:
@@ -62,7 +62,8 @@ def normalized_bounds(spec: JointSpec, normalizer: Normalizer) -> Float[np.ndarr
     return normalizer.normalize(bounds[:, :, None], spec.role_index)[:, :, 0, O:]
 
 
-def _with_first_actions(plan: Plan, first: np.ndarray) -> Plan:
+def with_first_actions(plan: Plan, first: Float[np.ndarray, "N A"]) -> Plan:
+    """The plan with other first actions in its best candidate."""
     best = 0 if plan.values is None else int(np.argmax(plan.values))
     actions = plan.actions.copy()
     actions[best, :, 0] = first * plan.agent_mask[:, None]
