@@ -1,7 +1,7 @@
 """How a planner gets better from what it met: each method is a few lines over critics that are always refreshed.
 
-All of them act alike: candidates are ranked by the value function, and the first actions of the best one are refined by
-the critics. What they differ in is what becomes of the prior that the candidates come from.
+They act alike (but for ``gradient.py``): candidates are ranked by the value function, and the first actions of the best
+one are refined by the critics. What they differ in is what becomes of the prior that the candidates come from.
 """
 
 import copy
