@@ -44,13 +44,15 @@ FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1"
 TOUCH = 0.2  # m: who comes closer collides
 APART = dp.ConstraintGuide.separation(0.3, 10.0)  # m; chosen on zara1's validation files
 FEET = 3.28084
-PUBLISHED = {  # means of the five folds; eth by "Joint Metrics Matter" (arXiv 2305.06292)
-    "eth_ucy_marginal_ade": {"AgentFormer": 0.23, "MoFlow": 0.20, "noisy constant velocity": 0.41},
-    "eth_ucy_marginal_fde": {"AgentFormer": 0.39, "MoFlow": 0.32, "noisy constant velocity": 0.86},
+AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
+JOINT = "joint AgentFormer (arXiv 2305.06292)"
+PUBLISHED = {  # means of the five folds
+    "eth_ucy_marginal_ade": {AGENTFORMER: 0.23, MOFLOW: 0.20, "noisy constant velocity": 0.41},
+    "eth_ucy_marginal_fde": {AGENTFORMER: 0.39, MOFLOW: 0.32, "noisy constant velocity": 0.86},
     "eth_ucy_joint_ade": {"noisy constant velocity": 0.55},
     "eth_ucy_joint_fde": {"noisy constant velocity": 1.12},
-    "eth_joint_published_ade": {"joint AgentFormer": 0.485},
-    "eth_joint_published_fde": {"joint AgentFormer": 0.798},
+    "eth_joint_published_ade": {JOINT: 0.485},
+    "eth_joint_published_fde": {JOINT: 0.798},
     "nba_rebound_marginal_ade": {"noisy constant velocity": 1.61},
     "nba_rebound_marginal_fde": {"noisy constant velocity": 3.65},
     "nba_rebound_joint_ade": {"noisy constant velocity": 2.09},

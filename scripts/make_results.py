@@ -1,10 +1,25 @@
-"""Makes docs/results.md and the README's table of docs/results/*.json; ``--check`` only says if they are up to date."""
+"""Makes docs/results.md, docs/benchmarks.md and the README's table of docs/results/*.json.
+
+``--check`` writes nothing and only says if they are up to date.
+"""
 
 import argparse
+import ast
+import re
+from collections.abc import Iterator
 
-from figures import RESULTS, page, read
+from figures import RESULTS, Figure, page, read
 
-PAGE, README = RESULTS.with_suffix(".md"), RESULTS.parents[1] / "README.md"
+SCRIPTS, ROOT = RESULTS.parents[1] / "scripts", RESULTS.parents[1]
+PAGE, BOOK, README = RESULTS.with_suffix(".md"), RESULTS.with_name("benchmarks.md"), ROOT / "README.md"
+BOOK_HEAD = """# The benchmark book
+
+What each benchmark measures, on which data, by which protocol, and what came of it beside what it is compared with.
+Made of the scripts' own words and `docs/results/*.json` (again by `python scripts/make_results.py`); do not edit.
+Intervals hold 95 %; those of what stands beside a figure are in [results.md](results.md). Figures of others are as
+they were published, with the place.
+"""
+COLUMNS = "| figure | diffplan | beside it | seeds, episodes | command |\n|---|---|---|---|---|"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 MAIN = (
     "crossing_open_4_success",
@@ -42,22 +57,44 @@ MAIN = (
 
 def readme() -> str:
     """The README with the main figures between its marks, each beside its baselines."""
-    lines = ["| figure | diffplan | beside it | seeds, episodes | command |", "|---|---|---|---|---|"]
-    figures = {one.figure: one for path in RESULTS.glob("*.json") for one in read(path)}
-    for one in (figures[name] for name in MAIN if name in figures):
-        beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
-        value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"
-        size = f"{one.seeds}, {one.episodes:,}"
-        lines.append(f"| `{one.figure}` | {value} | {beside} | {size} | `{one.command}` |")
+    figures = {one.figure: one for one in all_figures()}
+    lines = [row(figures[name]) for name in MAIN if name in figures]
     before, _, rest = README.read_text().partition(BEGIN)
-    return "\n".join([f"{before}{BEGIN}\n", *lines, f"\n{END}{rest.partition(END)[2]}"])
+    return "\n".join([f"{before}{BEGIN}\n", COLUMNS, *lines, f"\n{END}{rest.partition(END)[2]}"])
+
+
+def book() -> str:
+    """Every benchmark in its own words, with its figures."""
+    found: dict[str, list[Figure]] = {}
+    for one in all_figures():
+        found.setdefault(re.findall(r"scripts/(\w+)\.py", one.command)[0], []).append(one)
+    return "\n".join([BOOK_HEAD, *(chapter(script, found[script]) for script in sorted(found))])
+
+
+def chapter(script: str, figures: list[Figure]) -> str:
+    words = ast.get_docstring(ast.parse((SCRIPTS / f"{script}.py").read_text())) or ""
+    lines = [
+        f"    {line.strip()}" if line.startswith("    ") else line.replace("``", "`") for line in words.splitlines()
+    ]
+    return "\n".join([f"## {script.removeprefix('benchmark_')}\n", *lines, f"\n{COLUMNS}", *map(row, figures), ""])
+
+
+def all_figures() -> Iterator[Figure]:
+    for path in sorted(RESULTS.glob("*.json")):
+        yield from read(path)
+
+
+def row(one: Figure) -> str:
+    beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
+    value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"
+    return f"| `{one.figure}` | {value} | {beside} | {one.seeds}, {one.episodes:,} | `{one.command}` |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     check = parser.parse_args().check
-    for path, text in ((PAGE, page(RESULTS)), (README, readme())):
+    for path, text in ((PAGE, page(RESULTS)), (BOOK, book()), (README, readme())):
         if not check:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
