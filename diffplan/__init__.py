@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from diffplan.evaluation import evaluate
     from diffplan.finetuning import finetune
     from diffplan.models import JointDenoiser, NoisePolicy, PartnerEncoder, ValueFunction
-    from diffplan.partners import WithPartners, watch_partner
+    from diffplan.partners import TeamOfPolicies, WithPartners, watch_partner
     from diffplan.planners import (
         ConstraintGuide,
         DecentralizedTeam,
@@ -99,6 +99,7 @@ __all__ = [
     "SafetyFilter",
     "StyleTable",
     "TeamMember",
+    "TeamOfPolicies",
     "Trajectory",
     "TrajectoryDataset",
     "TrajectoryStore",
@@ -168,6 +169,7 @@ _HOMES = {
     "TrajectoryStore": "datasets",
     "ValueFunction": "models",
     "ValueGuide": "planners",
+    "TeamOfPolicies": "partners",
     "WithPartners": "partners",
     "animate_denoising": "plotting",
     "calibration": "value_calibration",

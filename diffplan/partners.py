@@ -1,6 +1,7 @@
 """Teams of which some robots are commanded (egos) and some only watched (partners), whoever drives these."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from diffplan.envs.crossing_response import style_labels
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import Policy
 from diffplan.planners.planner import DiffusionPlanner
-from diffplan.planners.policy import RecedingHorizonPolicy
+from diffplan.planners.policy import PlanningStats, RecedingHorizonPolicy
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Plan, Trajectory
 
@@ -116,6 +117,40 @@ class WithPartners:
             else {**(mine or {}), **{name: (other or {})[name] for name in self.names if name in seen}}
             for seen, mine, other in zip(observations, ours, theirs, strict=True)
         ]
+
+
+class TeamOfPolicies:
+    """A policy for all robots in which each follows one of its own, which may plan for everybody.
+
+    Args:
+        policies: by the name of whom they command; who has none follows the first.
+
+    Example:
+        ``TeamOfPolicies({name: RecedingHorizonPolicy(planner) for name, planner in planners.items()})``
+    """
+
+    def __init__(self, policies: Mapping[str, Policy]):
+        if not policies:
+            raise ValueError("a team of no policies; give one for every agent.")
+        self.policies = dict(policies)
+        self.stats = PlanningStats()
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Starts one episode a seed."""
+        for policy in self.policies.values():
+            policy.reset(seeds)
+
+    def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
+        """Everybody's actions."""
+        started = time.perf_counter()
+        found = {name: policy(observations) for name, policy in self.policies.items()}
+        self.stats.seconds.append(time.perf_counter() - started)
+        self.stats.plans.append(len(found) * sum(seen is not None for seen in observations))
+        together: list[Actions | None] = list(next(iter(found.values())))
+        for place, actions in enumerate(together):
+            own = {name: (theirs[place] or {}).get(name) for name, theirs in found.items()}
+            together[place] = actions and actions | {name: one for name, one in own.items() if one is not None}
+        return together
 
 
 def watched(observations: Observations, partners: Sequence[str], spec: JointSpec) -> Observations:

@@ -338,6 +338,36 @@ def test_a_dear_divergence_keeps_the_noise_standard(
     assert nats(10.0) < 0.2 * nats(0.1)
 
 
+def test_carts_that_learn_each_for_itself_get_better_together(tune: Callable, tmp_path: Path) -> None:
+    many = {"steps": 240, "episodes": 20, "updates_per_step": 0.3, "evaluate_every": 240, "evaluation_episodes": 20}
+    report = tune(tmp_path, method="critic", each=True, **many)
+    assert report.best.low > report.offline.high
+    planners = {name: dp.DiffusionPlanner.from_pretrained(tmp_path / "planners" / name) for name in ("a", "b")}
+    learned, _ = load_checkpoint(checkpoints(tmp_path / "checkpoints")[-1])
+    weight = "critics.value.critics.head.weight"
+    assert not torch.equal(learned[f"a.{weight}"], learned[f"b.{weight}"])
+    team = dp.TeamOfPolicies({name: QUICK["acting"].policy(planner) for name, planner in planners.items()})
+    found = dp.evaluate(team, Line, episodes=20, seed=evaluation_seed(0)).summary()["return"]
+    assert found.value == pytest.approx(report.best.value, abs=1e-4)
+
+
+def test_everyone_in_a_team_of_policies_follows_its_own() -> None:
+    class Constant:
+        def __init__(self, value: float):
+            self.value = value
+
+        def reset(self, seeds: Any) -> None:
+            pass
+
+        def __call__(self, observations: Any) -> Any:
+            return [seen and dict.fromkeys(seen, self.value) for seen in observations]
+
+    team = dp.TeamOfPolicies({"a": Constant(1.0), "b": Constant(2.0)})
+    assert team([{"a": 0, "b": 0, "c": 0}, None, {"b": 0}]) == [{"a": 1, "b": 2, "c": 1}, None, {"b": 2}]
+    with pytest.raises(ValueError, match="a team of no policies"):
+        dp.TeamOfPolicies({})
+
+
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"gradient"}))  # which learns from a round of its own
 def test_a_method_that_is_loaded_goes_on_to_the_bit(
     method: str, pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
@@ -362,12 +392,12 @@ def test_a_method_that_is_loaded_goes_on_to_the_bit(
     assert all(torch.equal(tensor, whole.acting()[name]) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("method", ["noise", "gradient"])
+@pytest.mark.parametrize(("method", "each"), [("noise", False), ("gradient", False), ("weighted", True)])
 def test_a_killed_run_of_other_networks_resumes_to_the_bit_and_saves_them(
-    method: str, tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, each: bool, tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = Learning(**SMALL | {"critic_learning_rate": 1e-2}, policy_learning_rate=1e-3)
-    brief = {"method": method, "steps": 36, "learning": how}
+    brief = {"method": method, "each": each, "steps": 36, "learning": how}
     whole = tune(tmp_path / "whole", **brief)
     judged, calls = Run._judged, itertools.count()
 
@@ -380,9 +410,12 @@ def test_a_killed_run_of_other_networks_resumes_to_the_bit_and_saves_them(
         patched.setattr(Run, "_judged", killed)
         tune(tmp_path / "killed", **brief)
     assert timeless(tune(tmp_path / "killed", **brief, resume=True)) == timeless(whole)
-    saved = [dp.DiffusionPlanner.from_pretrained(tmp_path / name) for name in ("whole", "killed")]
+    folder = "planners/b" if each else "planner"
+    saved = [dp.DiffusionPlanner.from_pretrained(tmp_path / name / folder) for name in ("whole", "killed")]
     for part in ("denoiser", "noise_policy") if method == "noise" else ("denoiser",):
         assert weights_sha256(getattr(saved[0], part)) == weights_sha256(getattr(saved[1], part))
+    if each:
+        return
     policy = dp.RecedingHorizonPolicy(saved[0]) if method == "gradient" else QUICK["acting"].policy(saved[0])
     found = dp.evaluate(policy, Line, episodes=3, seed=evaluation_seed(0)).summary()["return"]
     assert found.value == pytest.approx(whole.best.value, abs=1e-4)

@@ -127,9 +127,10 @@ class PolicyGradient(FrozenPrior):
     def team(self, acting: "Acting", exploration: Exploration | None = None) -> "Team":
         """Acts by its first sample, as it learns; exploring, it tries actions."""
         if exploration is None:
-            return acting.beside_partners(RecedingHorizonPolicy(self.planner, safety=acting.safety))
+            policy = RecedingHorizonPolicy(self.planner, safety=acting.safety)
+            return acting.beside_partners(policy, self.planner.spec)
         self.explorer = TryingPolicy(self.planner, self.learning.spread, acting.safety)
-        return acting.beside_partners(self.explorer)
+        return acting.beside_partners(self.explorer, self.planner.spec)
 
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
         """Finds out how much better than expected each trial of these episodes went."""

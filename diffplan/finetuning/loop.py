@@ -4,6 +4,7 @@ All randomness of a round comes from (seed, round), and a checkpoint is written 
 killed resumes to the bit: what it acts from then on is what it would have acted.
 """
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import Interval, opened
+from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient
 from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
 from diffplan.finetuning.replay import Replay
@@ -87,6 +89,7 @@ def finetune(
     learning: Learning = Learning(),  # noqa: B008
     online_share: float = 0.5,
     newest: int | None = None,
+    each: bool = False,
     episodes: int = 50,
     updates_per_step: float = 0.05,
     critic_steps: int = 2_000,
@@ -114,6 +117,9 @@ def finetune(
         learning: how it learns.
         online_share: share of every batch that comes from online episodes; more once partners, or the world, change.
         newest: learn only from so many newest online episodes; None: from all.
+        each: every agent that is not watched has a learner and a planner of its own, all like this one at first, and
+            executes its own part of what that plans (``TeamOfPolicies``). They are saved in ``out/planners/NAME``;
+            ``planner`` becomes the first agent's.
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
@@ -149,6 +155,7 @@ def finetune(
         "learning": asdict(learning),
         "online_share": online_share,
         "newest": newest,
+        "each": each,
         "episodes": episodes,
         "updates_per_step": updates_per_step,
         "score": score,
@@ -157,7 +164,7 @@ def finetune(
         "floor": floor,
         "seed": seed,
     }
-    acting.beside_partners(RecedingHorizonPolicy(planner))  # raises where the partners are none of the agents
+    acting.beside_partners(RecedingHorizonPolicy(planner), planner.spec)  # raises unless partners are agents
     started = time.perf_counter()
     with opened(env, episodes) as worlds:
         spec = spec_from_env(worlds[0], planner.spec.dt)
@@ -170,7 +177,9 @@ def finetune(
                 train_value(value, offline, steps=critic_steps, seed=seed, progress=progress)
             planner.register_modules(value_function=value)
         watched = np.isin(planner.spec.names, acting.watched)
-        learner = METHODS[name](planner, replay, learning, watched)
+        names = [agent for agent in planner.spec.names if agent not in acting.watched]
+        begin = functools.partial(METHODS[name], replay=replay, learning=learning, watched=watched)
+        learner = CoLearners(planner, names, begin) if each else begin(planner)
         run = Run(planner, learner, replay, worlds, acting, facts, out)
         run.begin(floor, tensorboard)
         with _bar(progress, steps, run.acted) as show, run.kept():

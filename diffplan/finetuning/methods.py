@@ -159,6 +159,10 @@ class FrozenPrior:
         """The networks that the planner acts by and that may change."""
         return {"denoiser": self.planner.denoiser, "value": self.critics.value}
 
+    def planners(self) -> dict[str, DiffusionPlanner]:
+        """What a run leaves, by the folder in which it is saved."""
+        return {"planner": self.planner}
+
     def acting(self) -> dict[str, Tensor]:
         """The weights that the planner acts by: what is kept of the best round."""
         return {

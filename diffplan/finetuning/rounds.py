@@ -18,14 +18,14 @@ from diffplan.finetuning.methods import FrozenPrior, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
 from diffplan.finetuning.watch import Exploration, Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
-from diffplan.partners import WithPartners
+from diffplan.partners import TeamOfPolicies, WithPartners
 from diffplan.planners.guides import ValueGuide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import JointSpec, Observations
 
-Team: TypeAlias = RecedingHorizonPolicy | WithPartners
+Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,14 @@ class Acting:
             raise ValueError("the planner has no value function to rank plans by; train one with train_value.")
         guides = [ValueGuide(planner.value_function, weight=self.value_weight, levels=None)]
         chosen = guides if exploration is None else [*guides, exploration]
-        return self.beside_partners(
-            RecedingHorizonPolicy(
-                planner, num_samples=self.num_samples, guides=chosen, refine=self.refine, safety=self.safety
-            )
+        policy = RecedingHorizonPolicy(
+            planner, num_samples=self.num_samples, guides=chosen, refine=self.refine, safety=self.safety
         )
+        return self.beside_partners(policy, planner.spec)
 
-    def beside_partners(self, policy: RecedingHorizonPolicy) -> Team:
+    def beside_partners(self, policy: RecedingHorizonPolicy | TeamOfPolicies, spec: JointSpec) -> Team:
         """The policy for all agents, of which the partners drive theirs."""
-        if self.partners is None:
-            return policy
-        return WithPartners(policy, self.partners, self.watched, policy.planner.spec)
+        return policy if self.partners is None else WithPartners(policy, self.partners, self.watched, spec)
 
 
 @dataclass
@@ -104,7 +101,7 @@ class Run:
             self._resume(found[-1])
         else:
             plain = RecedingHorizonPolicy(self.planner, safety=self.acting.safety)
-            self.offline = self._score(self.acting.beside_partners(plain))
+            self.offline = self._score(self.acting.beside_partners(plain, self.planner.spec))
             self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
             self.watch.floor = self.offline.low if floor is None else floor
@@ -259,13 +256,10 @@ class Run:
             self.method.act_by(self.watch.weights)
             done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
             done["drifts"] = self.drift.found
-            self.planner.provenance = {
-                **self.facts,
-                **done,
-                "parent_provenance": self.parent_provenance,
-                "online_data": self.replay.store.fingerprint,
-            }
-            self.planner.save_pretrained(self.out / "planner")
+            done |= {"parent_provenance": self.parent_provenance, "online_data": self.replay.store.fingerprint}
+            for folder, planner in self.method.planners().items():
+                planner.provenance = {**self.facts, **done}
+                planner.save_pretrained(self.out / folder)
             self.log.close()
 
 

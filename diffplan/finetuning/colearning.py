@@ -1,0 +1,96 @@
+"""Every robot its own learner: each has a planner and critics of its own, and learns while the others do."""
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor, nn
+
+from diffplan.datasets.windows import TrajectoryDataset
+from diffplan.finetuning.methods import FrozenPrior, below
+from diffplan.finetuning.rounds import Acting, Team
+from diffplan.finetuning.watch import Exploration
+from diffplan.partners import TeamOfPolicies
+from diffplan.planners.planner import DiffusionPlanner
+
+
+class CoLearners(FrozenPrior):
+    """Several learners as one method: what one of them meets was done by all, each by its own planner.
+
+    Every one plans for the whole team, and executes its own part of that. Nothing but episodes is shared, and the seed
+    of the round, by which plans of like planners agree; each draws its own batches.
+
+    Args:
+        planner: of the first one; the others have copies of it.
+        names: of those who learn.
+        begin: makes the learner of a planner.
+
+    Raises:
+        ValueError: a name that cannot be a folder's.
+    """
+
+    def __init__(
+        self, planner: DiffusionPlanner, names: Sequence[str], begin: Callable[[DiffusionPlanner], FrozenPrior]
+    ):
+        unfit = [name for name in names if not re.fullmatch(r"\w[\w-]*", name)]
+        if unfit:
+            raise ValueError(f"agents {unfit}; learners are saved by name: use letters, digits, _ and -.")
+        self.learners = {name: begin(_copy(planner) if place else planner) for place, name in enumerate(names)}
+        first = self.learners[names[0]]
+        self.planner, self.critics, self.on_policy = planner, first.critics, first.on_policy
+
+    @property
+    def pace(self) -> float:
+        """Of all learners."""
+        return next(iter(self.learners.values())).pace
+
+    @pace.setter
+    def pace(self, value: float) -> None:
+        for one in self.learners.values():
+            one.pace = value
+
+    def team(self, acting: Acting, exploration: Exploration | None = None) -> Team:
+        """Everyone by the plan that it makes itself."""
+        alone = replace(acting, partners=None, watched=())
+        team = TeamOfPolicies({name: one.team(alone, exploration) for name, one in self.learners.items()})
+        return acting.beside_partners(team, self.planner.spec)
+
+    def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
+        for one in self.learners.values():
+            one.met(episodes, seeds)
+
+    def learn(self, update: int, rng: np.random.Generator) -> dict[str, float]:
+        """A step of each; their mean losses."""
+        streams = rng.spawn(len(self.learners))
+        parts = [one.learn(update, stream) for one, stream in zip(self.learners.values(), streams, strict=True)]
+        return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+
+    def settle(self) -> None:
+        for one in self.learners.values():
+            one.settle()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{name}.{key}": tensor for name, one in self.learners.items() for key, tensor in one.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        for name, one in self.learners.items():
+            one.load(below(f"{name}.", tensors))
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {f"{name}.{part}": net for name, one in self.learners.items() for part, net in one.parts().items()}
+
+    def planners(self) -> dict[str, DiffusionPlanner]:
+        return {f"planners/{name}": one.planner for name, one in self.learners.items()}
+
+    def go_back(self, acting: dict[str, Tensor]) -> None:
+        for name, one in self.learners.items():
+            one.go_back(below(f"{name}.", acting))
+
+
+def _copy(planner: DiffusionPlanner) -> DiffusionPlanner:
+    parts = {name: copy.deepcopy(part) for name, part in planner.components.items()}
+    other = DiffusionPlanner(**parts, spec=planner.spec, horizon=planner.horizon, history=planner.history)
+    other.precision, other.provenance = planner.precision, planner.provenance
+    return other
