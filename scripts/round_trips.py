@@ -17,6 +17,7 @@ from foreign_formats import (
     write_minari,
     write_omar,
     write_robomimic,
+    write_vault,
 )
 
 from diffplan.datasets import TrajectoryStore, export_minari, export_npz
@@ -33,6 +34,7 @@ from diffplan.datasets.importers import (
     Rollout,
     Rollouts,
     Table,
+    Vault,
 )
 from diffplan.spec import JointSpec, Role
 from diffplan.trajectory import Trajectory
@@ -65,6 +67,26 @@ def madiff_discrete(folder: Path) -> tuple[Importer, list[Trajectory]]:
     made = choosing(spec, episodes(spec, [9, 4], held=True))
     write_madiff(folder, made, discrete=True, legal=5)
     return Madiff(folder), made
+
+
+def vault(folder: Path) -> tuple[Importer, list[Trajectory]]:
+    """Two qualities, the second in two lanes."""
+    roles = {"a": Role(4, (-1.0,) * 2, (1.0,) * 2), "b": Role(5, (-1.0,) * 3, (1.0,) * 3)}
+    spec, made = JointSpec({"agent_0": "a", "agent_1": "a", "agent_2": "b"}, roles), []
+    parts = {"Good": [[25, 3, 12]], "Poor": [[25, 4], [9, 20]]}
+    for uid, lanes in parts.items():
+        several = [episodes(spec, lengths, seed=lane, held=True) for lane, lengths in enumerate(lanes)]
+        write_vault(folder / "runners.vlt" / uid, several)
+        made += [replace(one, labels={"uid": uid, "lane": lane}) for lane, part in enumerate(several) for one in part]
+    return Vault(folder / "runners.vlt", roles=("a", "a", "b")), made
+
+
+def vault_discrete(folder: Path) -> tuple[Importer, list[Trajectory]]:
+    role = Role(4 + 5, (0.0,) * 5, (1.0,) * 5, discrete=True, legal=tuple(range(4, 9)))
+    spec = JointSpec({"agent_0": "agent", "agent_1": "agent"}, {"agent": role})
+    made = choosing(spec, episodes(spec, [9, 4], held=True))
+    write_vault(folder / "3m.vlt" / "Good", [made], legal=5, integers=True)
+    return Vault(folder / "3m.vlt" / "Good"), [replace(one, labels={"uid": "Good", "lane": 0}) for one in made]
 
 
 def robomimic(folder: Path) -> tuple[Importer, list[Trajectory]]:
@@ -272,6 +294,8 @@ ROUND_TRIPS: dict[str, RoundTrip] = {
     "omar": omar,
     "madiff": madiff,
     "madiff, discrete": madiff_discrete,
+    "vault": vault,
+    "vault, discrete": vault_discrete,
     "robomimic": robomimic,
     "minari": minari,
     "minari, exported": exported_minari,

@@ -30,6 +30,7 @@ from diffplan.datasets.importers import (
     Rollout,
     Rollouts,
     Table,
+    Vault,
 )
 from diffplan.datasets.importers.npy import NpyFile
 from diffplan.datasets.importers.recording import Importer, Recording
@@ -43,6 +44,7 @@ READERS = {
     "lerobot": LeRobot,
     "eth_ucy": EthUcy,
     "table": Table,
+    "vault": Vault,
     "npz": Npz,
     "overcooked": Overcooked,
 }

@@ -45,7 +45,12 @@ def test_every_format_has_a_help_of_its_own(name: str, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("omar", ["--roles", "a", "a", "b"]), ("lerobot", ["--arms", "left", "right"]), ("madiff", ["--dt", "0.1"])],
+    [
+        ("omar", ["--roles", "a", "a", "b"]),
+        ("vault", ["--roles", "a", "a", "b"]),
+        ("lerobot", ["--arms", "left", "right"]),
+        ("madiff", ["--dt", "0.1"]),
+    ],
 )
 def test_a_flag_is_a_field_of_the_importer(name: str, options: list[str], tmp_path: Path, capsys):
     importer, made = ROUND_TRIPS[name](tmp_path / "source")

@@ -314,6 +314,7 @@ def formats() -> Mapping[str, type]:
         "overcooked": Import[importers.Overcooked],
         "robomimic": Import[importers.Robomimic],
         "table": Import[importers.Table],
+        "vault": Import[importers.Vault],
     }
 
 

@@ -14,6 +14,7 @@ from diffplan.datasets.importers.recording import Importer, Recording
 from diffplan.datasets.importers.robomimic import Robomimic
 from diffplan.datasets.importers.rollouts import Rollout, Rollouts
 from diffplan.datasets.importers.table import Table
+from diffplan.datasets.importers.vault import Vault
 
 __all__ = [
     "EthUcy",
@@ -29,4 +30,5 @@ __all__ = [
     "Rollout",
     "Rollouts",
     "Table",
+    "Vault",
 ]

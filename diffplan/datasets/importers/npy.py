@@ -2,10 +2,11 @@
 
 import math
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -77,6 +78,12 @@ class NpyFile:
         return np.frombuffer(data, self.dtype).reshape(self.shape, order="F")
 
 
+class Typed(Protocol):
+    """Something of one dtype."""
+
+    dtype: np.dtype[Any]
+
+
 def check_same_length(files: dict[str, NpyFile]) -> int:
     """The common number of rows. Raises ``ValueError`` naming two files that differ, or one that is empty."""
     first, *others = files.values()
@@ -91,7 +98,7 @@ def check_same_length(files: dict[str, NpyFile]) -> int:
     return len(first)
 
 
-def dtype_notes(files: dict[str, NpyFile]) -> tuple[str, ...]:
+def dtype_notes(files: Mapping[str, Typed]) -> tuple[str, ...]:
     """Says which files have another precision than the store's float32."""
     kinds: dict[str, list[str]] = {}
     for name, file in files.items():

@@ -12,6 +12,8 @@ def likely_format(path: Path) -> str | None:
     names = {child.name for child in path.iterdir()}
     if "manifest.json" in names:
         return "store"
+    if "manifest.ocdbt" in names or any(path.glob("*/manifest.ocdbt")):
+        return "vault"
     if "metadata.json" in names or "main_data.hdf5" in names or (path / "data" / "main_data.hdf5").exists():
         return "minari"
     if (path / "meta" / "info.json").exists():
