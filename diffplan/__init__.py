@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         TeamMember,
         ValueGuide,
         make_scheduler,
+        projected,
         representatives,
     )
     from diffplan.plotting import (
@@ -129,6 +130,7 @@ __all__ = [
     "plot_learning_curve",
     "plot_plan",
     "plot_what_if",
+    "projected",
     "record_rollout",
     "representatives",
     "run_team",
@@ -194,6 +196,7 @@ _HOMES = {
     "plot_plan": "plotting",
     "plot_what_if": "plotting",
     "record_rollout": "rollout",
+    "projected": "planners",
     "representatives": "planners",
     "run_team": "processes.team",
     "save_video": "rollout",

@@ -256,3 +256,41 @@ def test_guides_have_a_gradient_where_two_agents_meet() -> None:
     clean = grid.pop("clean").requires_grad_()
     estimate(denoiser, clean, **grid).square().sum().backward()
     assert clean.grad is not None and clean.grad.isfinite().all() and clean.grad.abs().max() > 0
+
+
+def crossing_paths(offset: float) -> dp.Plan:
+    """Two walkers who swap places, 1 m a step, ``offset`` beside each other."""
+    spec = JointSpec({"a": "walker", "b": "walker"}, {"walker": ROLE}, dt=0.4)
+    along = np.arange(4, dtype=np.float32)
+    there = np.stack((along, np.zeros(4)), -1)
+    back = np.stack((2.5 - along, np.full(4, offset)), -1)
+    return dp.Plan(
+        spec, np.stack((there, back))[None].astype(np.float32), np.zeros((1, 2, 4, 0), np.float32), np.ones(2, bool)
+    )
+
+
+def closest(plan: dp.Plan) -> float:
+    """The least distance between both, also between steps."""
+    apart = np.diff(plan.observations[0], axis=0)[0]
+    shares = np.linspace(0, 1, 101)[:, None, None]
+    return float(np.linalg.norm(apart[:-1] + shares * np.diff(apart, axis=0), axis=-1).min())
+
+
+def test_projected_futures_pass_each_other_and_move_no_farther_than_that_takes() -> None:
+    plan = crossing_paths(0.1)
+    assert closest(plan) == pytest.approx(0.1, abs=1e-3)  # between two steps, at which they are 0.5 m apart
+    same = dp.projected(plan, dp.ConstraintGuide.separation(0.3))
+    np.testing.assert_array_equal(same.observations, plan.observations)
+    clear = dp.projected(plan, dp.ConstraintGuide.separation(0.3, between_steps=True))
+    assert closest(clear) == pytest.approx(0.3, abs=2e-3)
+    moved = np.linalg.norm(clear.observations - plan.observations, axis=-1)[0]
+    assert (moved[:, 0] == 0).all()
+    assert 0.1 < moved.max() < 0.25
+
+
+def test_what_cannot_be_projected_is_refused() -> None:
+    strange = dp.ConstraintGuide(lambda estimate: estimate.normalized.sum((2, 3, 4)), name="strange")
+    with pytest.raises(
+        ValueError, match="constraint 'strange' has violation nan of this plan; give one that is finite"
+    ):
+        dp.projected(crossing_paths(0.1), strange)

@@ -7,6 +7,7 @@ from diffplan.planners.messages import Message
 from diffplan.planners.particles import PartnerGuide, PartnerParticles
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
+from diffplan.planners.projection import projected
 from diffplan.planners.question import Question
 from diffplan.planners.representatives import representatives
 from diffplan.planners.safety import SafetyFilter
@@ -32,5 +33,6 @@ __all__ = [
     "ValueGuide",
     "consistency",
     "make_scheduler",
+    "projected",
     "representatives",
 ]

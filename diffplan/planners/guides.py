@@ -107,16 +107,23 @@ class ConstraintGuide(Guide):
 
     @classmethod
     def separation(
-        cls, distance: float, weight: float = 1.0, levels: tuple[float, float] | None = ALWAYS
+        cls,
+        distance: float,
+        weight: float = 1.0,
+        levels: tuple[float, float] | None = ALWAYS,
+        between_steps: bool = False,
     ) -> "ConstraintGuide":
         """Keeps every two agents ``distance`` (m) apart: squared shortfalls in units of ``distance``, over all steps.
+
+        With ``between_steps`` also on the straight way from each step to the next: for agents that move farther than
+        ``distance`` in a step, who pass through each other unnoticed otherwise.
 
         Raises ``ValueError`` for a distance that is not positive.
         """
         _positive(distance=distance)
 
         def violation(estimate: Estimate) -> Tensor:
-            gaps, there = _gaps(estimate)
+            gaps, there = _gaps(estimate, between_steps)
             return ((1 - gaps / distance).relu().square() * there[:, None, :, None]).sum((2, 3))
 
         return cls(violation, weight, levels, "separation", _position_index)
@@ -311,11 +318,15 @@ def _entries(observations: Float[Tensor, "B S N H O"], index: Int[Tensor, "N P"]
     return observations.gather(-1, index[:, None].expand(shape))
 
 
-def _gaps(estimate: Estimate) -> tuple[Float[Tensor, "B S pairs H"], Bool[Tensor, "B pairs"]]:
-    """Distances between every two agents (m), and whether both are present."""
+def _gaps(estimate: Estimate, between_steps: bool) -> tuple[Float[Tensor, "B S pairs T"], Bool[Tensor, "B pairs"]]:
+    """Distances between every two agents (m), at each step or on the way to the next, and whether both are present."""
     first, second = torch.triu_indices(estimate.spec.num_agents, estimate.spec.num_agents, 1)
-    gaps = _length(estimate.positions[:, :, first] - estimate.positions[:, :, second])
-    return gaps, estimate.agent_mask[:, first] & estimate.agent_mask[:, second]
+    apart = estimate.positions[:, :, first] - estimate.positions[:, :, second]
+    if between_steps:
+        start, move = apart[..., :-1, :], apart.diff(dim=-2)
+        nearest = -(start * move).sum(-1) / move.square().sum(-1).clamp(min=1e-9)
+        apart = start + nearest.clamp(0, 1)[..., None] * move
+    return _length(apart), estimate.agent_mask[:, first] & estimate.agent_mask[:, second]
 
 
 def _length(vectors: Tensor) -> Tensor:

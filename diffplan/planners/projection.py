@@ -24,7 +24,8 @@ def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
         constraint: with a violation of what is planned, in physical units.
 
     Raises:
-        ValueError: the violation is not finite (it may not read ``normalized``), or makes no sense for these agents.
+        ValueError: the violation is not finite or not differentiable (it may not read ``normalized``), or makes no
+            sense for these agents.
     """
     constraint.requirement(plan.spec)
     parts = [torch.from_numpy(part)[None].clone() for part in (plan.observations, plan.actions)]
@@ -35,12 +36,12 @@ def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
         with torch.enable_grad():
             variables = [part.requires_grad_() for part in parts]
             violation = constraint.violation(Estimate(plan.spec, variables[0], variables[1], unreadable, mask))[0]
+            if not (violation.requires_grad and torch.isfinite(violation).all()):
+                raise ValueError(
+                    f"constraint {constraint.name!r} has violation {float(violation.detach().max()):g} of this plan; "
+                    "give one that is finite and a differentiable function of positions, observations or actions."
+                )
             gradients = torch.autograd.grad(violation.sum(), variables, allow_unused=True, materialize_grads=True)
-        if not torch.isfinite(violation).all():
-            raise ValueError(
-                f"constraint {constraint.name!r} has violation {float(violation.detach().max()):g} of this plan; give "
-                "one that reads positions, observations or actions and is finite."
-            )
         slopes = [gradient.nan_to_num() * later for gradient in gradients]
         steep = sum((slope.square().flatten(2).sum(2)[0] for slope in slopes), torch.zeros_like(violation))
         size = torch.where(violation > NEGLIGIBLE, 2 * violation / steep.clamp(min=1e-12), 0.0).detach()
