@@ -5,7 +5,8 @@
 
 gain: score of the fine-tuned planner over that of the pretrained one (first sample, no ranking), both on new starts.
 Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
-lowest score of a run's own evaluations over that of the planner that it began with, on the same starts.
+lowest score of a run's own evaluations over that of the planner that it began with, on the same starts. Figures of
+other methods than ``critic`` end with their name, those of robots that learn each for itself with "each".
 exact_resumes: tiny runs, killed at random moments and resumed, that end with the same metrics and weights.
 Everything is kept below runs/benchmark: an interrupted benchmark goes on.
 """
@@ -26,7 +27,7 @@ import numpy as np
 from figures import RESULTS, Figure, kept, record
 
 import diffplan as dp
-from diffplan.evaluation import Interval, mean_interval
+from diffplan.evaluation import Interval, Policy, mean_interval
 from diffplan.files import write_json
 from diffplan.finetuning import METHODS, Acting, Learning
 from diffplan.finetuning.loop import AUTO, weights_sha256
@@ -60,7 +61,7 @@ ROWS = {
 def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Pretrains, fine-tunes and tests one planner; what is there already is read."""
     row, base = ROWS[name], FOLDER / name
-    out = base / f"{arguments.method}_{arguments.steps}_{seed}"
+    out = base / f"{variant(arguments)}_{arguments.steps}_{seed}"
     if (found := kept(out / "result.json", arguments.episodes, "before")) is not None:
         return found
     env = dp.make(row.env, **row.options)
@@ -83,6 +84,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         out=out,
         method=arguments.method,
         steps=arguments.steps,
+        each=arguments.each,
         score=row.score,
         evaluate_every=max(1, arguments.steps // 5),
         seed=seed,
@@ -91,7 +93,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     )
     result = {
         "before": alone,
-        "after": tested(Acting().policy(planner), env, row, seed, arguments),
+        "after": tested(report.policy, env, row, seed, arguments),
         "began": report.offline.value,
         "curve": [one["score"] for one in report.rows if "score" in one],
         "steps": report.environment_steps,
@@ -101,6 +103,10 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     }
     write_json(out / "result.json", result)
     return result
+
+
+def variant(arguments: argparse.Namespace) -> str:
+    return arguments.method + "_each" * arguments.each
 
 
 PHASES = ("acting", "planning", "learning", "evaluating")
@@ -120,9 +126,7 @@ def pretrained(row: Row, offline: dp.TrajectoryDataset, out: Path, seed: int) ->
     return dp.DiffusionPlanner.from_pretrained(out / "planner_and_value")
 
 
-def tested(
-    policy: dp.RecedingHorizonPolicy, env: Any, row: Row, seed: int, arguments: argparse.Namespace
-) -> list[float]:
+def tested(policy: Policy, env: Any, row: Row, seed: int, arguments: argparse.Namespace) -> list[float]:
     """The score of every test episode; starts are neither those of the data nor those of fine-tuning."""
     report = dp.evaluate(policy, env, episodes=arguments.episodes, seed=1_000 + seed)
     return report.returns if row.score == "return" else report.success
@@ -159,12 +163,12 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     began, curves = points("began"), points("curve")
     seeds, episodes = arguments.seeds, arguments.seeds * arguments.episodes
     command = f"{COMMAND} --rows {name} --seeds {seeds} --steps {arguments.steps} --method {arguments.method}"
-    command += f" --episodes {arguments.episodes}"
+    command += f" --episodes {arguments.episodes}" + " --each" * arguments.each
 
     def figure(label: str, unit: str, value: Interval, beside: dict[str, Figure] | None = None) -> Figure:
         return Figure(label, value.value, value.low, value.high, unit, seeds, episodes, command, beside or {})
 
-    budget = f"{arguments.steps // 1000}k_{name}"
+    budget = f"{arguments.steps // 1000}k_{name}" + f"_{variant(arguments)}" * (variant(arguments) != AUTO)
     beside = {
         label: figure(label, "points", mean_interval(groups))
         for label, groups in (("before", before), ("after", after))
@@ -253,6 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=[])
     parser.add_argument("--method", choices=list(METHODS), default=AUTO)
+    parser.add_argument("--each", action="store_true", help="every agent learns for itself, with a planner of its own")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=100)

@@ -77,7 +77,7 @@ class Finetune:
 
     def run(self) -> None:
         from diffplan.datasets import load_dataset
-        from diffplan.finetuning import Acting, finetune
+        from diffplan.finetuning import METHODS, Acting, finetune
 
         if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
@@ -106,7 +106,8 @@ class Finetune:
             tensorboard=self.tensorboard,
             progress=not self.json,
         )
-        flags = f"--num-samples {self.num_samples} --guide rank={self.value_weight:g} --refine {self.refine:g}"
+        ranked = f" --num-samples {self.num_samples} --guide rank={self.value_weight:g} --refine {self.refine:g}"
+        flags = "" if METHODS[report.method].on_policy else ranked
         facts = {
             "planner": str(self.out / "planner"),
             "method": report.method,
@@ -117,6 +118,6 @@ class Finetune:
             "signs": report.signs,
             "drifts": [f"episode {first}" for first in report.drifts],
             "seconds": report.seconds,
-            "act with": f"diffplan evaluate {self.out} {flags}{' --safe' * self.safe}",
+            "act with": f"diffplan evaluate {self.out}{flags}{' --safe' * self.safe}",
         }
         show(facts, self.json)

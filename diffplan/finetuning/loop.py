@@ -27,7 +27,7 @@ from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient
 from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
 from diffplan.finetuning.replay import Replay
-from diffplan.finetuning.rounds import Acting, Run
+from diffplan.finetuning.rounds import Acting, Run, Team
 from diffplan.finetuning.steering import NoiseSteering
 from diffplan.models.value import ValueFunction
 from diffplan.planners.planner import DiffusionPlanner
@@ -63,6 +63,7 @@ class FinetuningReport:
         drifts: the online episodes at which partners (or the world) were found to have changed.
         seconds: of this call.
         metrics: where the rows are written.
+        policy: acts by what was learned, as in the run's evaluations.
     """
 
     method: str
@@ -75,6 +76,7 @@ class FinetuningReport:
     drifts: list[int]
     seconds: float
     metrics: Path
+    policy: Team
 
 
 def finetune(
@@ -197,6 +199,7 @@ def finetune(
         run.drift.found,
         time.perf_counter() - started,
         out / "metrics.jsonl",
+        learner.team(acting),
     )
 
 
