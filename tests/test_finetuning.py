@@ -254,6 +254,21 @@ def test_a_batch_holds_the_set_share_of_online_episodes(offline: dp.TrajectoryDa
     assert replay.return_ranks[60:] == pytest.approx(offline.return_ranks[[3, 4, 5]], abs=0.02)
 
 
+def test_episodes_of_better_return_are_drawn_more_often_by_their_priority(
+    offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    online = dp.TrajectoryStore.create(tmp_path, offline.spec)
+    best, worst = offline.return_ranks.argmax(), offline.return_ranks.argmin()
+    online.append([offline.store[int(index)] for index in (best, worst)])
+    replay = Replay(offline, online, 0.5, None, priority=2.0)
+    episodes = replay.windows(replay.draw(4_000, np.random.default_rng(0))).episode
+    good, bad = ((episodes == number).sum() for number in (60, 61))
+    assert good + bad == 2_000
+    assert good / bad == pytest.approx(np.exp(2.0), rel=0.15)
+    ranks = offline.return_ranks[episodes[episodes < 60]]
+    assert ranks.mean() == pytest.approx(0.66, abs=0.04)  # of a rank with density ~ e^2x
+
+
 def test_windows_that_went_better_than_expected_count_more() -> None:
     advantages = torch.tensor([-1.0, 0.0, 1.0, 100.0])
     weights = advantage_weights(advantages, 0.5)
@@ -512,6 +527,7 @@ def test_the_curve_of_a_run_is_drawn_with_its_intervals(
         ({"score": "luck"}, "score='luck'; choose 'return' or 'success'"),
         ({"score": "success"}, r"score='success', but the environment tells only of \['return'"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
+        ({"priority": -1.0}, "priority=-1.0; give 0"),
         ({"online_share": 0.0}, "online_share=0.0; it is a share of a batch"),
         ({"acting": Acting(2, partners=Partner(0), watched=("c",))}, r"partners \['c'\] must be some, not all, of"),
     ],

@@ -34,6 +34,7 @@ class Finetune:
         steps: joint environment steps in all, also when resumed.
         online_share: share of every batch that comes from what is met now; more once the world is found to
             have changed.
+        priority: draw windows of the best episodes up to e^priority times as often as of the worst.
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
@@ -59,6 +60,7 @@ class Finetune:
     method: Literal["auto", "critic", "weighted", "noise", "gradient"] = "auto"
     steps: int = 100_000
     online_share: float = 0.5
+    priority: float = 0.0
     episodes: int = 50
     updates_per_step: float = 0.05
     critic_steps: int = 2_000
@@ -94,6 +96,7 @@ class Finetune:
             steps=self.steps,
             acting=acting,
             online_share=self.online_share,
+            priority=self.priority,
             episodes=self.episodes,
             updates_per_step=self.updates_per_step,
             critic_steps=self.critic_steps,

@@ -91,6 +91,7 @@ def finetune(
     learning: Learning = Learning(),  # noqa: B008
     online_share: float = 0.5,
     newest: int | None = None,
+    priority: float = 0.0,
     each: bool = False,
     episodes: int = 50,
     updates_per_step: float = 0.05,
@@ -119,6 +120,7 @@ def finetune(
         learning: how it learns.
         online_share: share of every batch that comes from online episodes; more once partners, or the world, change.
         newest: learn only from so many newest online episodes; None: from all.
+        priority: how much more often than the worst episodes the best are learned from, see ``Replay``.
         each: every agent that is not watched has a learner and a planner of its own, all like this one at first, and
             executes its own part of what that plans (``TeamOfPolicies``). They are saved in ``out/planners/NAME``;
             ``planner`` becomes the first agent's.
@@ -146,6 +148,8 @@ def finetune(
         raise ValueError(f"updates_per_step={updates_per_step}; it must be 0 or more.")
     if newest is not None and newest < 1:
         raise ValueError(f"newest={newest}; it must be at least 1, or None for all.")
+    if not 0 <= priority < float("inf"):
+        raise ValueError(f"priority={priority}; give 0 (all alike) or more.")
     if checkpoints(out / "checkpoints") and not resume:
         raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
     facts: dict[str, Any] = {
@@ -157,6 +161,7 @@ def finetune(
         "learning": asdict(learning),
         "online_share": online_share,
         "newest": newest,
+        "priority": priority,
         "each": each,
         "episodes": episodes,
         "updates_per_step": updates_per_step,
@@ -172,7 +177,7 @@ def finetune(
         spec = spec_from_env(worlds[0], planner.spec.dt)
         _check_agents(spec, offline)
         store = open_or_create(out / "replay", spec, f"fine-tuning of {facts['parent'][:12]}, seed={seed}")
-        replay = Replay(offline, store, online_share, newest)
+        replay = Replay(offline, store, online_share, newest, priority)
         if planner.value_function is None:
             value = ValueFunction.for_dataset(offline, seed=seed)
             if not checkpoints(out / "checkpoints"):

@@ -16,6 +16,7 @@ from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 
 Batch = TypeVar("Batch", WindowBatch, TransitionBatch)
 Draw = list[tuple[TrajectoryDataset, np.ndarray]]
+_OVERDRAWN = 8  # so many times as many windows as are taken are drawn, where they are chosen by priority
 
 
 class Replay:
@@ -28,13 +29,22 @@ class Replay:
         online: grows while the planner acts.
         online_share: share of every batch that comes from the online store, once it holds episodes.
         newest: draw only from so many newest online episodes; None: from all. Bounds what is mapped into memory.
+        priority: windows of episodes with the best return among the offline ones are drawn e^priority times as often
+            as of those with the worst; 0: all alike.
 
     The attribute ``since`` is the first online episode to draw from.
     """
 
-    def __init__(self, offline: TrajectoryDataset, online: TrajectoryStore, online_share: float, newest: int | None):
+    def __init__(
+        self,
+        offline: TrajectoryDataset,
+        online: TrajectoryStore,
+        online_share: float,
+        newest: int | None,
+        priority: float = 0.0,
+    ):
         self.offline, self.store, self.online_share, self.newest = offline, online, online_share, newest
-        self.since = 0
+        self.priority, self.since = priority, 0
         self.refresh()
 
     def refresh(self, stop: int | None = None) -> None:
@@ -42,6 +52,7 @@ class Replay:
         stop = len(self.store) if stop is None else stop
         held = range(max(self.since, stop - (self.newest or stop)), stop)
         self.online = self.windows_of(held) if held else None
+        self._ranks = self.return_ranks if self.priority else np.zeros(0, np.float32)
 
     def changed(self, since: int, stop: int) -> None:
         """The world changed: earlier online episodes are not learned from, the offline data half as much."""
@@ -54,11 +65,19 @@ class Replay:
 
     def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> Draw:
         """Which windows make up a batch; ``start_share`` of them are of episodes' first steps."""
-        if self.online is None:
-            return [(self.offline, self.offline.draw(batch_size, rng, start_share))]
-        fresh = round(self.online_share * batch_size)
-        shares = ((self.offline, batch_size - fresh), (self.online, fresh))
-        return [(dataset, dataset.draw(size, rng, start_share)) for dataset, size in shares if size]
+        fresh = 0 if self.online is None else round(self.online_share * batch_size)
+        shares = ((self.offline, batch_size - fresh), (self.online or self.offline, fresh))
+        return [(dataset, self._draw(dataset, size, rng, start_share)) for dataset, size in shares if size]
+
+    def _draw(
+        self, dataset: TrajectoryDataset, size: int, rng: np.random.Generator, start_share: float
+    ) -> Int[np.ndarray, "size"]:
+        if not self.priority:
+            return dataset.draw(size, rng, start_share)
+        drawn = dataset.draw(_OVERDRAWN * size, rng, start_share)
+        first = 0 if dataset is self.offline else len(self.offline.store)
+        weights = np.exp(self.priority * self._ranks[first + dataset.locate(drawn)[0]])
+        return np.asarray(rng.choice(drawn, size, p=weights / weights.sum()))
 
     def windows(self, draw: Draw) -> WindowBatch:
         """The windows drawn."""
