@@ -16,7 +16,7 @@ from figures import RESULTS, Figure, record
 import diffplan as dp
 from diffplan.evaluation import Interval, mean_interval
 from diffplan.planners import Question
-from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.member import Manners, TeamMember, answers
 from diffplan.planners.question import Sampling
 
 FOLDER = Path("runs/benchmark/joint_modes")
@@ -58,14 +58,16 @@ def ways(planner: dp.DiffusionPlanner, number: int, teams: int, how: str) -> np.
     names, manners = planner.spec.names, Manners(speak=False, shared_seed=how == "shared seed")
     pace = np.random.default_rng(1_000 + number).uniform(0.5, 1, (teams, number)).astype(np.float32)
     sensed = {name: np.array([0, np.nan], np.float32) for name in names}
-    questions = []
+    questions: list[Question] = []
+    asked: list[tuple[TeamMember, Question]] = []
     for team in range(teams):
         now = {name: np.array([0, one], np.float32) for name, one in zip(names, pace[team], strict=True)}
         if how == "at once":
             questions += [Question(now, seed=team)]
         else:
-            questions += [TeamMember(planner, name, manners, team).ask(now[name], sensed, 0) for name in names]
-    plans = planner.answer(questions, Sampling(num_inference_steps=10))
+            members = [TeamMember(planner, name, manners, team) for name in names]
+            asked += [(one, one.ask(now[one.name], sensed, 0)) for one in members]
+    plans = answers(asked) if asked else planner.answer(questions, Sampling(num_inference_steps=10))
     heading = np.sign(np.stack([plan.actions[0].mean((1, 2)) for plan in plans]))
     if how == "at once":
         return heading

@@ -208,8 +208,8 @@ def colliding(futures: np.ndarray, limit: float) -> np.ndarray:
 def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
     """Trains on a fold (or on basketball) and scores its test windows; what is there already is read."""
     path = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}.json"
-    if path.exists():
-        return read_json(path)
+    if path.exists() and set(MEASURES) <= set(found := read_json(path)):
+        return found
     if name == "nba":
         known, unseen = players(data, "train"), players(data, "test")
     else:

@@ -288,6 +288,19 @@ def test_projected_futures_pass_each_other_and_move_no_farther_than_that_takes()
     assert 0.1 < moved.max() < 0.25
 
 
+def test_who_touches_now_drives_nobody_else_away() -> None:
+    """What is now cannot be undone, so others move only as far as they must."""
+    spec = JointSpec(dict.fromkeys("abcd", "walker"), {"walker": ROLE}, dt=0.4)
+    cells = np.zeros((1, 4, 3, 2), np.float32)
+    cells[0, 0, 1:, 0], cells[0, 1, 0, 0], cells[0, 1, 1:, 0] = -2, 0.1, 2  # a and b touch now and part
+    cells[0, 2] += 10
+    cells[0, 3] = cells[0, 2] + [0, 0.24]
+    plan = dp.Plan(spec, cells, np.zeros((1, 4, 3, 0), np.float32), np.ones(4, bool))
+    moved = dp.projected(plan, dp.ConstraintGuide.separation(0.25)).observations - cells
+    assert np.abs(moved[0, :2]).max() == 0
+    assert np.linalg.norm(moved[0, 2:, 1:], axis=-1) == pytest.approx(0.005, abs=5e-4)
+
+
 def test_what_cannot_be_projected_is_refused() -> None:
     strange = dp.ConstraintGuide(lambda estimate: estimate.normalized.sum((2, 3, 4)), name="strange")
     with pytest.raises(

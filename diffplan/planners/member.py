@@ -3,6 +3,8 @@
 One network, no retraining: what a robot knows is a mask of known cells. Its own cells it knows; of a partner it knows
 what it senses now (not its goal), and what that partner told: cells with a noise level that grows with their age. Three
 ways to agree on one of several joint ways: hoping (private seeds), drawing the same noise (a shared seed), or talking.
+The same noise leads to the same plan only where the same is known. So with a shared seed a first plan is made of what
+everybody knows, without goals, and is the same for all to the bit; each then goes on from there with what it knows.
 
 Whoever talks can contradict. The order of the robots in the spec is their right of way: a robot plans around what
 earlier ones told, and plans anew where that is not the way it expected; the plans of later ones it leaves to them, for
@@ -10,8 +12,9 @@ these will give way (were all to plan around all, everybody would keep to a plan
 of a later robot that it cannot see does it take what that told. So a team of N agrees after N messages.
 """
 
+import dataclasses
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -141,6 +144,7 @@ class TeamMember:
         self.plan: Plan | None = None
         self.told: Message | None = None
         self.heard: dict[str, Message] = {}
+        self.supposed: dict[str, np.ndarray] = {}  # static entries of others, as it took them to be
         self._past: deque[tuple[Observations, Actions]] = deque(maxlen=max(1, planner.history))
         self._credit = self.manners.bytes_per_second or 0.0
 
@@ -175,8 +179,7 @@ class TeamMember:
             sensed: {partner: its observation} of those it senses; NaN entries are unknown.
             step: environment step, the same for all.
         """
-        question = self.ask(observation, sensed, step)
-        (plan,) = self.planner.answer([question], self.sampling(question))
+        (plan,) = answers([(self, self.ask(observation, sensed, step))])
         return self.follow(plan)
 
     def ask(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], step: int) -> Question:
@@ -200,6 +203,16 @@ class TeamMember:
         seed = int(np.random.SeedSequence(stream).generate_state(1)[0])
         return Question(self._seen, tuple(self._past) if self.planner.history else (), given, last, seed)
 
+    def common(self, question: Question) -> Question | None:
+        """The part of a first question that all others ask, too, if they sense the same; None where there is none."""
+        private = {name: list(self.planner.spec.role_of(name).static) for name in question.observations}
+        if question.warm_start is not None or self.heard or not self.manners.shared_seed or not any(private.values()):
+            return None
+        rows = {name: np.array(row, np.float32) for name, row in question.observations.items()}
+        for name, entries in private.items():
+            rows[name][entries] = np.nan
+        return Question(rows, seed=question.seed)
+
     def sampling(self, question: Question) -> Sampling:
         """How to answer a question of ``ask``: in one step where there is a last plan."""
         steps = self.manners.num_inference_steps if question.warm_start is None else 1
@@ -212,6 +225,7 @@ class TeamMember:
         self.stats.not_finite += not finite
         if finite:
             self.plan = plan
+            self._suppose(plan)
         elif self.plan is not None:
             self.plan = shifted(self.plan, 1)
         actions = dict(self.plan.actions_at(0)) if self.plan else {}
@@ -236,8 +250,17 @@ class TeamMember:
                 believed[name] = path
         return believed
 
+    def _suppose(self, plan: Plan) -> None:
+        """Takes the static entries of those whom it sees to be as in its first plan of them: they do not change, and at
+        its goal a robot may look as at its start."""
+        for index, name in enumerate(self.planner.spec.names):
+            seen, static = self._seen[name], list(self.planner.spec.role_of(name).static)
+            if np.isnan(seen[static]).any() and np.isfinite(np.delete(seen, static)).all():
+                self.supposed[name] = plan.observations[0, index, 0, static]
+
     def _world(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray]) -> Observations:
-        """The present: its own observation, what it senses of others, and what they told that stays the same."""
+        """The present: its own observation, what it senses of others, and what they told, or what it once took, of
+        what stays the same."""
         world = {}
         for name in self.planner.spec.names:
             role = self.planner.spec.role_of(name)
@@ -245,6 +268,9 @@ class TeamMember:
             if name in self.heard:
                 static = list(role.static)
                 row[static] = np.where(np.isnan(row[static]), self.heard[name].cells[0, static], row[static])
+            if name in self.supposed:
+                static = list(role.static)
+                row[static] = np.where(np.isnan(row[static]), self.supposed[name], row[static])
             world[name] = row
         return world | {self.name: np.asarray(observation, np.float32)}
 
@@ -302,3 +328,28 @@ class TeamMember:
         roles = self.planner.spec.role_index[[index, index]]
         mine, its = self.planner.normalizer.normalize(np.stack((one, other)), roles)[..., entries]
         return np.asarray(np.sqrt(np.square(mine - its).mean(-1)))
+
+
+def answers(asked: Sequence[tuple[TeamMember, Question]]) -> list[Plan]:
+    """The plans of members (of one planner), in one call for all that can be asked together.
+
+    What members have in common is asked first, and is then their last plan; ``common`` says what that is.
+    """
+    questions = [question for _, question in asked]
+    shared = [member.common(question) for member, question in asked]
+    for index, plan in _answered(asked, {i: one for i, one in enumerate(shared) if one is not None}):
+        questions[index] = dataclasses.replace(questions[index], warm_start=plan)
+    plans: dict[int, Plan] = {}
+    for warm in (False, True):
+        group = {i: one for i, one in enumerate(questions) if (one.warm_start is not None) == warm}
+        plans |= dict(_answered(asked, group))
+    return [plans[index] for index in range(len(asked))]
+
+
+def _answered(
+    asked: Sequence[tuple[TeamMember, Question]], questions: Mapping[int, Question]
+) -> Iterator[tuple[int, Plan]]:
+    """Plans for questions that all have a warm start or none, each with its place."""
+    if questions:
+        member, first = asked[0][0], next(iter(questions.values()))
+        yield from zip(questions, member.planner.answer([*questions.values()], member.sampling(first)), strict=True)

@@ -4,24 +4,26 @@ import dataclasses
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from diffplan.planners.guides import ConstraintGuide, Estimate
 from diffplan.trajectory import Plan
 
 STEPS = 50
-NEGLIGIBLE = 1e-6  # of a violation
+NEGLIGIBLE = 1e-7  # of a violation: what a step gains less than
 
 
 def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
     """The plan with every candidate moved, no farther than it takes, until it no longer violates a constraint.
 
-    Walks down the violation by Polyak's step for a quadratic of least value 0, x <- x - 2 f(x) grad f / |grad f|^2,
-    which undoes a single violation in one step and needs no step size. What is now stays. Where constraints contradict
-    each other, the last point is taken: nothing promises that it holds.
+    Walks down the violation f by Cauchy's steps, x <- x - (g.g / g.Hg) g with g its gradient and H its curvature, which
+    undo a squared shortfall in one step and need no step size. What is now stays, and so may what it violates; where
+    constraints contradict each other, the last point is taken. ``values`` and ``terms`` stay what they were.
 
     Args:
         plan: of any agents.
-        constraint: with a violation of what is planned, in physical units.
+        constraint: with a violation of what is planned, in physical units; twice differentiable, as squares are.
 
     Raises:
         ValueError: the violation is not finite or not differentiable (it may not read ``normalized``), or makes no
@@ -33,20 +35,33 @@ def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
     unreadable = torch.full((1, *plan.observations.shape[:3], plan.spec.size), torch.nan)
     later = (torch.arange(plan.horizon) > 0)[:, None] & mask[0, :, None, None]
     for _ in range(STEPS):
+        observations, actions = (part.requires_grad_() for part in parts)
         with torch.enable_grad():
-            variables = [part.requires_grad_() for part in parts]
-            violation = constraint.violation(Estimate(plan.spec, variables[0], variables[1], unreadable, mask))[0]
+            violation = constraint.violation(Estimate(plan.spec, observations, actions, unreadable, mask))[0]
             if not (violation.requires_grad and torch.isfinite(violation).all()):
                 raise ValueError(
                     f"constraint {constraint.name!r} has violation {float(violation.detach().max()):g} of this plan; "
                     "give one that is finite and a differentiable function of positions, observations or actions."
                 )
-            gradients = torch.autograd.grad(violation.sum(), variables, allow_unused=True, materialize_grads=True)
-        slopes = [gradient.nan_to_num() * later for gradient in gradients]
-        steep = sum((slope.square().flatten(2).sum(2)[0] for slope in slopes), torch.zeros_like(violation))
-        size = torch.where(violation > NEGLIGIBLE, 2 * violation / steep.clamp(min=1e-12), 0.0).detach()
+            slopes = [slope * later for slope in _gradients(violation, [observations, actions])]
+            steepness = _products(slopes, slopes)
+            bends = _gradients(steepness / 2, [observations, actions])  # H g
+        curvature = _products([slope.detach() for slope in slopes], [bend * later for bend in bends])
+        straight = violation / steepness.clamp(min=1e-12)  # where there is no curvature: to where a line reaches 0
+        size = torch.where(curvature > 1e-9 * steepness, steepness / curvature.clamp(min=1e-12), straight).detach()
+        size = torch.where(size * steepness > NEGLIGIBLE, size, 0.0)
         if not size.any():
             break
         parts = [(part - size[:, None, None, None] * slope).detach() for part, slope in zip(parts, slopes, strict=True)]
-    observations, actions = (np.asarray(part.detach()[0]) for part in parts)
-    return dataclasses.replace(plan, observations=observations, actions=actions)
+    moved = [np.asarray(part.detach()[0]) for part in parts]
+    return dataclasses.replace(plan, observations=moved[0], actions=moved[1], chain=None)
+
+
+def _gradients(value: Float[Tensor, "S"], variables: list[Tensor]) -> list[Float[Tensor, "1 S N H _"]]:
+    found = torch.autograd.grad(value.sum(), variables, create_graph=True, allow_unused=True, materialize_grads=True)
+    return [gradient.nan_to_num() for gradient in found]
+
+
+def _products(some: list[Tensor], others: list[Tensor]) -> Float[Tensor, "S"]:
+    """Scalar products, candidate by candidate."""
+    return torch.stack([(a * b)[0].flatten(1).sum(1) for a, b in zip(some, others, strict=True)]).sum(0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffplan.planners.channel import Channel, Link
 from diffplan.planners.guides import Guide
-from diffplan.planners.member import Manners, TeamMember, TeamStats
+from diffplan.planners.member import Manners, TeamMember, TeamStats, answers
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import shifted
 from diffplan.planners.question import Question
@@ -103,17 +103,12 @@ class DecentralizedTeam:
         return others
 
     def _answers(self, asked: Sequence[tuple[TeamMember, Question]]) -> list[Plan]:
-        """The plans of all members, in one call of the planner for those that begin and one for those that go on."""
+        """The plans of all members, and how long they took."""
         started = time.perf_counter()
-        plans: dict[int, Plan] = {}
-        for warm in (False, True):
-            group = [i for i, (_, question) in enumerate(asked) if (question.warm_start is not None) == warm]
-            if group:
-                sampling = asked[group[0]][0].sampling(asked[group[0]][1])
-                plans |= dict(zip(group, self.planner.answer([asked[i][1] for i in group], sampling), strict=True))
+        plans = answers(asked)
         self.stats.seconds.append(time.perf_counter() - started)
         self.stats.plans.append(len(asked))
-        return [plans[i] for i in range(len(asked))]
+        return plans
 
 
 @dataclass
