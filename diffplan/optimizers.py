@@ -99,10 +99,11 @@ def load_optimizer_tensors(
     """Gives the optimisers back what ``optimizer_tensors`` found among ``tensors``."""
     for name, parameter in parameters.items():
         ending = f"/{name}"
-        mine = {key.removesuffix(ending): value.clone() for key, value in tensors.items() if key.endswith(ending)}
         memory = _memory(optimizers, parameter)
         memory.clear()
-        memory.update(mine)
+        for key, value in tensors.items():
+            if key.endswith(ending):
+                memory[key.removesuffix(ending)] = value.to(parameter.device, copy=True)
 
 
 def _memory(optimizers: Sequence[torch.optim.Optimizer], parameter: nn.Parameter) -> dict[str, Tensor]:

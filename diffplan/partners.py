@@ -1,7 +1,6 @@
 """Teams of which some robots are commanded (egos) and some only watched (partners), whoever drives these."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,17 +122,28 @@ class TeamOfPolicies:
     """A policy for all robots in which each follows one of its own, which may plan for everybody.
 
     Args:
-        policies: by the name of whom they command; who has none follows the first.
+        policies: by the name of whom they command; who has none follows the first. What planning cost all of them is
+            counted in ``stats``.
+        filtered: what becomes of everybody's actions together, e.g. ``partial(safety.filter_actions, spec)``.
 
     Example:
         ``TeamOfPolicies({name: RecedingHorizonPolicy(planner) for name, planner in planners.items()})``
     """
 
-    def __init__(self, policies: Mapping[str, Policy]):
+    def __init__(
+        self, policies: Mapping[str, Policy], filtered: Callable[[Observations, Actions], Actions] | None = None
+    ):
         if not policies:
             raise ValueError("a team of no policies; give one for every agent.")
-        self.policies = dict(policies)
-        self.stats = PlanningStats()
+        self.policies, self.filtered, self.stats = dict(policies), filtered, PlanningStats()
+        for policy in self.policies.values():
+            if isinstance(policy, RecedingHorizonPolicy):
+                policy.stats = self.stats
+
+    @property
+    def plans(self) -> list[Plan | None]:
+        """The first policy's plans."""
+        return list(getattr(next(iter(self.policies.values())), "plans", []))
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Starts one episode a seed."""
@@ -142,14 +152,16 @@ class TeamOfPolicies:
 
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         """Everybody's actions."""
-        started = time.perf_counter()
         found = {name: policy(observations) for name, policy in self.policies.items()}
-        self.stats.seconds.append(time.perf_counter() - started)
-        self.stats.plans.append(len(found) * sum(seen is not None for seen in observations))
         together: list[Actions | None] = list(next(iter(found.values())))
-        for place, actions in enumerate(together):
-            own = {name: (theirs[place] or {}).get(name) for name, theirs in found.items()}
-            together[place] = actions and actions | {name: one for name, one in own.items() if one is not None}
+        for place, (seen, actions) in enumerate(zip(observations, together, strict=True)):
+            if seen and actions:
+                own = {name: theirs[place] or {} for name, theirs in found.items()}
+                actions = actions | {name: one[name] for name, one in own.items() if name in one}
+                together[place] = actions if self.filtered is None else self.filtered(seen, actions)
+        for policy in self.policies.values():
+            if isinstance(policy, RecedingHorizonPolicy):
+                policy.took(together)
         return together
 
 

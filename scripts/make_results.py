@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from figures import RESULTS, Figure, page, read
 
+from diffplan.files import atomic_path
+
 SCRIPTS, ROOT = RESULTS.parents[1] / "scripts", RESULTS.parents[1]
 PAGE, BOOK, README = RESULTS.with_suffix(".md"), RESULTS.with_name("benchmarks.md"), ROOT / "README.md"
 BOOK_HEAD = """# The benchmark book
@@ -40,7 +42,7 @@ MAIN = (
     "style_accuracy_10",
     "decentral_shared_seed_success",
     "decentral_messages_success",
-    "gain_10k_simple_spread",
+    "gain_10k_simple_spread_weighted",
     "eth_ucy_marginal_ade",
     "eth_ucy_joint_ade",
     "nba_rebound_joint_ade",
@@ -96,7 +98,8 @@ def main() -> None:
     check = parser.parse_args().check
     for path, text in ((PAGE, page(RESULTS)), (BOOK, book()), (README, readme())):
         if not check:
-            path.write_text(text)
+            with atomic_path(path) as temporary:
+                temporary.write_text(text)
         elif not path.exists() or path.read_text() != text:
             raise SystemExit(f"{path} is out of date; run python scripts/make_results.py.")
 

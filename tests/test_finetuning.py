@@ -19,7 +19,8 @@ from diffplan.datasets.collection import EpisodeRecorder
 from diffplan.datasets.transitions import take_transitions
 from diffplan.evaluation import Interval, run_batch
 from diffplan.finetuning import METHODS, Acting, FinetuningReport, Learning
-from diffplan.finetuning.gradient import PolicyGradient
+from diffplan.finetuning.colearning import CoLearners
+from diffplan.finetuning.gradient import PolicyGradient, decayed_sums
 from diffplan.finetuning.loop import weights_sha256
 from diffplan.finetuning.methods import WeightedDenoising, advantage_weights
 from diffplan.finetuning.replay import Replay, evaluation_seed
@@ -377,10 +378,47 @@ def test_everyone_in_a_team_of_policies_follows_its_own() -> None:
         def __call__(self, observations: Any) -> Any:
             return [seen and dict.fromkeys(seen, self.value) for seen in observations]
 
-    team = dp.TeamOfPolicies({"a": Constant(1.0), "b": Constant(2.0)})
-    assert team([{"a": 0, "b": 0, "c": 0}, None, {"b": 0}]) == [{"a": 1, "b": 2, "c": 1}, None, {"b": 2}]
+    policies = {"a": Constant(1.0), "b": Constant(2.0)}
+    seen = [{"a": 0, "b": 0, "c": 0}, None, {"b": 0}]
+    assert dp.TeamOfPolicies(policies)(seen) == [{"a": 1, "b": 2, "c": 1}, None, {"b": 2}]
+    halved = dp.TeamOfPolicies(policies, lambda seen, actions: {name: one / 2 for name, one in actions.items()})
+    assert halved(seen) == [{"a": 0.5, "b": 1, "c": 0.5}, None, {"b": 1}]
     with pytest.raises(ValueError, match="a team of no policies"):
         dp.TeamOfPolicies({})
+
+
+def test_policies_of_a_team_remember_what_was_really_done(offline: dp.TrajectoryDataset) -> None:
+    remembering = dp.load_dataset(offline.store.path, horizon=4, history=2)
+    planners = [dp.DiffusionPlanner.for_dataset(remembering, width=16, depth=1, seed=seed) for seed in (0, 1)]
+    for seed, planner in enumerate(planners):
+        torch.nn.init.normal_(planner.denoiser.project.weight, generator=torch.Generator().manual_seed(seed))
+    policies = {name: dp.RecedingHorizonPolicy(one) for name, one in zip("ab", planners, strict=True)}
+    team = dp.TeamOfPolicies(policies)
+    team.reset([0])
+    (done,) = team([Line().reset(seed=0)[0]])
+    for policy in policies.values():
+        _, remembered = policy._episodes[0].past[-1]
+        assert all(np.array_equal(remembered[name], done[name]) for name in "ab")
+    assert len(team.stats.plans) == 2 and len(team.plans) == 1
+
+
+def test_who_learns_for_itself_learns_by_its_own_trials_only(
+    pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    replay = Replay(offline, dp.TrajectoryStore.create(tmp_path, offline.spec), 0.5, None)
+    begin = functools.partial(PolicyGradient, replay=replay, learning=Learning(**SMALL))
+    both = CoLearners(dp.DiffusionPlanner.from_pretrained(pretrained), ["a", "b"], begin)
+    recorder = EpisodeRecorder(Line(), offline.spec)
+    run_batch(both.team(Acting(2), Exploration.draw(2, np.random.default_rng(0))), [recorder], [7])
+    replay.store.append([recorder.trajectory({})])
+    both.met(replay.windows_of(range(1)), [7])
+    for place, one in enumerate(both.members()):
+        assert one.acted[:, place].all() and one.acted.sum() == STEPS
+
+
+def test_advantages_add_up_to_the_end_of_their_episode_and_decay() -> None:
+    values, episodes = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.array([0, 0, 0, 1, 1])
+    assert decayed_sums(values, episodes, 0.5).tolist() == [1 + 1 + 1, 2 + 2, 4, 8 + 8, 16]
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"gradient"}))  # which learns from a round of its own

@@ -1,5 +1,6 @@
 """Robots that plan each for itself: what they know, what they tell, and what becomes of what they hear."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import diffplan as dp
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import make_scheduler
 from diffplan.planners.channel import Link
-from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.member import Manners, TeamMember, answers
 from diffplan.planners.messages import Message
+from diffplan.planners.question import Sampling
 from diffplan.planners.team import DecentralizedTeam, consistency
 from diffplan.trajectory import Cells, Plan
 
@@ -133,6 +135,36 @@ def test_a_member_knows_itself_what_it_senses_and_what_it_was_told(planner) -> N
     told = Message.from_bytes(data, planner.spec, planner.normalizer).path(1)
     np.testing.assert_array_equal(question.given.observations[0], told[:, :6])
     assert (np.isnan(told).any(1) == [False] * 7 + [True]).all()
+
+
+def test_what_all_know_is_asked_first_and_is_the_same_for_all_to_the_bit(planner) -> None:
+    def common(mine: str, other: str, **manners: bool) -> dp.Question | None:
+        member = TeamMember(planner, mine, Manners(speak=False, **manners), seed=3)
+        return member.common(member.ask(NEAR[mine], {other: hidden(other)}, 0))
+
+    questions = common("robot_0", "robot_1"), common("robot_1", "robot_0")
+    plans = [planner.answer([question])[0] for question in questions]
+    assert np.array_equal(plans[0].observations, plans[1].observations)
+    assert common("robot_0", "robot_1", shared_seed=False) is None
+    member = TeamMember(planner, "robot_0", Manners(speak=False), seed=3)
+    own = member.ask(NEAR["robot_0"], {"robot_1": hidden("robot_1")}, 0)
+    (plan,) = answers([(member, own)])
+    (expected,) = planner.answer([dataclasses.replace(own, warm_start=plans[0])], Sampling(num_inference_steps=1))
+    assert np.array_equal(plan.actions, expected.actions)
+
+
+def test_what_was_once_taken_for_anothers_goal_stays_until_it_is_told(planner) -> None:
+    member = TeamMember(planner, "robot_1", Manners(speak=False))
+    member.act(NEAR["robot_1"], {"robot_0": np.full(6, np.nan, np.float32)}, 0)  # it does not see it
+    assert not member.supposed
+    member.act(NEAR["robot_1"], {"robot_0": hidden("robot_0")}, 1)
+    supposed = member.plan.observations[0, 0, 0, 4:]
+    question = member.ask(NEAR["robot_1"], {"robot_0": hidden("robot_0")}, 2)
+    np.testing.assert_array_equal(question.observations["robot_0"][4:], supposed)
+    assert np.abs(supposed - NEAR["robot_0"][4:]).max() > 0.01
+    member.receive(TeamMember(planner, "robot_0").act(NEAR["robot_0"], {}, 2)[1])
+    question = member.ask(NEAR["robot_1"], {"robot_0": hidden("robot_0")}, 3)
+    np.testing.assert_allclose(question.observations["robot_0"][4:], NEAR["robot_0"][4:], atol=1e-3)
 
 
 def test_what_was_told_is_known_the_less_well_the_longer_ago_that_was(planner) -> None:

@@ -38,7 +38,7 @@ class Finetune:
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
-        num_samples: candidates a plan.
+        num_samples: candidates a plan; this and the next two do not concern gradient, which acts by first samples.
         value_weight: of the value in the ranking; more explores less.
         refine: how far the critics may move first actions, in standard deviations.
         safe: change actions where robots would come too close (SafetyFilter), also while exploring.

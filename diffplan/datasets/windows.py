@@ -95,11 +95,6 @@ class TrajectoryDataset:
                 f"no episode of {store.path} is as long as a window, {history + horizon} cells; shorten it."
             )
 
-    def like(self, store: TrajectoryStore, episodes: Sequence[int]) -> "TrajectoryDataset":
-        """Windows as these are, of other episodes of the same agents. Raises as the class."""
-        settings = (self.horizon, self.history, self.stride, self.normalizer)
-        return TrajectoryDataset(store, *settings, episodes, self.inside, self.crowd)
-
     def __len__(self) -> int:
         return int(self._first_window[-1])
 

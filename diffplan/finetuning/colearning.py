@@ -1,11 +1,12 @@
 """Every robot its own learner: each has a planner and critics of its own, and learns while the others do."""
 
 import copy
-import re
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from diffplan.datasets.windows import TrajectoryDataset
@@ -19,25 +20,22 @@ from diffplan.planners.planner import DiffusionPlanner
 class CoLearners(FrozenPrior):
     """Several learners as one method: what one of them meets was done by all, each by its own planner.
 
-    Every one plans for the whole team, and executes its own part of that. Nothing but episodes is shared, and the seed
-    of the round, by which plans of like planners agree; each draws its own batches.
+    Every one plans for the whole team, and executes its own part of that; a safety filter changes what all decided.
+    Nothing but episodes is shared, and the seed of the round, by which plans of like planners agree; each draws its own
+    batches.
 
     Args:
         planner: of the first one; the others have copies of it.
-        names: of those who learn.
+        names: of those who learn; they name folders, too.
         begin: makes the learner of a planner.
-
-    Raises:
-        ValueError: a name that cannot be a folder's.
     """
 
     def __init__(
         self, planner: DiffusionPlanner, names: Sequence[str], begin: Callable[[DiffusionPlanner], FrozenPrior]
     ):
-        unfit = [name for name in names if not re.fullmatch(r"\w[\w-]*", name)]
-        if unfit:
-            raise ValueError(f"agents {unfit}; learners are saved by name: use letters, digits, _ and -.")
         self.learners = {name: begin(_copy(planner) if place else planner) for place, name in enumerate(names)}
+        for name, one in self.learners.items():
+            one.commanded = torch.from_numpy(np.isin(planner.spec.names, [name]))
         first = self.learners[names[0]]
         self.planner, self.critics, self.on_policy = planner, first.critics, first.on_policy
 
@@ -53,9 +51,13 @@ class CoLearners(FrozenPrior):
 
     def team(self, acting: Acting, exploration: Exploration | None = None) -> Team:
         """Everyone by the plan that it makes itself."""
-        alone = replace(acting, partners=None, watched=())
-        team = TeamOfPolicies({name: one.team(alone, exploration) for name, one in self.learners.items()})
-        return acting.beside_partners(team, self.planner.spec)
+        alone, spec = replace(acting, partners=None, watched=(), safety=None), self.planner.spec
+        filtered = None if acting.safety is None else functools.partial(acting.safety.filter_actions, spec)
+        team = TeamOfPolicies({name: one.team(alone, exploration) for name, one in self.learners.items()}, filtered)
+        return acting.beside_partners(team, spec)
+
+    def members(self) -> list[FrozenPrior]:
+        return list(self.learners.values())
 
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
         for one in self.learners.values():
@@ -90,7 +92,6 @@ class CoLearners(FrozenPrior):
 
 
 def _copy(planner: DiffusionPlanner) -> DiffusionPlanner:
-    parts = {name: copy.deepcopy(part) for name, part in planner.components.items()}
-    other = DiffusionPlanner(**parts, spec=planner.spec, horizon=planner.horizon, history=planner.history)
-    other.precision, other.provenance = planner.precision, planner.provenance
+    other = planner.for_agents(planner.spec)
+    other.register_modules(**{name: copy.deepcopy(part) for name, part in planner.components.items()})
     return other

@@ -97,7 +97,8 @@ class Foresight:
         """Begins to watch, with up to ``REFERENCE`` episodes of the data as what is normal."""
         number = min(REFERENCE, len(offline.episodes))
         chosen = rng.choice(offline.episodes, number, replace=False)
-        errors = self.log_errors(offline.like(offline.store, chosen.tolist()), rng)
+        settings = (offline.horizon, offline.history, offline.stride, offline.normalizer)
+        errors = self.log_errors(TrajectoryDataset(offline.store, *settings, chosen.tolist()), rng)
         return Drift(errors[~np.isnan(errors)].tolist())
 
     def log_errors(self, episodes: TrajectoryDataset, rng: np.random.Generator) -> Float[np.ndarray, "E"]:

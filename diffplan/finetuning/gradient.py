@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffplan.datasets.transitions import take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.finetuning.methods import FrozenPrior, Learning, below
+from diffplan.finetuning.methods import FrozenPrior, Learning, advantages, below
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.watch import Exploration
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
-from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.question import Question, Sampling
@@ -60,7 +59,7 @@ class TryingPolicy(RecedingHorizonPolicy):
 
     Args:
         planner: plans, one sample each.
-        spread: in standard deviations of the data's actions.
+        spread: in the normaliser's units, standard deviations of the data's actions for a Gaussian one.
         safety: see ``RecedingHorizonPolicy``.
     """
 
@@ -73,10 +72,12 @@ class TryingPolicy(RecedingHorizonPolicy):
     def made(self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]) -> list[Plan]:
         """Plans whose first actions are tried ones."""
         calls: list[tuple[Tensor, ...]] = []
+        precision, self.planner.precision = self.planner.precision, "float32"  # as in learning: ratios begin at 1
         hook = self.planner.denoiser.register_forward_pre_hook(lambda network, arguments: calls.append(arguments))
         try:
             plans = super().made(questions, sampling, moments)
         finally:
+            self.planner.precision = precision
             hook.remove()
         spec, normalizer, O = self.planner.spec, self.planner.normalizer, self.planner.spec.observation_size
         cells = np.concatenate([np.concatenate((p.observations, p.actions), axis=-1)[:, :, :1] for p in plans])
@@ -117,7 +118,6 @@ class PolicyGradient(FrozenPrior):
         super().__init__(planner, replay, learning, watched)
         self.prior = copy.deepcopy(planner.denoiser).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(planner.denoiser.parameters(), weight_decay=0.0, fused=True)
-        self.half = uses_bfloat16("auto", planner.device.type == "cuda")
         self.roles = torch.from_numpy(planner.spec.role_index).to(planner.device)
         features = torch.from_numpy(planner.spec.feature_mask).to(planner.device)
         self.features, self.actions = features, features[:, planner.spec.observation_size :]
@@ -137,21 +137,13 @@ class PolicyGradient(FrozenPrior):
         if self.explorer is None:
             raise RuntimeError("no trials: team(acting, exploration) makes who acts.")
         trials, how, device = Trials.joined(self.explorer.trials), self.learning, self.planner.device
-        value, store = self.critics.value, episodes.store
-        steps = TrajectoryDataset(store, 1, normalizer=episodes.normalizer, episodes=episodes.episodes.tolist())
+        value = self.critics.value
+        steps = TrajectoryDataset(
+            episodes.store, 1, normalizer=episodes.normalizer, episodes=episodes.episodes.tolist()
+        )
         batch = take_transitions(steps, np.arange(len(steps)), value.config.discount)
-        arrays = (batch.observations, batch.mask, batch.returns, batch.next_observations, batch.next_mask)
-        now, mask, rewards, then, next_mask = (torch.from_numpy(array).to(device) for array in arrays)
-        with torch.no_grad():
-            ahead = torch.from_numpy(batch.discounts).to(device) * value.state_values(then, self.roles, next_mask).sum(
-                -1
-            )
-            surprise = (
-                rewards.sum(-1) / value.config.reward_scale + ahead - value.state_values(now, self.roles, mask).sum(-1)
-            )
-        gains, decay = surprise.cpu().numpy().astype(np.float64), value.config.discount * how.trace
-        for row in range(len(gains) - 2, -1, -1):
-            gains[row] += decay * gains[row + 1] * (batch.episode[row] == batch.episode[row + 1])
+        surprises = advantages(value, batch, episodes.spec).cpu().numpy().astype(np.float64)
+        gains = decayed_sums(surprises, batch.episode, value.config.discount * how.trace)
         gains = (gains - gains.mean()) / max(float(gains.std()), 1e-6)
         seed_of = dict(zip(episodes.episodes.tolist(), seeds, strict=True))
         rows = {
@@ -160,7 +152,7 @@ class PolicyGradient(FrozenPrior):
         places = [rows[moment] for moment in trials.moments]
         self.trials, self.explorer = trials, None
         self.gains = torch.from_numpy(gains[places].astype(np.float32)).to(device)
-        self.acted = mask[places] if self.watched is None else mask[places] & ~self.watched.to(device)
+        self.acted = torch.from_numpy(batch.mask[places]).to(device) & self.commanded.to(device)
 
     def improve(self, update: int, rng: np.random.Generator) -> dict[str, float]:
         """One step up the clipped ratio times the advantage."""
@@ -169,10 +161,9 @@ class PolicyGradient(FrozenPrior):
         how, O, now = self.learning, self.planner.spec.observation_size, self.planner.history
         picked = torch.from_numpy(rng.integers(len(self.trials.actions), size=how.batch_size))
         asked = {name: part[picked] for name, part in self.trials.asked.items()}
-        with torch.autocast(self.planner.device.type, torch.bfloat16, enabled=self.half):
-            estimate = self.planner.denoiser(roles=self.roles, **asked).float()
-            with torch.no_grad():
-                pretrained = self.prior(roles=self.roles, **asked).float()
+        estimate = self.planner.denoiser(roles=self.roles, **asked)
+        with torch.no_grad():
+            pretrained = self.prior(roles=self.roles, **asked)
         tried, before = (part[picked].to(estimate) for part in (self.trials.actions, self.trials.shocks))
         after = (tried - estimate[:, :, now, O:]) / how.spread * self.actions
         ratio = ((before.square() - after.square()).sum(-1) / 2).clamp(max=MOST_LOG_RATIO).exp()
@@ -210,6 +201,14 @@ class PolicyGradient(FrozenPrior):
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.planner.denoiser.named_parameters())
+
+
+def decayed_sums(values: Float[np.ndarray, "K"], episode: Int[np.ndarray, "K"], decay: float) -> Float[np.ndarray, "K"]:
+    """At every step, decay^l times the value l steps later, summed to the end of the episode."""
+    sums = values.copy()
+    for row in range(len(sums) - 2, -1, -1):
+        sums[row] += decay * sums[row + 1] * (episode[row] == episode[row + 1])
+    return sums
 
 
 def _asked(arguments: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ killed resumes to the bit: what it acts from then on is what it would have acted
 
 import functools
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,6 +149,9 @@ def finetune(
         raise ValueError(f"updates_per_step={updates_per_step}; it must be 0 or more.")
     if newest is not None and newest < 1:
         raise ValueError(f"newest={newest}; it must be at least 1, or None for all.")
+    unfit = [agent for agent in planner.spec.names if each and not re.fullmatch(r"\w[\w-]*", agent)]
+    if unfit:
+        raise ValueError(f"each=True with agents {unfit}: planners are saved by name; use letters, digits, _ and -.")
     if not 0 <= priority < float("inf"):
         raise ValueError(f"priority={priority}; give 0 (all alike) or more.")
     if checkpoints(out / "checkpoints") and not resume:

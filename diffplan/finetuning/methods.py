@@ -19,10 +19,12 @@ from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.denoising import Exercises
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.watch import Exploration
+from diffplan.models.value import ValueFunction
 from diffplan.partner_training import LatentSource
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
+from diffplan.spec import JointSpec
 from diffplan.training import DenoiserRun, diagnosis
 from diffplan.value_training import ValueLearner
 
@@ -49,7 +51,7 @@ class Learning:
         noise_temperature: likewise of plans, the advantage in spreads of a return.
         trust: weight of the squared distance to the pretrained prior's estimates, beside the squared error.
         policy_learning_rate: of the denoiser under ``"gradient"``, AdamW's, constant.
-        spread: of the actions that are tried then, in standard deviations of the data's.
+        spread: of the actions that are tried then, in the normaliser's units.
         clip: how far the chance of an action may move in one round, see ``PolicyGradient``; there is ``trace``, too.
     """
 
@@ -101,7 +103,8 @@ class FrozenPrior:
         learning: how.
         watched: who is a partner: not commanded, and never known whole.
 
-    The attribute ``pace`` scales the learning rates; a roll-back halves it.
+    The attribute ``pace`` scales the learning rates; a roll-back halves it. ``commanded`` says whose actions the
+    planner decides: all but partners'.
     """
 
     on_policy = False
@@ -118,6 +121,9 @@ class FrozenPrior:
             raise ValueError("the planner has no value function; train one with train_value.")
         self.planner, self.replay, self.learning, self.pace = planner, replay, learning, 1.0
         self.watched = None if watched is None or not watched.any() else torch.from_numpy(watched)
+        self.commanded = (
+            torch.ones(planner.spec.num_agents, dtype=torch.bool) if watched is None else ~torch.from_numpy(watched)
+        )
         self.critics = ValueLearner(
             value, replay.offline.spec, learning.critic_learning_rate, learning.expectile, learning.target_rate
         )
@@ -158,6 +164,10 @@ class FrozenPrior:
     def parts(self) -> dict[str, nn.Module]:
         """The networks that the planner acts by and that may change."""
         return {"denoiser": self.planner.denoiser, "value": self.critics.value}
+
+    def members(self) -> list["FrozenPrior"]:
+        """Who learns."""
+        return [self]
 
     def planners(self) -> dict[str, DiffusionPlanner]:
         """What a run leaves, by the folder in which it is saved."""
@@ -243,13 +253,8 @@ class WeightedDenoising(FrozenPrior):
     @torch.no_grad()
     def weights(self, batch: TransitionBatch) -> Float[Tensor, "B"]:
         """How much each window counts, 1 on average."""
-        value, device = self.critics.value, self.planner.device
-        arrays = (batch.observations, batch.mask, batch.returns, batch.next_observations, batch.next_mask)
-        now, mask, returns, then, next_mask = (torch.from_numpy(array).to(device) for array in arrays)
-        roles = torch.from_numpy(self.replay.offline.spec.role_index).to(device)
-        ahead = torch.from_numpy(batch.discounts).to(device) * value.state_values(then, roles, next_mask).sum(-1)
-        realised = returns.sum(-1) / value.config.reward_scale + ahead
-        return advantage_weights(realised - value.state_values(now, roles, mask).sum(-1), self.learning.temperature)
+        found = advantages(self.critics.value, batch, self.replay.offline.spec)
+        return advantage_weights(found, self.learning.temperature)
 
     def settle(self) -> None:
         self.planner.denoiser.load_state_dict(self.run.ema)
@@ -269,6 +274,16 @@ class WeightedDenoising(FrozenPrior):
         self.run.ema = {name: tensor.clone() for name, tensor in weights.items()}
         for optimizer in self.run.optimizers:
             optimizer.state.clear()
+
+
+@torch.no_grad()
+def advantages(value: ValueFunction, batch: TransitionBatch, spec: JointSpec) -> Float[Tensor, "B"]:
+    """What each transition brought beyond the value function's expectation, of the team that acted."""
+    arrays = (batch.observations, batch.mask, batch.returns, batch.next_observations, batch.next_mask, batch.discounts)
+    now, mask, returns, then, next_mask, discounts = (torch.from_numpy(array).to(value.device) for array in arrays)
+    roles = torch.from_numpy(spec.role_index).to(value.device)
+    ahead = discounts[:, None] * value.state_values(then, roles, next_mask)
+    return ((returns / value.config.reward_scale + ahead - value.state_values(now, roles, mask)) * mask).sum(-1)
 
 
 def advantage_weights(advantages: Float[Tensor, "B"], temperature: float) -> Float[Tensor, "B"]:

@@ -29,8 +29,8 @@ class Replay:
         online: grows while the planner acts.
         online_share: share of every batch that comes from the online store, once it holds episodes.
         newest: draw only from so many newest online episodes; None: from all. Bounds what is mapped into memory.
-        priority: windows of episodes with the best return among the offline ones are drawn e^priority times as often
-            as of those with the worst; 0: all alike.
+        priority: windows of episodes with the best return among the offline ones are drawn up to e^priority times as
+            often as of those with the worst; 0: all alike.
 
     The attribute ``since`` is the first online episode to draw from.
     """
@@ -60,8 +60,9 @@ class Replay:
         self.refresh(stop)
 
     def windows_of(self, episodes: Sequence[int]) -> TrajectoryDataset:
-        """Online episodes as a dataset like the offline one."""
-        return self.offline.like(self.store, episodes)
+        """Online episodes as a dataset like the offline one, to their very ends."""
+        like = self.offline
+        return TrajectoryDataset(self.store, like.horizon, like.history, like.stride, like.normalizer, episodes)
 
     def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> Draw:
         """Which windows make up a batch; ``start_share`` of them are of episodes' first steps."""
@@ -76,7 +77,7 @@ class Replay:
             return dataset.draw(size, rng, start_share)
         drawn = dataset.draw(_OVERDRAWN * size, rng, start_share)
         first = 0 if dataset is self.offline else len(self.offline.store)
-        weights = np.exp(self.priority * self._ranks[first + dataset.locate(drawn)[0]])
+        weights = np.exp(self.priority * (self._ranks[first + dataset.locate(drawn)[0]] - 1))
         return np.asarray(rng.choice(drawn, size, p=weights / weights.sum()))
 
     def windows(self, draw: Draw) -> WindowBatch:

@@ -32,6 +32,8 @@ Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 class Acting:
     """How a fine-tuned planner acts, in training and in tests.
 
+    ``"gradient"`` acts by first samples: the first three do not concern it.
+
     Args:
         num_samples: candidates a plan, ranked by the value function.
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
@@ -158,10 +160,10 @@ class Run:
 
     def _signs(self, episodes: range, row: dict[str, Any]) -> dict[str, Any]:
         """What tells of collapse early, and which of it does so now."""
-        value, met = self.method.critics.value, self.replay.windows_of(episodes)
+        met, starts, learners = self.replay.windows_of(episodes), self._starts(), self.method.members()
         found: dict[str, Any] = {
-            "diversity": diversity(self.planner, self._starts()) / self.pretrained_diversity,
-            "overestimation": overestimation(value, met, self.rounds),
+            "diversity": min(diversity(one.planner, starts) for one in learners) / self.pretrained_diversity,
+            "overestimation": max(overestimation(one.critics.value, met, self.rounds) for one in learners),
         }
         found["signs"] = signs(row | found)
         for name in found["signs"]:

@@ -155,6 +155,13 @@ class RecedingHorizonPolicy:
         actions = iter([self._act(episode, seen) for episode, seen in live])
         return [next(actions) if seen else None for seen in observations]
 
+    def took(self, actions: Sequence[Actions | None]) -> None:
+        """What was done instead of the actions of the last call, where something else was: it is remembered so."""
+        for episode, done in zip(self._episodes, actions, strict=True):
+            if done is not None and episode.past:
+                seen, _ = episode.past[-1]
+                episode.past[-1] = (seen, _own({name: done[name] for name in done if name in seen}, seen))
+
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
         warm = [one for one in due if self.warm_start_level is not None and _covers(one[0].plan, one[1])]
         cold = [one for one in due if not any(one is other for other in warm)]
