@@ -48,6 +48,7 @@ class Row:
     horizon: int = 32
     steps: int = 3_000
     width: int = 64
+    value_steps: int = 5_000
     score: str = "success"
 
 
@@ -83,6 +84,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         offline=offline,
         out=out,
         method=arguments.method,
+        acting=Acting(refine=1.0),
         steps=arguments.steps,
         each=arguments.each,
         score=row.score,
@@ -117,10 +119,8 @@ def pretrained(row: Row, offline: dp.TrajectoryDataset, out: Path, seed: int) ->
     if not (out / "planner_and_value").exists():
         planner = dp.DiffusionPlanner.for_dataset(offline, width=row.width, seed=seed)
         dp.train(planner, offline, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
-        value = dp.ValueFunction.for_dataset(offline, width=row.width, seed=seed)
-        dp.train_value(
-            value, offline, steps=1_000, batch_size=128, learning_rate=1e-3, return_steps=5, seed=seed, progress=False
-        )
+        value = dp.ValueFunction.for_dataset(offline, seed=seed)
+        dp.train_value(value, offline, steps=row.value_steps, seed=seed, progress=False)
         planner.register_modules(value_function=value)
         planner.save_pretrained(out / "planner_and_value")
     return dp.DiffusionPlanner.from_pretrained(out / "planner_and_value")
