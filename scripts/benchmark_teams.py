@@ -39,27 +39,31 @@ CENTRAL = None
 @dataclass(frozen=True)
 class Case:
     """Whose planner of ``benchmark_control``, how many robots, how far they sense, how they plan (None: all at once),
-    and how bad the link is."""
+    how bad the link is, and whether everyone has a safety filter."""
 
     row: str = "crossing_open_4"
     robots: int = 4
     radius: float | None = None
     manners: Manners | None = field(default_factory=Manners)
     link: Link = field(default_factory=Link)
+    safe: bool = False
 
 
 FAR: dict[str, Any] = {"row": "zero_shot_8", "robots": 6, "radius": 0.8}
 CASES = {
     "central": Case(manners=CENTRAL),
     "shared": Case(manners=SHARED),
+    "shared seed and safety filter": Case(manners=SHARED, safe=True),
     "private": Case(manners=PRIVATE),
     "messages": Case(),
+    "messages and safety filter": Case(safe=True),
     "messages with private seeds": Case(manners=Manners(shared_seed=False)),
     "loss": Case(link=Link(loss=0.3, delay=3)),
     "far_central": Case(**FAR, manners=CENTRAL),
     "far_shared": Case(**FAR, manners=SHARED),
     "far_messages": Case(**FAR),
 }
+BESIDE_MESSAGES = ("central", "messages and safety filter", "messages with private seeds")
 CURVE = {
     "100 bytes a second": Case(manners=Manners(bytes_per_second=100)),
     "every step": Case(manners=Manners(repeat_every=1)),
@@ -86,10 +90,11 @@ def run(name: str, case: Case, seed: int, episodes: int) -> dict[str, Any]:
         return read_json(path)
     env = dp.make("crossing-v0", num_robots=case.robots, sensing_radius=case.radius)
     planner = team_planner(case.row, seed).for_agents(env.joint_spec)
+    safety = dp.SafetyFilter(**env.robot_limits) if case.safe else None
     if case.manners is CENTRAL:
-        policy: Any = dp.RecedingHorizonPolicy(planner)
+        policy: Any = dp.RecedingHorizonPolicy(planner, safety=safety)
     else:
-        policy = DecentralizedTeam(planner, case.manners, case.link)
+        policy = DecentralizedTeam(planner, case.manners, case.link, safety=safety)
     report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
     if case.manners is not CENTRAL:
         replans = case.robots * sum(report["steps"])
@@ -188,8 +193,8 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     arguments = parser.parse_args()
     bench, out = Bench(arguments.seeds, arguments.episodes), RESULTS / "teams.json"
-    record(out, [bench.success("decentral_messages_success", "messages", "central", "messages with private seeds")])
-    record(out, [bench.success("decentral_shared_seed_success", "shared")])
+    record(out, [bench.success("decentral_messages_success", "messages", *BESIDE_MESSAGES)])
+    record(out, [bench.success("decentral_shared_seed_success", "shared", "shared seed and safety filter")])
     record(out, [bench.success("decentral_private_success", "private")])
     record(out, [bench.drop()])
     record(out, [bench.success(f"messages_{name.replace(' ', '_')}_success", name) for name in CURVE])

@@ -89,7 +89,9 @@ class StoredArray:
             raise ValueError(f"{self.where} has {self.shape[1]:,} steps, expected {steps:,}; {REMEDY}.")
         grid = [-(-size // chunk) for size, chunk in zip(sizes, self._chunk, strict=True)]
         places = {tuple(map(int, re.split(r"[./]", chunk))) for chunk in self._chunks}
-        there = sum(all(at < end for at, end in zip(place, grid, strict=True)) for place in places)
+        there = sum(
+            len(place) == len(grid) and all(at < end for at, end in zip(place, grid, strict=True)) for place in places
+        )
         if there != math.prod(grid):
             raise ValueError(
                 f"{self.where} has {there:,} chunks of the {math.prod(grid):,} that {steps:,} steps take; the others "

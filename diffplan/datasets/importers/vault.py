@@ -65,6 +65,8 @@ class Vault:
         if not folders:
             raise wrong_format(source, "vault", f"folders <name>.vlt/<uid> with metadata.json and {MANIFEST}")
         parts = [_Part(folder if here else inside(source, folder.name), self.pad_value) for folder in folders]
+        if self.num_actions is not None and (not parts[0].discrete or LEGALS in parts[0].arrays):
+            raise ValueError(f"{source} tells how wide actions are; leave num_actions={self.num_actions} out.")
         spec = self._spec(parts[0])
         for part in parts:
             if self._spec(part) != spec:
