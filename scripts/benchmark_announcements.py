@@ -1,12 +1,13 @@
 """Given one robot's announced plan, do the others' sampled plans fit it? Writes announced_plan_agreement.
 
 Uses the planners of ``benchmark_control.py --rows crossing_open_4``, trained where missing. From new starts,
-robot_0's plan is announced, and the others are sampled with another seed, told (``given``) or not told; 10 denoising
-steps each. They fit when all go round the centre the same way as robot_0 and nobody touches anybody. Writes to
-docs/results/control.json.
+robot_0's plan is announced, and the others are sampled with another seed, told (``given``) or not told, with a guide
+that keeps robots apart or without; 10 denoising steps each. They fit when all go round the centre the same way as
+robot_0 and nobody touches anybody. Writes to docs/results/control.json.
 """
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 from benchmark_control import planner_of
@@ -15,6 +16,7 @@ from figures import RESULTS, Figure, record
 import diffplan as dp
 from diffplan.envs.crossing_layouts import RADIUS
 from diffplan.evaluation import episode_seed, mean_interval
+from diffplan.planners.question import Sampling
 
 COMMAND = "python scripts/benchmark_announcements.py --seeds {seeds} --episodes {episodes}"
 DENOISING_STEPS = 10
@@ -29,16 +31,26 @@ def fits(paths: np.ndarray) -> bool:
 
 
 def agreement(planner: dp.DiffusionPlanner, starts: int, seed: int) -> dict[str, list[float]]:
-    env = dp.make("crossing-v0", num_robots=4)
-    rows: dict[str, list[float]] = {"told": [], "not told": []}
-    for start in range(starts):
-        observations, _ = env.reset(seed=episode_seed(seed, start))
-        announced = planner(observations, num_inference_steps=DENOISING_STEPS, seed=2 * start)
-        first = announced.positions("robot_0")
-        for name, given in (("told", announced.cells("robot_0")), ("not told", None)):
-            plan = planner(observations, given=given, num_inference_steps=DENOISING_STEPS, seed=2 * start + 1)
-            others = [plan.positions(robot)[0] for robot in planner.spec.names[1:]]
-            rows[name].append(float(fits(np.stack([first[0], *others]))))
+    """For each way of planning and each start, whether the others' plans fit the one that robot_0 announced."""
+    env, names = dp.make("crossing-v0", num_robots=4), planner.spec.names
+    seen = [env.reset(seed=episode_seed(seed, start))[0] for start in range(starts)]
+    sampling = Sampling(num_inference_steps=DENOISING_STEPS)
+    announced = planner.answer([dp.Question(one, seed=2 * start) for start, one in enumerate(seen)], sampling)
+    rows = {}
+    for name, told, guides in (
+        ("told", True, (dp.ConstraintGuide.separation(0.2, 10.0),)),
+        ("told, without a guide", True, ()),
+        ("not told", False, (dp.ConstraintGuide.separation(0.2, 10.0),)),
+    ):
+        questions = [
+            dp.Question(one, given=plan.cells("robot_0") if told else None, seed=2 * start + 1)
+            for start, (one, plan) in enumerate(zip(seen, announced, strict=True))
+        ]
+        plans = planner.answer(questions, replace(sampling, guides=guides))
+        rows[name] = [
+            float(fits(np.stack([first.positions(names[0])[0], *(plan.positions(robot)[0] for robot in names[1:])])))
+            for first, plan in zip(announced, plans, strict=True)
+        ]
     return rows
 
 
@@ -57,7 +69,7 @@ def main() -> None:
         mine = mean_interval([rows[name] for rows in found])
         return Figure(label, mine.value, mine.low, mine.high, "share", arguments.seeds, count, command, beside)
 
-    beside = {"not told": figure("not told", "not told", {})}
+    beside = {name: figure(name, name, {}) for name in ("told, without a guide", "not told")}
     record(RESULTS / "control.json", [figure("announced_plan_agreement", "told", beside)])
 
 
