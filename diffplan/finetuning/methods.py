@@ -56,7 +56,7 @@ class Learning:
     """
 
     critic_batch_size: int = 128
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: float = 1e-4
     expectile: float = 0.8
     target_rate: float = 0.005
     return_steps: int = 3
