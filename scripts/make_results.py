@@ -42,7 +42,7 @@ MAIN = (
     "style_accuracy_10",
     "decentral_shared_seed_success",
     "decentral_messages_success",
-    "gain_10k_simple_spread_weighted",
+    "gain_20k_simple_spread",
     "eth_ucy_marginal_ade",
     "eth_ucy_joint_ade",
     "nba_rebound_joint_ade",
