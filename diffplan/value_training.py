@@ -3,8 +3,8 @@
 One step draws joint transitions; all randomness of it comes from (seed, step). With ``advantage = min Q(o, a) - V(o)``
 of the team, by critics that follow slowly:
 
-    V regresses   min Q of the followers, errors weighted by ``expectile`` where the advantage is positive, else by
-                  ``1 - expectile``
+    V regresses   min Q(o, a) of the followers, a moved uphill within ``reach``; errors weighted by ``expectile`` where
+                  the advantage is positive, else by ``1 - expectile``
     Q regresses   the rewards of the transition's n steps + discount^n V(o')
     reward        regresses the reward of the step
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from rich.progress import track
 from torch import Tensor
 
@@ -26,11 +27,13 @@ from diffplan.checkpoints import check_out, load_newest, save_checkpoint
 from diffplan.datasets.transitions import TransitionBatch, reward_statistics, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.metrics import MetricsLog
-from diffplan.models.value import TeamNetwork, ValueFunction, lower_twin
+from diffplan.models.value import ValueFunction, lower_twin, uphill
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
+from diffplan.planners.refinement import normalized_bounds
 from diffplan.spec import JointSpec
 
 WEIGHT_DECAY = 0.01
+ASCENT_STEPS = 2
 PARTS = ("state", "action", "reward")  # of the loss
 
 
@@ -57,6 +60,7 @@ def train_value(
     expectile: float = 0.8,
     target_rate: float = 0.005,
     return_steps: int = 3,
+    reach: float = 0.0,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -78,6 +82,8 @@ def train_value(
             More carry late rewards back in fewer optimiser steps, but value the data's own way on these steps instead
             of its better part. First actions refined by critics of medium data (simple_spread, 6,000 steps, one seed,
             100 episodes) scored 77 with 1, 83 with 3, 80 with 10.
+        reach: V expects actions as good as the best that the critics see so near to the data's, in standard deviations
+            of these: what a policy with ``refine`` does. 0 values no action outside the data.
         seed: of everything random.
         out: folder for ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
@@ -90,16 +96,16 @@ def train_value(
             another run.
         FloatingPointError: a loss is not finite; the message names the step and the place.
     """
-    _check(value, dataset, expectile, target_rate)
+    _check(value, dataset, expectile, target_rate, reach)
     check_out(out, resume)
     settings = {"steps": steps, "batch_size": batch_size, "return_steps": return_steps}
     for name, count in (settings | {"log_every": log_every, "checkpoint_every": checkpoint_every}).items():
         if count < 1:
             raise ValueError(f"{name}={count}; it must be at least 1.")
     value.train()
-    learner = ValueLearner(value, dataset.spec, learning_rate, expectile, target_rate)
+    learner = ValueLearner(value, dataset, learning_rate, expectile, target_rate, reach)
     facts = settings | {
-        "rates": [learning_rate, expectile, target_rate],
+        "rates": [learning_rate, expectile, target_rate, reach],
         "seed": seed,
         "data": dataset.store.fingerprint,
         "windows": [len(dataset), dataset.stride, dataset.inside],
@@ -126,33 +132,76 @@ def train_value(
 
 
 class ValueLearner:
-    """The state of a value function's training: optimiser and critics that follow; one ``update`` is one step.
+    """The state of a value function's training: optimiser and a follower, its slow average; one ``update`` is one step.
 
     Args:
         value: learns.
-        spec: the agents of the transitions.
-        learning_rate: see ``train_value``; also ``expectile`` and ``target_rate``.
+        dataset: like the one that the transitions are from: tells of the agents and their actions' bounds.
+        learning_rate: see ``train_value``; also ``expectile``, ``target_rate`` and ``reach``.
+        partners: whose actions stay as they were, whatever the reach; None: nobody's.
     """
 
     def __init__(
-        self, value: ValueFunction, spec: JointSpec, learning_rate: float, expectile: float, target_rate: float
+        self,
+        value: ValueFunction,
+        dataset: TrajectoryDataset,
+        learning_rate: float,
+        expectile: float,
+        target_rate: float,
+        reach: float = 0.0,
+        partners: Bool[np.ndarray, "N"] | None = None,
     ):
-        self.value, self.spec, self.expectile, self.target_rate = value, spec, expectile, target_rate
-        self.follower = copy.deepcopy(value.critics).requires_grad_(False)
+        if dataset.normalizer is None:
+            raise ValueError("the dataset has no normalizer; load it with the planner's.")
+        self.value, self.spec, self.expectile, self.target_rate = value, dataset.spec, expectile, target_rate
+        self.follower = copy.deepcopy(value).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(value.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+        limits = reach * self.spec.feature_mask[:, self.spec.observation_size :].astype(np.float32)
+        if partners is not None:
+            limits[partners] = 0
+        self.limits, self.bounds, self.roles = (
+            torch.from_numpy(array).to(value.device)
+            for array in (limits, normalized_bounds(self.spec, dataset.normalizer), self.spec.role_index)
+        )
 
     def update(self, batch: TransitionBatch, step: int) -> dict[str, Tensor]:
         """Takes one step and returns its losses. Raises ``FloatingPointError`` when one of them is not finite."""
-        parts = value_losses(self.value, self.follower, batch, self.spec, self.expectile)
+        parts = self.losses(batch)
         loss = torch.stack(list(parts.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(_diagnosis(step, batch, self.spec, parts))
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
-        leading = [parameter.detach() for parameter in self.value.critics.parameters()]
+        leading = [parameter.detach() for parameter in self.value.parameters()]
         torch._foreach_lerp_(list(self.follower.parameters()), leading, self.target_rate)
         return parts
+
+    def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
+        """The three regressions of a step; each trains networks of its own."""
+        value, roles, scale = self.value, self.roles, self.value.config.reward_scale
+        arrays = (batch.observations, batch.actions, batch.mask, batch.rewards, batch.returns, batch.next_observations)
+        seen, done, mask, rewards, returns, then = (torch.from_numpy(array).to(value.device) for array in arrays)
+        next_mask, discounts = (
+            torch.from_numpy(array).to(value.device) for array in (batch.next_mask, batch.discounts)
+        )
+        better = done
+        if self.limits.any():
+            critics = self.follower.critics
+            better = uphill(critics, seen, done, roles, mask, self.limits, self.bounds, ASCENT_STEPS)
+        with torch.no_grad():
+            followed = lower_twin(self.follower.action_values(seen, better, roles, mask))
+            target = returns / scale + discounts[:, None] * value.state_values(then, roles, next_mask)
+        agents = mask.sum().clamp(min=1)
+        advantage = (followed - value.state_values(seen, roles, mask)) * mask
+        weight = torch.where(advantage.detach().sum(-1) > 0, self.expectile, 1 - self.expectile)
+        critic = (value.action_values(seen, done, roles, mask) - target).square() * mask
+        reward = (value.rewards(seen, done, roles, mask) - rewards / scale).square() * mask
+        return {
+            "state": (weight[:, None] * advantage.square()).sum() / agents,
+            "action": critic.sum() / agents,
+            "reward": reward.sum() * (scale / value.config.reward_std) ** 2 / agents,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next update depends on, by name."""
@@ -165,30 +214,6 @@ class ValueLearner:
         self.value.load_state_dict({name: tensors[f"value.{name}"] for name in self.value.state_dict()})
         self.follower.load_state_dict({name: tensors[f"follower.{name}"] for name in self.follower.state_dict()})
         load_optimizer_tensors([self.optimizer], dict(self.value.named_parameters()), tensors)
-
-
-def value_losses(
-    value: ValueFunction, follower: TeamNetwork, batch: TransitionBatch, spec: JointSpec, expectile: float
-) -> dict[str, Tensor]:
-    """The three regressions of a step; each trains networks of its own."""
-    device, scale = next(value.parameters()).device, value.config.reward_scale
-    arrays = (batch.observations, batch.actions, batch.mask, batch.rewards, batch.returns, batch.next_observations)
-    seen, done, mask, rewards, returns, then = (torch.from_numpy(array).to(device) for array in arrays)
-    next_mask, discounts = (torch.from_numpy(array).to(device) for array in (batch.next_mask, batch.discounts))
-    roles = torch.from_numpy(spec.role_index).to(device)
-    with torch.no_grad():
-        followed = lower_twin(follower(torch.cat((seen, done), dim=-1), roles, mask).squeeze(-1))
-        target = returns / scale + discounts[:, None] * value.state_values(then, roles, next_mask)
-    agents = mask.sum().clamp(min=1)
-    advantage = (followed - value.state_values(seen, roles, mask)) * mask
-    weight = torch.where(advantage.detach().sum(-1) > 0, expectile, 1 - expectile)
-    critic = (value.action_values(seen, done, roles, mask) - target).square() * mask
-    reward = (value.rewards(seen, done, roles, mask) - rewards / scale).square() * mask
-    return {
-        "state": (weight[:, None] * advantage.square()).sum() / agents,
-        "action": critic.sum() / agents,
-        "reward": reward.sum() * (scale / value.config.reward_std) ** 2 / agents,
-    }
 
 
 def _diagnosis(step: int, batch: TransitionBatch, spec: JointSpec, parts: dict[str, Tensor]) -> str:
@@ -224,10 +249,14 @@ def check_fits(value: ValueFunction, dataset: TrajectoryDataset) -> None:
         )
 
 
-def _check(value: ValueFunction, dataset: TrajectoryDataset, expectile: float, target_rate: float) -> None:
+def _check(
+    value: ValueFunction, dataset: TrajectoryDataset, expectile: float, target_rate: float, reach: float
+) -> None:
     if not 0 < expectile < 1:
         raise ValueError(f"expectile={expectile}; choose more than 0 and less than 1, e.g. 0.7.")
     if not 0 < target_rate <= 1:
         raise ValueError(f"target_rate={target_rate}; choose more than 0 and at most 1, e.g. 0.005.")
+    if not 0 <= reach < float("inf"):
+        raise ValueError(f"reach={reach}; give 0 (only the data's actions) or more, e.g. 0.5.")
     check_fits(value, dataset)
     reward_statistics(dataset, value.config.discount)  # raises where there is nothing to learn

@@ -19,6 +19,7 @@ from diffplan.files import sha256
 from diffplan.models.value import lower_twin
 from diffplan.planners.saving import load_components
 from diffplan.value_calibration import Calibration, calibration
+from diffplan.value_training import ValueLearner
 
 PLACES, DISCOUNT = 4, 0.6
 LINE = dp.JointSpec({"a": "cart", "b": "cart"}, {"cart": dp.Role(1, (-1.0,), (1.0,))})
@@ -74,10 +75,19 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> dp.TrajectoryDataset:
     return stored(tmp_path_factory.mktemp("line"), episodes)
 
 
-def trained(line: dp.TrajectoryDataset, expectile: float) -> dp.ValueFunction:
+def best_values() -> np.ndarray:
+    """The team's value [16] where it does the best that can be done."""
+    then, rewards = move(STATES[:, None], ACTIONS)
+    follows, values = then[..., 0] * PLACES + then[..., 1], np.zeros(len(STATES))
+    for _ in range(200):
+        values = (rewards.sum(-1) + DISCOUNT * values[follows]).max(1)
+    return values
+
+
+def trained(line: dp.TrajectoryDataset, expectile: float, reach: float = 0.0) -> dp.ValueFunction:
     value = dp.ValueFunction.for_dataset(line, **SMALL, discount=DISCOUNT)
-    rates = {"learning_rate": 1e-2, "target_rate": 0.1}
-    dp.train_value(value, line, steps=250, batch_size=64, expectile=expectile, **rates, progress=False)
+    rates = {"learning_rate": 1e-2, "target_rate": 0.1, "expectile": expectile, "reach": reach}
+    dp.train_value(value, line, steps=250, batch_size=64, **rates, progress=False)
     return value
 
 
@@ -184,6 +194,34 @@ def test_a_plan_is_worth_its_rewards_and_what_follows(random_value) -> None:
     for gradient in torch.autograd.grad(values.sum(), plan):
         moved = gradient.abs().sum(-1).gt(0)
         assert moved[2:].all() and moved[1, 1:].all() and not moved[1, 0].any()
+
+
+def test_with_reach_values_are_those_of_a_team_that_does_better_than_the_data_and_no_better_than_can_be(
+    line, average
+) -> None:
+    value = trained(line, 0.5, reach=2.0)  # from one end of the actions to the other, if it goes uphill all the way
+    observations, *_, roles, mask = normalised(line, STATES, STATES)
+    learned, mean = (
+        one.config.reward_scale * one.state_values(observations, roles, mask).sum(-1).detach().numpy()
+        for one in (value, average)
+    )
+    best = best_values()
+    error = 0.1 * np.ptp(best)
+    assert (learned > mean - error).all() and (learned < best + error).all()
+    assert (learned - mean).mean() > 0.2 * (best - mean).mean()
+
+
+def test_nothing_better_is_expected_of_partners(line, average) -> None:
+    batch = take_transitions(line, np.arange(len(line)), DISCOUNT)
+
+    def loss(reach: float, partners: list[bool] | None) -> float:
+        chosen = None if partners is None else np.array(partners)
+        learner = ValueLearner(average, line, 1e-3, 0.5, 0.1, reach, chosen)
+        return float(learner.losses(batch)["state"].detach())
+
+    alone = loss(0.0, None)
+    assert loss(1.0, [True, True]) == alone
+    assert alone < loss(1.0, [False, True]) < loss(1.0, None)
 
 
 def test_an_expectile_of_one_half_gives_the_mean(line, average) -> None:
@@ -366,6 +404,8 @@ def test_mistakes_are_named_before_any_work(line, average, tmp_path: Path) -> No
         dp.train_value(average, line, expectile=1.0)
     with pytest.raises(ValueError, match=r"target_rate=0; choose more than 0"):
         dp.train_value(average, line, target_rate=0)
+    with pytest.raises(ValueError, match=r"reach=-1; give 0 \(only the data's actions\) or more"):
+        dp.train_value(average, line, reach=-1)
     with pytest.raises(ValueError, match="steps=0; it must be at least 1"):
         dp.train_value(average, line, steps=0)
     with pytest.raises(ValueError, match="samples=1; choose at least 2"):

@@ -34,6 +34,7 @@ class Finetune:
         steps: joint environment steps in all, also when resumed.
         online_share: share of every batch that comes from what is met now; more once the world is found to
             have changed.
+        each: every agent learns for itself, with a planner of its own (planners/NAME), and executes its own part.
         priority: draw windows of the best episodes up to e^priority times as often as of the worst.
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
@@ -61,6 +62,7 @@ class Finetune:
     steps: int = 100_000
     online_share: float = 0.5
     priority: float = 0.0
+    each: bool = False
     episodes: int = 50
     updates_per_step: float = 0.05
     critic_steps: int = 2_000
@@ -81,7 +83,7 @@ class Finetune:
         from diffplan.datasets import load_dataset
         from diffplan.finetuning import METHODS, Acting, finetune
 
-        if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
+        if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner", "planners")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         planner, env = load(self.path, None, self.env, self.option)
         with waiting("reading the data", shown=not self.json):
@@ -97,6 +99,7 @@ class Finetune:
             acting=acting,
             online_share=self.online_share,
             priority=self.priority,
+            each=self.each,
             episodes=self.episodes,
             updates_per_step=self.updates_per_step,
             critic_steps=self.critic_steps,
@@ -112,7 +115,7 @@ class Finetune:
         ranked = f" --num-samples {self.num_samples} --guide rank={self.value_weight:g} --refine {self.refine:g}"
         flags = "" if METHODS[report.method].on_policy else ranked
         facts = {
-            "planner": str(self.out / "planner"),
+            "planner": str(self.out / ("planners" if self.each else "planner")),
             "method": report.method,
             "steps": report.environment_steps,
             "offline": asdict(report.offline) if self.json else str(report.offline),
@@ -121,6 +124,7 @@ class Finetune:
             "signs": report.signs,
             "drifts": [f"episode {first}" for first in report.drifts],
             "seconds": report.seconds,
-            "act with": f"diffplan evaluate {self.out}{flags}{' --safe' * self.safe}",
         }
+        if not self.each:
+            facts["act with"] = f"diffplan evaluate {self.out}{flags}{' --safe' * self.safe}"
         show(facts, self.json)

@@ -107,6 +107,7 @@ class PolicyGradient(FrozenPrior):
     """
 
     on_policy = True
+    refines = False
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class Learning:
     Args:
         critic_batch_size: transitions a step.
         critic_learning_rate: of AdamW, constant; also of the noise policy and its critic.
-        expectile: see ``train_value``; likewise ``target_rate`` and ``return_steps``.
+        expectile: see ``train_value``; likewise ``target_rate``, ``return_steps`` and ``reach``.
         batch_size: windows a step of the denoiser or the noise policy.
         learning_rate: of the denoiser, see ``train``; constant, after a warm-up over the first updates.
         ema_decay: of the denoiser's averaged weights, which act.
@@ -55,11 +55,12 @@ class Learning:
         clip: how far the chance of an action may move in one round, see ``PolicyGradient``; there is ``trace``, too.
     """
 
-    critic_batch_size: int = 128
-    critic_learning_rate: float = 1e-4
-    expectile: float = 0.8
+    critic_batch_size: int = 256
+    critic_learning_rate: float = 3e-4
+    expectile: float = 0.5
     target_rate: float = 0.005
     return_steps: int = 3
+    reach: float = 0.5
     batch_size: int = 128
     learning_rate: float = 2e-3
     ema_decay: float = 0.99
@@ -84,8 +85,9 @@ class Learning:
             raise ValueError(f"expectile={self.expectile}; choose more than 0 and less than 1, e.g. 0.7.")
         if not 0 <= self.trace <= 1:
             raise ValueError(f"trace={self.trace}; choose 0 to 1, e.g. 0.95.")
-        if not 0 <= self.trust < float("inf"):
-            raise ValueError(f"trust={self.trust}; give 0 (no trust region) or more.")
+        for name in ("trust", "reach"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}; give 0 (none) or more.")
 
 
 class FrozenPrior:
@@ -95,7 +97,8 @@ class FrozenPrior:
     2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
 
     It is the interface, too: other methods override ``improve``, and whatever else their own networks need (``parts``
-    names those that act). Where ``on_policy`` is true, a round that was killed is acted again, to the same end.
+    names those that act). Where ``on_policy`` is true, a round that was killed is acted again, to the same end; where
+    ``refines`` is false, its team does not refine first actions, and values are those of what it does.
 
     Args:
         planner: acts; it has a value function. What was learned comes into it by ``settle``.
@@ -108,6 +111,7 @@ class FrozenPrior:
     """
 
     on_policy = False
+    refines = True
 
     def __init__(
         self,
@@ -120,12 +124,19 @@ class FrozenPrior:
         if value is None:
             raise ValueError("the planner has no value function; train one with train_value.")
         self.planner, self.replay, self.learning, self.pace = planner, replay, learning, 1.0
+        self._value = value
         self.watched = None if watched is None or not watched.any() else torch.from_numpy(watched)
         self.commanded = (
             torch.ones(planner.spec.num_agents, dtype=torch.bool) if watched is None else ~torch.from_numpy(watched)
         )
         self.critics = ValueLearner(
-            value, replay.offline.spec, learning.critic_learning_rate, learning.expectile, learning.target_rate
+            copy.deepcopy(value),
+            replay.offline,
+            learning.critic_learning_rate,
+            learning.expectile,
+            learning.target_rate,
+            learning.reach if self.refines else 0.0,
+            watched,
         )
 
     def team(self, acting: "Acting", exploration: Exploration | None = None) -> "Team":
@@ -151,7 +162,8 @@ class FrozenPrior:
         return {}
 
     def settle(self) -> None:
-        """Lets the planner act by what was learned: the critics act already."""
+        """Lets the planner act by what was learned: by slow averages, which a constant learning rate does not shake."""
+        self._value.load_state_dict(self.critics.follower.state_dict())
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
@@ -160,10 +172,11 @@ class FrozenPrior:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes on what ``tensors`` gave."""
         self.critics.load(below("critics.", tensors))
+        self.settle()
 
     def parts(self) -> dict[str, nn.Module]:
         """The networks that the planner acts by and that may change."""
-        return {"denoiser": self.planner.denoiser, "value": self.critics.value}
+        return {"denoiser": self.planner.denoiser, "value": self._value}
 
     def members(self) -> list["FrozenPrior"]:
         """Who learns."""
@@ -187,7 +200,8 @@ class FrozenPrior:
     def go_back(self, acting: dict[str, Tensor]) -> None:
         """Starts again from weights that ``acting`` gave: optimisers forget, steps are half as large."""
         self.act_by(acting)
-        self.critics.follower.load_state_dict(self.critics.value.critics.state_dict())
+        for network in (self.critics.value, self.critics.follower):
+            network.load_state_dict(self._value.state_dict())
         self.critics.optimizer.state.clear()
         self.pace /= 2
 
@@ -257,15 +271,15 @@ class WeightedDenoising(FrozenPrior):
         return advantage_weights(found, self.learning.temperature)
 
     def settle(self) -> None:
+        super().settle()
         self.planner.denoiser.load_state_dict(self.run.ema)
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {f"denoiser.{name}": tensor for name, tensor in self.run.tensors().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        super().load(tensors)
         self.run.load(below("denoiser.", tensors))
-        self.settle()
+        super().load(tensors)
 
     def go_back(self, acting: dict[str, Tensor]) -> None:
         super().go_back(acting)

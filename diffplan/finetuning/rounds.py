@@ -163,7 +163,7 @@ class Run:
         met, starts, learners = self.replay.windows_of(episodes), self._starts(), self.method.members()
         found: dict[str, Any] = {
             "diversity": min(diversity(one.planner, starts) for one in learners) / self.pretrained_diversity,
-            "overestimation": max(overestimation(one.critics.value, met, self.rounds) for one in learners),
+            "overestimation": max(overestimation(one.critics.follower, met, self.rounds) for one in learners),
         }
         found["signs"] = signs(row | found)
         for name in found["signs"]:

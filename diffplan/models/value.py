@@ -174,6 +174,36 @@ def lower_twin(action_values: Float[Tensor, "2 B N"]) -> Float[Tensor, "B N"]:
     return torch.where(second[:, None], action_values[1], action_values[0])
 
 
+def uphill(
+    critics: "TeamNetwork",
+    observations: Float[Tensor, "B N O"],
+    actions: Float[Tensor, "B N A"],
+    roles: Int[Tensor, "N"],
+    mask: Bool[Tensor, "B N"],
+    limits: Float[Tensor, "N A"],
+    bounds: Float[Tensor, "2 N A"],
+    steps: int,
+) -> Float[Tensor, "B N A"]:
+    """Joint actions near these that twin critics value higher: ascent of the lower twin's team value.
+
+    Steps get smaller, so that one beyond the top is taken back. No agent's action moves farther than the length of its
+    row of ``limits``, nor beyond ``bounds``; an entry with the limit 0 stays as it is.
+    """
+    low, high = bounds
+    start = actions.clamp(low, high)
+    reach, moved = limits.norm(dim=-1, keepdim=True), torch.zeros_like(actions)
+    for step in range(steps):
+        with torch.enable_grad():
+            variable = (start + moved).clamp(low, high).requires_grad_()
+            twins = critics(torch.cat((observations, variable), dim=-1), roles, mask).squeeze(-1)
+            (gradient,) = torch.autograd.grad(lower_twin(twins).sum(), variable)
+        gradient = gradient.nan_to_num() * (limits > 0)
+        size = 4 * reach / steps * (1 - (step + 0.5) / steps)
+        moved = variable.detach() + size * gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-9) - start
+        moved = moved * (reach / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
+    return (start + moved).clamp(low, high)
+
+
 class TeamNetwork(nn.Module):
     """Numbers for every agent of a team from all agents' inputs: a small set transformer (arXiv 1810.00825)
     whose outputs are 0 until it is trained.

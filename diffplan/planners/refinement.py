@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from diffplan.datasets.normalizer import Normalizer
-from diffplan.models.value import ValueFunction, lower_twin
+from diffplan.models.value import ValueFunction, uphill
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Plan
 
@@ -33,24 +33,20 @@ def refine_first_actions(
         [np.concatenate((p.observations[:, :, :1], p.actions[:, :, :1]), axis=-1) for p in best]
     )  # [B, N, 1, D]
     O = spec.observation_size
-    masks = (np.stack([plan.agent_mask for plan in plans]), spec.role_index, spec.feature_mask[:, O:])
-    normalized = torch.from_numpy(normalizer.normalize(cells, spec.role_index)[:, :, 0]).to(value_function.device)
-    mask, roles, features = (torch.from_numpy(array).to(value_function.device) for array in masks)
-    low, high = torch.from_numpy(normalized_bounds(spec, normalizer)).to(mask.device)
-    observations, start = normalized[..., :O], normalized[..., O:].clamp(low, high)
-    limit = radius * features.sum(-1, keepdim=True).sqrt()
-    actions = start
-    for _ in range(STEPS):
-        with torch.enable_grad():
-            variable = actions.clone().requires_grad_()
-            value = lower_twin(value_function.action_values(observations, variable, roles, mask)).sum()
-            (gradient,) = torch.autograd.grad(value, variable)
-        gradient = gradient.nan_to_num() * features
-        direction = gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-9)
-        moved = actions + 2 * limit / STEPS * direction - start
-        moved = moved * (limit / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
-        actions = (start + moved).clamp(low, high)
-    cells[:, :, 0, :] = torch.cat((observations, actions), dim=-1).cpu().numpy()
+    normalized = normalizer.normalize(cells, spec.role_index)[:, :, 0]
+    observations, actions, mask, roles, limits, bounds = (
+        torch.from_numpy(array).to(value_function.device)
+        for array in (
+            normalized[..., :O],
+            normalized[..., O:],
+            np.stack([plan.agent_mask for plan in plans]),
+            spec.role_index,
+            radius * spec.feature_mask[:, O:].astype(np.float32),
+            normalized_bounds(spec, normalizer),
+        )
+    )
+    better = uphill(value_function.critics, observations, actions, roles, mask, limits, bounds, STEPS)
+    cells[:, :, 0] = torch.cat((observations, better), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
     return [with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
 
