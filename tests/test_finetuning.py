@@ -551,8 +551,9 @@ def test_the_curve_of_a_run_is_drawn_with_its_intervals(
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows == report.rows
     for source in straight:
-        line = plot_finetuning(source).axes[0].lines[0]
-        assert line.get_ydata().tolist() == [row["score"] for row in rows if "score" in row]
+        curve, _, dashes = plot_finetuning(source).axes[0].lines
+        assert curve.get_ydata().tolist() == [row["score"] for row in rows if "score" in row]
+        assert dashes.get_ydata()[0] == report.offline.value
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl holds no scores; it is written by `diffplan finetune`"):
         plot_finetuning(tmp_path)

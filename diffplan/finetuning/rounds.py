@@ -109,7 +109,7 @@ class Run:
             self.watch.floor = self.offline.low if floor is None else floor
         self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
         if not found:
-            self.log.write({"step": 0, "environment_steps": 0, **self._judged()})
+            self.log.write({"step": 0, "environment_steps": 0, "pretrained": self.offline.value, **self._judged()})
             self._save()
 
     def _resume(self, checkpoint: Path) -> None:

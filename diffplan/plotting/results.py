@@ -98,7 +98,7 @@ def _running_mean(values: Float[np.ndarray, "n"], reach: int) -> Float[np.ndarra
 def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Path | FinetuningReport]") -> Figure:
     """Draws the scores of online fine-tuning over environment steps, with their 95 % intervals.
 
-    Crosses mark rounds that were undone.
+    Crosses mark rounds that were undone, dashes the score of the planner as it was given, by its first samples.
 
     Args:
         runs: a ``FinetuningReport``, a ``metrics.jsonl`` or the folder of a run that holds one; or {name: any of
@@ -114,10 +114,11 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
     figure = Figure((6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for (name, run), color in zip(named.items(), itertools.cycle(AGENT_COLORS)):
-        steps, score, low, high, undone = _scores(run)
+        (steps, score, low, high, undone), pretrained = _scores(run)
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         axes.plot(steps, score, "o-", color=color, linewidth=1.8, markersize=3.5, label=name)
         axes.plot(steps[undone], score[undone], "x", color=INK, markersize=7)
+        axes.axhline(pretrained, color=color, linewidth=1.2, linestyle="--")
     axes.set(xlabel="environment steps", ylabel="score")
     style_chart(axes)
     if any(named):
@@ -125,8 +126,8 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
     return figure
 
 
-def _scores(run: "str | Path | FinetuningReport") -> tuple[np.ndarray, ...]:
-    """Environment steps, score, its interval, and whether the round was undone, of every evaluated round."""
+def _scores(run: "str | Path | FinetuningReport") -> tuple[tuple[np.ndarray, ...], float]:
+    """Of every evaluated round environment steps, score, its interval, and whether it was undone; the first score."""
     if isinstance(run, str | Path):
         path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
         source, rows = str(path), [_json_row(path, number, line) for number, line in _numbered_lines(path)]
@@ -137,7 +138,7 @@ def _scores(run: "str | Path | FinetuningReport") -> tuple[np.ndarray, ...]:
     if not scored:
         raise ValueError(f"{source} holds no scores; it is written by `diffplan finetune`.")
     steps, score, low, high, undone = np.array(scored, float).T
-    return steps, score, low, high, undone.astype(bool)
+    return (steps, score, low, high, undone.astype(bool)), float(rows[0].get("pretrained", np.nan))
 
 
 @matplotlib.rc_context(STYLE)
