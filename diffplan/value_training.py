@@ -153,15 +153,16 @@ class ValueLearner:
     ):
         if dataset.normalizer is None:
             raise ValueError("the dataset has no normalizer; load it with the planner's.")
-        self.value, self.spec, self.expectile, self.target_rate = value, dataset.spec, expectile, target_rate
+        self.value, self.spec, self.target_rate = value, dataset.spec, target_rate
+        self.expectile, self.reach = expectile, reach
         self.follower = copy.deepcopy(value).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(value.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-        limits = reach * self.spec.feature_mask[:, self.spec.observation_size :].astype(np.float32)
+        movable = self.spec.feature_mask[:, self.spec.observation_size :].astype(np.float32)
         if partners is not None:
-            limits[partners] = 0
-        self.limits, self.bounds, self.roles = (
+            movable[partners] = 0
+        self.movable, self.bounds, self.roles = (
             torch.from_numpy(array).to(value.device)
-            for array in (limits, normalized_bounds(self.spec, dataset.normalizer), self.spec.role_index)
+            for array in (movable, normalized_bounds(self.spec, dataset.normalizer), self.spec.role_index)
         )
 
     def update(self, batch: TransitionBatch, step: int) -> dict[str, Tensor]:
@@ -185,10 +186,9 @@ class ValueLearner:
         next_mask, discounts = (
             torch.from_numpy(array).to(value.device) for array in (batch.next_mask, batch.discounts)
         )
-        better = done
-        if self.limits.any():
-            critics = self.follower.critics
-            better = uphill(critics, seen, done, roles, mask, self.limits, self.bounds, ASCENT_STEPS)
+        better, limits = done, self.reach * self.movable
+        if limits.any():
+            better = uphill(self.follower.critics, seen, done, roles, mask, limits, self.bounds, ASCENT_STEPS)
         with torch.no_grad():
             followed = lower_twin(self.follower.action_values(seen, better, roles, mask))
             target = returns / scale + discounts[:, None] * value.state_values(then, roles, next_mask)

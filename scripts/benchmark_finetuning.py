@@ -84,7 +84,6 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         offline=offline,
         out=out,
         method=arguments.method,
-        acting=Acting(refine=1.0),
         steps=arguments.steps,
         each=arguments.each,
         score=row.score,

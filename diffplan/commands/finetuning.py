@@ -41,7 +41,8 @@ class Finetune:
         critic_steps: of training a value function first, where the planner has none.
         num_samples: candidates a plan; this and the next two do not concern gradient, which acts by first samples.
         value_weight: of the value in the ranking; more explores less.
-        refine: how far the critics may move first actions, in standard deviations.
+        refine: how far the critics may move first actions, in standard deviations; by default what of 0, 0.5 and 1
+            scores best at the beginning.
         safe: change actions where robots would come too close (SafetyFilter), also while exploring.
         score: what counts of an evaluation.
         evaluate_every: environment steps between two evaluations.
@@ -68,7 +69,7 @@ class Finetune:
     critic_steps: int = 2_000
     num_samples: int = 8
     value_weight: float = 4.0
-    refine: float = 0.5
+    refine: float | None = None
     safe: bool = False
     score: Literal["return", "success"] = "return"
     evaluate_every: int = 10_000
@@ -112,7 +113,7 @@ class Finetune:
             tensorboard=self.tensorboard,
             progress=not self.json,
         )
-        ranked = f" --num-samples {self.num_samples} --guide rank={self.value_weight:g} --refine {self.refine:g}"
+        ranked = f" --num-samples {self.num_samples} --guide rank={self.value_weight:g} --refine {report.refine:g}"
         flags = "" if METHODS[report.method].on_policy else ranked
         facts = {
             "planner": str(self.out / ("planners" if self.each else "planner")),

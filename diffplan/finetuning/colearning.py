@@ -59,6 +59,10 @@ class CoLearners(FrozenPrior):
     def members(self) -> list[FrozenPrior]:
         return list(self.learners.values())
 
+    def refining(self, reach: float) -> None:
+        for one in self.learners.values():
+            one.refining(reach)
+
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
         for one in self.learners.values():
             one.met(episodes, seeds)

@@ -107,7 +107,6 @@ class PolicyGradient(FrozenPrior):
     """
 
     on_policy = True
-    refines = False
 
     def __init__(
         self,
@@ -132,6 +131,9 @@ class PolicyGradient(FrozenPrior):
             return acting.beside_partners(policy, self.planner.spec)
         self.explorer = TryingPolicy(self.planner, self.learning.spread, acting.safety)
         return acting.beside_partners(self.explorer, self.planner.spec)
+
+    def refining(self, reach: float) -> None:
+        """Does not concern it."""
 
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
         """Finds out how much better than expected each trial of these episodes went."""

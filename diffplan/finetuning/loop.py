@@ -64,6 +64,7 @@ class FinetuningReport:
         seconds: of this call.
         metrics: where the rows are written.
         policy: acts by what was learned, as in the run's evaluations.
+        refine: how far it refines first actions.
     """
 
     method: str
@@ -77,6 +78,7 @@ class FinetuningReport:
     seconds: float
     metrics: Path
     policy: Team
+    refine: float
 
 
 def finetune(
@@ -207,7 +209,8 @@ def finetune(
         run.drift.found,
         time.perf_counter() - started,
         out / "metrics.jsonl",
-        learner.team(acting),
+        learner.team(run.acting),
+        run.acting.refine or 0.0,
     )
 
 

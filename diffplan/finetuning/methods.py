@@ -41,7 +41,9 @@ class Learning:
     Args:
         critic_batch_size: transitions a step.
         critic_learning_rate: of AdamW, constant; also of the noise policy and its critic.
-        expectile: see ``train_value``; likewise ``target_rate``, ``return_steps`` and ``reach``.
+        expectile: see ``train_value``, where first actions are not refined; where they are, values are of what critics
+            see as best nearby: within half the acting's reach.
+        target_rate: see ``train_value``; likewise ``return_steps``.
         batch_size: windows a step of the denoiser or the noise policy.
         learning_rate: of the denoiser, see ``train``; constant, after a warm-up over the first updates.
         ema_decay: of the denoiser's averaged weights, which act.
@@ -57,10 +59,9 @@ class Learning:
 
     critic_batch_size: int = 256
     critic_learning_rate: float = 3e-4
-    expectile: float = 0.5
+    expectile: float = 0.8
     target_rate: float = 0.005
     return_steps: int = 3
-    reach: float = 0.5
     batch_size: int = 128
     learning_rate: float = 2e-3
     ema_decay: float = 0.99
@@ -85,9 +86,8 @@ class Learning:
             raise ValueError(f"expectile={self.expectile}; choose more than 0 and less than 1, e.g. 0.7.")
         if not 0 <= self.trace <= 1:
             raise ValueError(f"trace={self.trace}; choose 0 to 1, e.g. 0.95.")
-        for name in ("trust", "reach"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)}; give 0 (none) or more.")
+        if not 0 <= self.trust < float("inf"):
+            raise ValueError(f"trust={self.trust}; give 0 (no trust region) or more.")
 
 
 class FrozenPrior:
@@ -97,8 +97,7 @@ class FrozenPrior:
     2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
 
     It is the interface, too: other methods override ``improve``, and whatever else their own networks need (``parts``
-    names those that act). Where ``on_policy`` is true, a round that was killed is acted again, to the same end; where
-    ``refines`` is false, its team does not refine first actions, and values are those of what it does.
+    names those that act). Where ``on_policy`` is true, a round that was killed is acted again, to the same end.
 
     Args:
         planner: acts; it has a value function. What was learned comes into it by ``settle``.
@@ -111,7 +110,6 @@ class FrozenPrior:
     """
 
     on_policy = False
-    refines = True
 
     def __init__(
         self,
@@ -135,13 +133,17 @@ class FrozenPrior:
             learning.critic_learning_rate,
             learning.expectile,
             learning.target_rate,
-            learning.reach if self.refines else 0.0,
-            watched,
+            partners=watched,
         )
 
     def team(self, acting: "Acting", exploration: Exploration | None = None) -> "Team":
         """Who acts, also with ``exploration``."""
         return acting.policy(self.planner, exploration)
+
+    def refining(self, reach: float) -> None:
+        """From now on first actions are refined so far; values are to be those of a team that does so."""
+        self.critics.reach = reach / 2
+        self.critics.expectile = 0.5 if reach else self.learning.expectile
 
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
         """Hears of a round's episodes and their seeds, before it learns."""
