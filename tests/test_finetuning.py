@@ -32,7 +32,7 @@ from diffplan.plotting import plot_finetuning
 
 STEPS = 6
 SMALL = {"batch_size": 16, "critic_batch_size": 32, "learning_rate": 4e-3, "critic_learning_rate": 1e-3}
-QUICK = {"acting": Acting(2), "learning": Learning(**SMALL), "evaluation_episodes": 3, "progress": False}
+QUICK = {"acting": Acting(2, refine=0.5), "learning": Learning(**SMALL), "evaluation_episodes": 3, "progress": False}
 BRIEF = QUICK | {"method": "weighted", "steps": 54, "episodes": 3, "updates_per_step": 0.2, "evaluate_every": 18}
 
 
@@ -117,6 +117,21 @@ def straight(tune: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 def timeless(report: FinetuningReport) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not name.endswith("_s")} for row in report.rows]
+
+
+def test_critics_move_actions_only_where_that_scores_better(
+    pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    def chosen(wrong: bool, resume: bool = False) -> float:
+        planner = dp.DiffusionPlanner.from_pretrained(pretrained)
+        if wrong:
+            planner.value_function.critics.head.weight.data.neg_()
+        options = BRIEF | {"acting": Acting(2), "resume": resume, "out": tmp_path / f"{wrong}"}
+        return dp.finetune(planner, Line, offline=offline, **options).refine
+
+    assert chosen(wrong=True) == 0.0
+    assert chosen(wrong=False) == 1.0
+    assert chosen(wrong=False, resume=True) == 1.0
 
 
 @pytest.mark.parametrize("method", METHODS)
