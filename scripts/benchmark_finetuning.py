@@ -49,11 +49,21 @@ class Row:
     steps: int = 3_000
     width: int = 64
     value_steps: int = 5_000
+    discount: float = 0.99
+    values: dict[str, float] = field(default_factory=dict)  # options of ``train_value``
     score: str = "success"
+    refine: float | None = None  # how far critics move first actions; None: what scores best at the beginning
 
 
 ROWS = {
-    "simple_spread": Row("mpe:simple_spread_v3", horizon=12, score="return"),
+    "simple_spread": Row(
+        "mpe:simple_spread_v3",
+        horizon=12,
+        discount=0.95,
+        values={"reach": 0.5, "expectile": 0.5},
+        score="return",
+        refine=1.0,
+    ),
     "crossing_doorway": Row("crossing-v0", {"layout": "doorway"}, steps=6_000),
     "transport": Row("transport-v0", steps=6_000),
 }
@@ -84,6 +94,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         offline=offline,
         out=out,
         method=arguments.method,
+        acting=Acting(refine=row.refine),
         steps=arguments.steps,
         each=arguments.each,
         score=row.score,
@@ -118,8 +129,8 @@ def pretrained(row: Row, offline: dp.TrajectoryDataset, out: Path, seed: int) ->
     if not (out / "planner_and_value").exists():
         planner = dp.DiffusionPlanner.for_dataset(offline, width=row.width, seed=seed)
         dp.train(planner, offline, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
-        value = dp.ValueFunction.for_dataset(offline, seed=seed)
-        dp.train_value(value, offline, steps=row.value_steps, seed=seed, progress=False)
+        value = dp.ValueFunction.for_dataset(offline, discount=row.discount, seed=seed)
+        dp.train_value(value, offline, steps=row.value_steps, **row.values, seed=seed, progress=False)
         planner.register_modules(value_function=value)
         planner.save_pretrained(out / "planner_and_value")
     return dp.DiffusionPlanner.from_pretrained(out / "planner_and_value")

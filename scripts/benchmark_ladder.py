@@ -32,7 +32,7 @@ OFFLINE = {"IQL": "iql", "TD3+BC": "td3bc"}
 
 @dataclass(frozen=True)
 class Task:
-    """What to learn and for how long; ``weight`` is that of the value guide, ``refine`` the reach of the critic."""
+    """What to learn, how and for how long; ``weight`` is that of the value guide, ``refine`` the reach of the critic."""
 
     env: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -40,15 +40,18 @@ class Task:
     horizon: int = 32
     steps: int = 3_000
     value_steps: int = 8_000
+    discount: float = 0.99
+    values: dict[str, float] = field(default_factory=dict)  # options of ``train_value``
     weight: float = 3.0
     refine: float = 1.0
     random_return: float | None = None  # counts as 0; None: the mean of random data, whose actions are smooth
 
 
+QUICK_TASK: dict[str, Any] = {"discount": 0.95, "values": {"reach": 0.5, "expectile": 0.5}}  # 25 steps an episode
 TASKS = {
     "crossing": Task("crossing-v0", steps=4_000),
     "transport": Task("transport-v0", steps=8_000),
-    "simple_spread": Task("mpe:simple_spread_v3", horizon=12, value_steps=6_000, random_return=-26.6),
+    "simple_spread": Task("mpe:simple_spread_v3", horizon=12, value_steps=6_000, random_return=-26.6, **QUICK_TASK),
 }
 
 
@@ -93,8 +96,8 @@ def planner_of(name: str, skill: str, seed: int) -> dp.DiffusionPlanner:
     dataset = dp.load_dataset(FOLDER / name / skill / "data", horizon=task.horizon)
     planner = dp.DiffusionPlanner.for_dataset(dataset, width=64, return_conditioning=True, seed=seed)
     dp.train(planner, dataset, steps=task.steps, seed=seed, out=folder / "prior", resume=True, progress=False)
-    planner.value_function = dp.ValueFunction.for_dataset(dataset, seed=seed)
-    dp.train_value(planner.value_function, dataset, steps=task.value_steps, seed=seed, progress=False)
+    planner.value_function = dp.ValueFunction.for_dataset(dataset, discount=task.discount, seed=seed)
+    dp.train_value(planner.value_function, dataset, steps=task.value_steps, **task.values, seed=seed, progress=False)
     planner.save_pretrained(folder / "planner")
     return planner
 

@@ -119,6 +119,8 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
         axes.plot(steps, score, "o-", color=color, linewidth=1.8, markersize=3.5, label=name)
         axes.plot(steps[undone], score[undone], "x", color=INK, markersize=7)
         axes.axhline(pretrained, color=color, linewidth=1.2, linestyle="--")
+        if np.isfinite(pretrained):
+            axes.text(steps[-1], pretrained, "as pretrained", ha="right", va="bottom", color=INK)
     axes.set(xlabel="environment steps", ylabel="score")
     style_chart(axes)
     if any(named):
