@@ -57,7 +57,7 @@ def train_value(
     steps: int = 5_000,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
-    expectile: float = 0.8,
+    expectile: float | None = None,
     target_rate: float = 0.005,
     return_steps: int = 3,
     reach: float = 0.0,
@@ -76,7 +76,8 @@ def train_value(
         steps: optimiser steps in all, also when resumed.
         batch_size: joint transitions a step.
         learning_rate: of AdamW (arXiv 1711.05101), decaying to 0 by a cosine.
-        expectile: 0.5 values what the data do on average, more the better part of it; below 1.
+        expectile: 0.5 values what the data do on average, more the better part of it; below 1. None: 0.8, or 0.5 with a
+            ``reach``, which looks for better actions instead of waiting for them.
         target_rate: share of the critics that the followers take on at every step.
         return_steps: up to how many steps' rewards are taken from the data before V is trusted (n; 1 in the paper).
             More carry late rewards back in fewer optimiser steps, but value the data's own way on these steps instead
@@ -96,6 +97,7 @@ def train_value(
             another run.
         FloatingPointError: a loss is not finite; the message names the step and the place.
     """
+    expectile = (0.5 if reach else 0.8) if expectile is None else expectile
     _check(value, dataset, expectile, target_rate, reach)
     check_out(out, resume)
     settings = {"steps": steps, "batch_size": batch_size, "return_steps": return_steps}

@@ -60,7 +60,7 @@ ROWS = {
         "mpe:simple_spread_v3",
         horizon=12,
         discount=0.95,
-        values={"reach": 0.5, "expectile": 0.5},
+        values={"reach": 0.5},
         score="return",
         refine=1.0,
     ),

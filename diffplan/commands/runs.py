@@ -49,6 +49,9 @@ class Train:
         mirror: mirror every second window, likewise.
         scale: scale windows by up to this factor, likewise.
         value_steps: then train a value function too, for so many steps; it becomes part of the planner.
+        discount: of its rewards, a step; rewards more than 1 / (1 - discount) steps ahead count little.
+        reach: it expects first actions so far better than the data's, in standard deviations: what --refine
+            does later, twice as far.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes.
         learning_rate: peak of the schedule.
@@ -85,6 +88,8 @@ class Train:
     mirror: bool = False
     scale: float = 1.0
     value_steps: int = 0
+    discount: float = 0.99
+    reach: float = 0.0
     steps: int = 3_000
     batch_size: int = 128
     learning_rate: float = 8e-3
@@ -149,11 +154,12 @@ class Train:
         )
         first = os.environ.get("RANK", "0") == "0"  # of several processes, one trains values and answers
         if self.value_steps and first:
-            value = ValueFunction.for_dataset(dataset, seed=self.seed)
+            value = ValueFunction.for_dataset(dataset, discount=self.discount, seed=self.seed)
             train_value(
                 value,
                 dataset,
                 steps=self.value_steps,
+                reach=self.reach,
                 seed=self.seed,
                 out=self.out / "value",
                 resume=self.resume,
