@@ -78,13 +78,14 @@ def train_value(
         learning_rate: of AdamW (arXiv 1711.05101), decaying to 0 by a cosine.
         expectile: 0.5 values what the data do on average, more the better part of it; below 1. None: 0.8, or 0.5 with a
             ``reach``, which looks for better actions instead of waiting for them.
-        target_rate: share of the critics that the followers take on at every step.
+        target_rate: share of the networks that their follower takes on at every step.
         return_steps: up to how many steps' rewards are taken from the data before V is trusted (n; 1 in the paper).
             More carry late rewards back in fewer optimiser steps, but value the data's own way on these steps instead
             of its better part. First actions refined by critics of medium data (simple_spread, 6,000 steps, one seed,
             100 episodes) scored 77 with 1, 83 with 3, 80 with 10.
-        reach: V expects actions as good as the best that the critics see so near to the data's, in standard deviations
-            of these: what a policy with ``refine`` does. 0 values no action outside the data.
+        reach: V expects actions that are uphill of the data's by the critics, by up to so many standard deviations: of
+            a policy that refines them, about half as far. (Two steps of ascent; at the top they end half a reach beside
+            it, so V is cautious there.) 0 values no action outside the data.
         seed: of everything random.
         out: folder for ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
@@ -97,7 +98,7 @@ def train_value(
             another run.
         FloatingPointError: a loss is not finite; the message names the step and the place.
     """
-    expectile = (0.5 if reach else 0.8) if expectile is None else expectile
+    expectile = default_expectile(reach) if expectile is None else expectile
     _check(value, dataset, expectile, target_rate, reach)
     check_out(out, resume)
     settings = {"steps": steps, "batch_size": batch_size, "return_steps": return_steps}
@@ -131,6 +132,11 @@ def train_value(
     logged = found.pop("step")
     losses = [sum(row) for row in zip(*found.values(), strict=True)]
     return ValueReport(logged, losses, found, time.perf_counter() - started)
+
+
+def default_expectile(reach: float) -> float:
+    """The better part of what was done, or, where better actions are looked for, their mean."""
+    return 0.5 if reach else 0.8
 
 
 class ValueLearner:

@@ -212,7 +212,7 @@ def tiny(folder: Path, out: Path) -> None:
     planner.register_modules(value_function=dp.ValueFunction.for_dataset(offline, width=16, depth=1))
     learning = Learning(batch_size=8, critic_batch_size=8)
     sizes = {"steps": 72, "episodes": 3, "updates_per_step": 0.1, "evaluate_every": 48, "evaluation_episodes": 2}
-    env, acting = dp.make("mpe:simple_spread_v3", max_cycles=8), Acting(num_samples=2)
+    env, acting = dp.make("mpe:simple_spread_v3", max_cycles=8), Acting(num_samples=2, refine=0.5)
     dp.finetune(
         planner,
         env,

@@ -116,6 +116,8 @@ def test_refined_first_actions_are_worth_more_and_stay_within_reach(dataset, pla
         roles, mask = torch.from_numpy(LINE.role_index), torch.ones(1, 2, dtype=torch.bool)
         return lower_twin(value.action_values(cells[..., :1], cells[..., 1:], roles, mask)).sum().item()
 
+    alone = refine_first_actions([plan], value, planner.normalizer, 0.5, partners=["b"])[0]
+    assert np.array_equal(alone.actions[:, 1], plan.actions[:, 1]) and worth(plan) < worth(alone) < worth(refined[0])
     scale = planner.normalizer.config.scale[0][1]
     for before, after in zip((plan, other), refined, strict=True):
         assert worth(after) > worth(before)

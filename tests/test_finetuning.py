@@ -451,6 +451,8 @@ def test_a_method_that_is_loaded_goes_on_to_the_bit(
         return {name: tensor.clone() for name, tensor in one.tensors().items()}
 
     whole, resumed = begun(), begun()
+    for one in (whole, resumed):
+        one.refining(0.5)
     resumed.load(learned(whole, range(2)))
     expected, found = learned(whole, range(2, 4)), learned(resumed, range(2, 4))
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
@@ -510,7 +512,9 @@ def test_partners_that_change_raise_the_share_of_what_is_met_since(
     scores = iter([3.0, 4.0, -3.0, -2.0, -1.0])  # as given, as it acts, the best anew, the newest, at the end
     monkeypatch.setattr(Run, "_score", lambda *_: Interval(score := next(scores), score, score))
     brief = {"steps": 4 * 20 * STEPS, "episodes": 20, "updates_per_step": 0.01, "method": "noise"}
-    report = tune(tmp_path, **brief, evaluate_every=10**6, acting=Acting(2, partners=Partner(2), watched=("b",)))
+    report = tune(
+        tmp_path, **brief, evaluate_every=10**6, acting=Acting(2, refine=0.5, partners=Partner(2), watched=("b",))
+    )
     rows = report.rows[1:]
     assert [row["drifted"] for row in rows] == [None, None, pytest.approx(40, abs=2), None]
     assert report.drifts == [rows[2]["drifted"]]
@@ -523,7 +527,11 @@ def test_partners_that_change_raise_the_share_of_what_is_met_since(
 def test_partners_are_not_commanded_and_a_run_beside_them_resumes_to_the_bit(
     tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brief = {"acting": Acting(2, partners=Partner(0), watched=("b",)), "steps": 2 * 20 * STEPS, "episodes": 20}
+    brief = {
+        "acting": Acting(2, refine=0.5, partners=Partner(0), watched=("b",)),
+        "steps": 2 * 20 * STEPS,
+        "episodes": 20,
+    }
     brief |= {"updates_per_step": 0.01, "evaluate_every": 10**6}
     whole = tune(tmp_path / "whole", **brief)
     store = dp.TrajectoryStore.open(tmp_path / "whole" / "replay")

@@ -121,6 +121,7 @@ class Finetune:
             "steps": report.environment_steps,
             "offline": asdict(report.offline) if self.json else str(report.offline),
             "best": asdict(report.best) if self.json else str(report.best),
+            "refine": report.refine,
             "rollbacks": report.rollbacks,
             "signs": report.signs,
             "drifts": [f"episode {first}" for first in report.drifts],

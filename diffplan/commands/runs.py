@@ -3,12 +3,16 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from diffplan.commands.output import show, waiting
 from diffplan.commands.worlds import Options, Run, Scheduler, load, make_safety, parse_guides
+
+if TYPE_CHECKING:
+    from diffplan.datasets import TrajectoryDataset
+    from diffplan.models import ValueFunction
 
 
 @dataclass
@@ -50,8 +54,8 @@ class Train:
         scale: scale windows by up to this factor, likewise.
         value_steps: then train a value function too, for so many steps; it becomes part of the planner.
         discount: of its rewards, a step; rewards more than 1 / (1 - discount) steps ahead count little.
-        reach: it expects first actions so far better than the data's, in standard deviations: what --refine
-            does later, twice as far.
+        reach: it expects first actions moved uphill of the data's by up to so many standard deviations: about
+            half of what --refine does later.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes.
         learning_rate: peak of the schedule.
@@ -107,7 +111,6 @@ class Train:
     def run(self) -> None:
         from diffplan.augmentation import Augmentation
         from diffplan.datasets import load_dataset
-        from diffplan.models import ValueFunction
         from diffplan.planners import DiffusionPlanner
         from diffplan.training import train
         from diffplan.value_training import train_value
@@ -133,6 +136,7 @@ class Train:
         augmentation = Augmentation(self.turn, self.mirror, self.scale)
         if self.resume and (self.out / "planner").exists():  # what was trained beside the denoiser stays
             planner.register_modules(value_function=DiffusionPlanner.from_pretrained(self.out).value_function)
+        value = self._value(dataset)
         report = train(
             planner,
             dataset,
@@ -153,8 +157,7 @@ class Train:
             progress=not self.json,
         )
         first = os.environ.get("RANK", "0") == "0"  # of several processes, one trains values and answers
-        if self.value_steps and first:
-            value = ValueFunction.for_dataset(dataset, discount=self.discount, seed=self.seed)
+        if value is not None and first:
             train_value(
                 value,
                 dataset,
@@ -172,6 +175,18 @@ class Train:
         result = {"planner": str(self.out / "planner"), "steps": self.steps, "loss": loss, "seconds": report.seconds}
         if first:
             show(result, self.json)
+
+    def _value(self, dataset: "TrajectoryDataset") -> "ValueFunction | None":
+        """The value function to train; raises ``ValueError`` before any work where its options make no sense."""
+        from diffplan.models import ValueFunction
+
+        if not self.value_steps:
+            if (self.discount, self.reach) != (Train.discount, Train.reach):
+                raise ValueError("--discount and --reach are of values; give --value-steps, e.g. 5000, too.")
+            return None
+        if not 0 <= self.reach < float("inf"):
+            raise ValueError(f"--reach {self.reach}; give 0 (only the data's actions) or more, e.g. 0.5.")
+        return ValueFunction.for_dataset(dataset, discount=self.discount, seed=self.seed)
 
 
 @dataclass

@@ -130,7 +130,8 @@ def finetune(
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
         score: what counts of an evaluation: ``"return"`` or ``"success"``.
-        evaluate_every: environment steps between two evaluations; there is one before the first round, one at the end.
+        evaluate_every: environment steps between two evaluations; there is one at the end, too, and before the first
+            round some: of the planner as it was given, as it acts, and of what ``acting`` leaves open to try.
         evaluation_episodes: of each; always the same starts, which are not those of the rounds.
         floor: go back to the best round when the whole interval of a score is below this; None: below the interval of
             the planner as it was given; after partners (or the world) changed, of the best one, which is scored anew.
@@ -210,7 +211,7 @@ def finetune(
         time.perf_counter() - started,
         out / "metrics.jsonl",
         learner.team(run.acting),
-        run.acting.refine or 0.0,
+        0.0 if learner.on_policy else run.acting.refine or 0.0,
     )
 
 

@@ -26,7 +26,7 @@ from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
 from diffplan.spec import JointSpec
 from diffplan.training import DenoiserRun, diagnosis
-from diffplan.value_training import ValueLearner
+from diffplan.value_training import ValueLearner, default_expectile
 
 if TYPE_CHECKING:
     from diffplan.finetuning.rounds import Acting, Team
@@ -41,8 +41,7 @@ class Learning:
     Args:
         critic_batch_size: transitions a step.
         critic_learning_rate: of AdamW, constant; also of the noise policy and its critic.
-        expectile: see ``train_value``, where first actions are not refined; where they are, values are of what critics
-            see as best nearby: within half the acting's reach.
+        expectile: see ``train_value``, whose ``reach`` is half of what acting refines; None as there.
         target_rate: see ``train_value``; likewise ``return_steps``.
         batch_size: windows a step of the denoiser or the noise policy.
         learning_rate: of the denoiser, see ``train``; constant, after a warm-up over the first updates.
@@ -59,7 +58,7 @@ class Learning:
 
     critic_batch_size: int = 256
     critic_learning_rate: float = 3e-4
-    expectile: float = 0.8
+    expectile: float | None = None
     target_rate: float = 0.005
     return_steps: int = 3
     batch_size: int = 128
@@ -82,7 +81,7 @@ class Learning:
         for name in (*positive, "target_rate", "spread", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}; it must be a positive number.")
-        if not 0 < self.expectile < 1:
+        if self.expectile is not None and not 0 < self.expectile < 1:
             raise ValueError(f"expectile={self.expectile}; choose more than 0 and less than 1, e.g. 0.7.")
         if not 0 <= self.trace <= 1:
             raise ValueError(f"trace={self.trace}; choose 0 to 1, e.g. 0.95.")
@@ -93,7 +92,8 @@ class Learning:
 class FrozenPrior:
     """The denoiser stays as it is; critics that know better choose among its plans and refine their first actions.
 
-    Implicit Q-learning on mixed data (arXiv 2110.06169); a diffusion model's samples ranked by its critic (IDQL, arXiv
+    Critics learn from mixed data as in implicit Q-learning (arXiv 2110.06169), but that V is of actions moved uphill as
+    the team's are, where it refines them; a diffusion model's samples ranked by its critic (IDQL, arXiv
     2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
 
     It is the interface, too: other methods override ``improve``, and whatever else their own networks need (``parts``
@@ -131,7 +131,7 @@ class FrozenPrior:
             copy.deepcopy(value),
             replay.offline,
             learning.critic_learning_rate,
-            learning.expectile,
+            default_expectile(0.0) if learning.expectile is None else learning.expectile,
             learning.target_rate,
             partners=watched,
         )
@@ -143,7 +143,8 @@ class FrozenPrior:
     def refining(self, reach: float) -> None:
         """From now on first actions are refined so far; values are to be those of a team that does so."""
         self.critics.reach = reach / 2
-        self.critics.expectile = 0.5 if reach else self.learning.expectile
+        if self.learning.expectile is None:
+            self.critics.expectile = default_expectile(reach)
 
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
         """Hears of a round's episodes and their seeds, before it learns."""

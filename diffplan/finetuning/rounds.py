@@ -70,7 +70,12 @@ class Acting:
         guides = [ValueGuide(planner.value_function, weight=self.value_weight, levels=None)]
         chosen = guides if exploration is None else [*guides, exploration]
         policy = RecedingHorizonPolicy(
-            planner, num_samples=self.num_samples, guides=chosen, refine=self.refine or 0.0, safety=self.safety
+            planner,
+            num_samples=self.num_samples,
+            guides=chosen,
+            refine=self.refine or 0.0,
+            partners=self.watched,
+            safety=self.safety,
         )
         return self.beside_partners(policy, planner.spec)
 
@@ -98,7 +103,10 @@ class Run:
     watch: Watch = field(default_factory=Watch)
 
     def begin(self, floor: float | None, tensorboard: bool) -> None:
-        """Loads the newest checkpoint; where there is none, scores the planner as it is, and as it acts from now on."""
+        """Loads the newest checkpoint; where there is none, scores the planner as it is, and as it acts from now on.
+
+        Where how far to refine is open, that is tried in between.
+        """
         self.parent_provenance = self.planner.provenance
         self.foresight = Foresight(self.planner, np.isin(self.planner.spec.names, self.acting.watched))
         found = checkpoints(self.out / "checkpoints")
@@ -115,7 +123,8 @@ class Run:
         self.method.refining(self.acting.refine or 0.0)
         self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
         if not found:
-            self.log.write({"step": 0, "environment_steps": 0, "pretrained": self.offline.value, **self._judged()})
+            began = {"step": 0, "environment_steps": 0, "pretrained": self.offline.value, "refine": self.acting.refine}
+            self.log.write(began | self._judged())
             self._save()
 
     def _choose_refinement(self) -> None:
@@ -269,7 +278,7 @@ class Run:
         finally:
             self.method.act_by(self.watch.weights)
             done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
-            done["drifts"] = self.drift.found
+            done |= {"drifts": self.drift.found, "refine": self.acting.refine}
             done |= {"parent_provenance": self.parent_provenance, "online_data": self.replay.store.fingerprint}
             for folder, planner in self.method.planners().items():
                 planner.provenance = {**self.facts, **done}

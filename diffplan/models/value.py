@@ -95,6 +95,8 @@ class ValueFunction(SavedNetwork):
         Raises:
             ValueError: as the class, or the dataset's returns are all the same.
         """
+        if not 0 <= discount < 1:
+            raise ValueError(f"discount={discount}; choose 0 or more and less than 1.")
         facts, spec = reward_statistics(dataset, discount), dataset.spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -184,10 +186,11 @@ def uphill(
     bounds: Float[Tensor, "2 N A"],
     steps: int,
 ) -> Float[Tensor, "B N A"]:
-    """Joint actions near these that twin critics value higher: ascent of the lower twin's team value.
+    """Joint actions that twin critics value higher, uphill from these: ascent of the lower twin's team value.
 
-    Steps get smaller, so that one beyond the top is taken back. No agent's action moves farther than the length of its
-    row of ``limits``, nor beyond ``bounds``; an entry with the limit 0 stays as it is.
+    Steps have a set length and get smaller, so that one beyond the top is mostly taken back; close to the top they end
+    up to half the last one beside it. No agent's action moves farther than the length of its row of ``limits``, nor
+    beyond ``bounds``; an entry with the limit 0 stays as it is.
     """
     low, high = bounds
     start = actions.clamp(low, high)
@@ -201,7 +204,7 @@ def uphill(
         size = 4 * reach / steps * (1 - (step + 0.5) / steps)
         moved = variable.detach() + size * gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-9) - start
         moved = moved * (reach / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
-    return (start + moved).clamp(low, high)
+    return torch.where(limits > 0, (start + moved).clamp(low, high), actions)
 
 
 class TeamNetwork(nn.Module):

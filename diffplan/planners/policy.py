@@ -75,6 +75,7 @@ class RecedingHorizonPolicy:
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch
             are made together) is not used: the robots follow the last one, or brake: the action nearest to 0; counted
             in ``stats``.
+        partners: agents that others drive: ``refine`` leaves what is foreseen of them.
         safety: changes what is executed where robots would come too close, and counts that in its own ``stats``; needs
             a spec whose roles say where position and velocity are.
         memory: past steps to plan with; None: as many as the planner takes.
@@ -98,6 +99,7 @@ class RecedingHorizonPolicy:
         guidance_scale: float = 1.0,
         realism: float = 0.0,
         refine: float = 0.0,
+        partners: Sequence[str] = (),
         deadline_ms: float | None = None,
         safety: SafetyFilter | None = None,
         memory: int | None = None,
@@ -126,6 +128,7 @@ class RecedingHorizonPolicy:
             realism=realism,
             deadline_ms=deadline_ms,
         )
+        self.partners = tuple(partners)
         self.memory = planner.history if memory is None else min(memory, planner.history)
         self.safety, self.stats = safety, PlanningStats()
         self._episodes: list[_Episode] = []
@@ -200,7 +203,8 @@ class RecedingHorizonPolicy:
         """The plans to follow; ``moments`` tell each question's episode, by its seed, and step."""
         plans = self.planner.answer(questions, sampling)
         if self.refine and self.planner.value_function is not None:
-            plans = refine_first_actions(plans, self.planner.value_function, self.planner.normalizer, self.refine)
+            planner, value = self.planner, self.planner.value_function
+            plans = refine_first_actions(plans, value, planner.normalizer, self.refine, self.partners)
         return plans
 
     def _act(self, episode: _Episode, seen: Observations) -> Actions:

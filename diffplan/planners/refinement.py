@@ -20,12 +20,16 @@ STEPS = 5
 
 
 def refine_first_actions(
-    plans: Sequence[Plan], value_function: ValueFunction, normalizer: Normalizer, radius: float
+    plans: Sequence[Plan],
+    value_function: ValueFunction,
+    normalizer: Normalizer,
+    radius: float,
+    partners: Sequence[str] = (),
 ) -> list[Plan]:
     """Plans (all of the same agents) whose best candidate's first joint action has a higher value.
 
     Ascends min Q(o_0, a_0), the team's, within the actions' bounds; no agent's action moves farther than ``radius``, in
-    standard deviations of the data's actions (root mean square over its entries).
+    standard deviations of the data's actions (root mean square over its entries). ``partners`` do as they are foreseen.
     """
     spec = plans[0].spec
     best = [plan.best() for plan in plans]
@@ -33,19 +37,21 @@ def refine_first_actions(
         [np.concatenate((p.observations[:, :, :1], p.actions[:, :, :1]), axis=-1) for p in best]
     )  # [B, N, 1, D]
     O = spec.observation_size
+    limits = radius * spec.feature_mask[:, O:].astype(np.float32)
+    limits[np.isin(spec.names, partners)] = 0
     normalized = normalizer.normalize(cells, spec.role_index)[:, :, 0]
-    observations, actions, mask, roles, limits, bounds = (
+    observations, actions, mask, roles, reach, bounds = (
         torch.from_numpy(array).to(value_function.device)
         for array in (
             normalized[..., :O],
             normalized[..., O:],
             np.stack([plan.agent_mask for plan in plans]),
             spec.role_index,
-            radius * spec.feature_mask[:, O:].astype(np.float32),
+            limits,
             normalized_bounds(spec, normalizer),
         )
     )
-    better = uphill(value_function.critics, observations, actions, roles, mask, limits, bounds, STEPS)
+    better = uphill(value_function.critics, observations, actions, roles, mask, reach, bounds, STEPS)
     cells[:, :, 0] = torch.cat((observations, better), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
     return [with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]

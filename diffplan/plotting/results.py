@@ -129,7 +129,7 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
 
 
 def _scores(run: "str | Path | FinetuningReport") -> tuple[tuple[np.ndarray, ...], float]:
-    """Of every evaluated round environment steps, score, its interval, and whether it was undone; the first score."""
+    """Environment steps, score, its interval, and whether it was undone, of evaluated rounds; the pretrained score."""
     if isinstance(run, str | Path):
         path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
         source, rows = str(path), [_json_row(path, number, line) for number, line in _numbered_lines(path)]
