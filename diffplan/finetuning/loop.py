@@ -45,7 +45,7 @@ METHODS: dict[str, type[FrozenPrior]] = {
 }
 """What ``finetune(method=...)`` can be, besides ``"auto"``."""
 AUTO = "critic"
-"""What ``method="auto"`` is: the cheapest. On simple_spread no other paid within 10,000 steps; see docs/design.md."""
+"""What ``method="auto"`` is: the cheapest, and the one that gained on simple_spread; see docs/design.md."""
 
 
 @dataclass(frozen=True)
