@@ -138,7 +138,9 @@ def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | No
     for variant in variants:
         groups = [returns(name, skill, variant, seed, episodes, interpreter) for seed in range(seeds)]
         figures.append(figure(f"{name}_{skill}_{variant.replace(', ', '_').replace(' ', '_')}", groups))
-    figures[0].baselines["the data's mean"] = figure("the data's mean", [own.mean(1).tolist()])
+    found = dict(zip(variants, figures, strict=True))
+    found["none"].baselines["the data's mean"] = figure("the data's mean", [own.mean(1).tolist()])
+    found["refine"].baselines |= {"unguided": found["none"]} | {name: found[name] for name in CLONING}
     return figures
 
 
