@@ -1,4 +1,6 @@
-"""Offline training of a value function by implicit Q-learning (arXiv 2110.06169): no action outside the data is valued.
+"""Training of a value function by implicit Q-learning (arXiv 2110.06169), and, with a ``reach``, a little beyond it.
+
+Without one no action outside the data is valued; with one V is of actions moved uphill from those of the data.
 
 One step draws joint transitions; all randomness of it comes from (seed, step). With ``advantage = min Q(o, a) - V(o)``
 of the team, by critics that follow slowly:
