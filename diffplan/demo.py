@@ -6,16 +6,19 @@ interrupted demo goes on.
 """
 
 import dataclasses
+import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -38,6 +41,7 @@ from diffplan.training import train
 ENV, OPTIONS = "crossing-v0", {"num_robots": 4, "layout": "open"}
 SEED, HORIZON, EXECUTE_STEPS = 0, 32, 1
 JOINT, ALONE, CLONING = "joint planner", "no agent attention", "behaviour cloning"
+FOLDERS = {JOINT: "joint", ALONE: "alone"}  # of the runs
 CANDIDATES, PLAN_STEPS, FILMED_CANDIDATES, DENOISING_STEPS, FRAMES_A_SECOND = 32, 10, 6, 24, 8  # of the pictures
 
 
@@ -78,14 +82,17 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False, progress: bool =
     settings = {"env": ENV, "options": OPTIONS, "seed": SEED, "horizon": HORIZON, "execute_steps": EXECUTE_STEPS}
     claim(out, settings := settings | dataclasses.asdict(budget))
     seconds: dict[str, float] = {}
+    started = time.perf_counter()
     with stage("data", seconds, console):
         dataset = record(out / "data", budget, progress)
-    with stage(JOINT, seconds, console):
-        joint = train_planner(dataset, out / "joint", budget, True, progress)
-    with stage(ALONE, seconds, console):
-        alone = train_planner(dataset, out / "alone", budget, False, progress)
-    with stage(CLONING, seconds, console):
-        cloning = train_behavior_cloning(dataset, steps=budget.cloning_steps, seed=SEED, progress=progress)
+    with half_the_threads() as threads, another_process(ALONE, train_planner, out, ALONE, budget, threads):
+        with stage(JOINT, seconds, console, f" (and {ALONE}, in another process)"):
+            joint = train_planner(out, JOINT, budget, progress=progress)
+        with stage(CLONING, seconds, console):
+            cloning = train_behavior_cloning(dataset, steps=budget.cloning_steps, seed=SEED, progress=progress)
+        console.print(f"[bold]{ALONE}[/] (its last steps)")
+    alone = DiffusionPlanner.from_pretrained(out / FOLDERS[ALONE] / "planner")
+    seconds[ALONE] = training_seconds(out / FOLDERS[ALONE])
     policies: dict[str, Policy] = {JOINT: follow(joint), ALONE: follow(alone), CLONING: cloning}
     with stage("evaluation", seconds, console):
         reports = {name: run(policy, budget, progress) for name, policy in policies.items()}
@@ -101,7 +108,9 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False, progress: bool =
     report = {"settings": settings, "results": results, "seconds": seconds, "pictures": pictures}
     write_json(out / "report.json", report)
     console.print(table(reports, seconds, dataset.spec.dt))
-    console.print(f"{sum(seconds.values()):.0f} s in this run; pictures and report.json are in {escape(str(out))}")
+    console.print(
+        f"{time.perf_counter() - started:.0f} s in this run; pictures and report.json are in {escape(str(out))}"
+    )
     return report
 
 
@@ -114,9 +123,9 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 @contextmanager
-def stage(name: str, seconds: dict[str, float], console: Console) -> Iterator[None]:
+def stage(name: str, seconds: dict[str, float], console: Console, beside: str = "") -> Iterator[None]:
     """Announces one part of the demo and notes how long it took."""
-    console.print(f"[bold]{name}[/]")
+    console.print(f"[bold]{name}[/]{beside}")
     started = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - started, 2)
@@ -136,12 +145,43 @@ def record(path: Path, budget: Budget, progress: bool) -> TrajectoryDataset:
     return load_dataset(path, HORIZON)
 
 
+@contextmanager
+def half_the_threads() -> Iterator[int]:
+    """Leaves half of the processor's threads to another process. Networks of this size gain nothing by a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def another_process(name: str, job: Callable[..., Any], *arguments: Any) -> Iterator[None]:
+    """Does a job in a process of its own beside what is done here; it ends with this one, done or not.
+
+    Raises ``RuntimeError`` when the job failed; its traceback is on standard error by then.
+    """
+    process = get_context("spawn").Process(name=name, target=job, args=arguments, daemon=True)
+    process.start()
+    try:
+        yield
+        process.join()
+    finally:
+        process.terminate()
+    if process.exitcode:
+        raise RuntimeError(f"{name}: its process ended with exit code {process.exitcode}; start again to go on.")
+
+
 def train_planner(
-    dataset: TrajectoryDataset, out: Path, budget: Budget, agent_attention: bool, progress: bool
+    out: Path, name: str, budget: Budget, threads: int | None = None, progress: bool = False
 ) -> DiffusionPlanner:
     """A trained planner; from its last checkpoint on, if it has one."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    dataset = load_dataset(out / "data", HORIZON)
     planner = DiffusionPlanner.for_dataset(
-        dataset, width=budget.width, depth=budget.depth, agent_attention=agent_attention, seed=SEED
+        dataset, width=budget.width, depth=budget.depth, agent_attention=name == JOINT, seed=SEED
     )
     train(
         planner,
@@ -149,13 +189,18 @@ def train_planner(
         steps=budget.training_steps,
         batch_size=budget.batch_size,
         seed=SEED,
-        out=out,
+        out=out / FOLDERS[name],
         resume=True,
         checkpoint_every=budget.training_steps // 4,
         log_every=10,
         progress=progress,
     )
     return planner
+
+
+def training_seconds(run: Path) -> float:
+    """How long a run trained, as its metrics say."""
+    return float(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"])
 
 
 def follow(planner: DiffusionPlanner, num_samples: int = 1) -> RecedingHorizonPolicy:
@@ -195,7 +240,7 @@ def draw_denoising(planner: DiffusionPlanner, out: Path) -> list[str]:
 
 def draw_runs(reports: Mapping[str, EvaluationReport], out: Path) -> list[str]:
     """``learning_curve.png`` and ``comparison.png``."""
-    save(plot_learning_curve({JOINT: out / "joint", ALONE: out / "alone"}), out / "learning_curve.png")
+    save(plot_learning_curve({name: out / folder for name, folder in FOLDERS.items()}), out / "learning_curve.png")
     shown = {name: {key: report.summary()[key] for key in ("success", "contacts")} for name, report in reports.items()}
     save(plot_comparison(shown), out / "comparison.png")
     return ["learning_curve.png", "comparison.png"]

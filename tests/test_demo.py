@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from diffplan.cli import main
 from diffplan.datasets import TrajectoryStore
-from diffplan.demo import ALONE, CLONING, JOINT, QUICK, demo
+from diffplan.demo import ALONE, CLONING, JOINT, QUICK, another_process, demo
 from diffplan.planners import DiffusionPlanner
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def test_an_interrupted_demo_goes_on_to_the_same_results_and_needs_no_screen(
     shutil.copytree(
         finished, out, ignore=shutil.ignore_patterns("planner", f"step_{QUICK.training_steps:08d}", "*.mp4")
     )
-    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    monkeypatch.setenv("MUJOCO_GL", "disable")
     report = demo(out, quick=True)
     before = json.loads((finished / "report.json").read_text())["results"]
     for name, results in report["results"].items():
@@ -55,6 +56,12 @@ def test_an_interrupted_demo_goes_on_to_the_same_results_and_needs_no_screen(
     assert set(report["pictures"]) == PICTURES
     said = capsys.readouterr().out
     assert "no rollout.mp4" in said and "MUJOCO_GL=egl" in said
+
+
+def test_a_training_that_fails_in_its_own_process_fails_the_demo():
+    failure = pytest.raises(RuntimeError, match="no agent attention: its process ended with exit code 3; start again")
+    with failure, another_process(ALONE, sys.exit, 3):
+        pass
 
 
 def test_a_folder_of_other_sizes_is_refused_and_left_alone(finished: Path):
