@@ -140,7 +140,7 @@ def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | No
         figures.append(figure(f"{name}_{skill}_{variant.replace(', ', '_').replace(' ', '_')}", groups))
     found = dict(zip(variants, figures, strict=True))
     found["none"].baselines["the data's mean"] = figure("the data's mean", [own.mean(1).tolist()])
-    found["refine"].baselines |= {"unguided": found["none"]} | {name: found[name] for name in CLONING}
+    found["refine"].baselines.update({"unguided": found["none"]} | {name: found[name] for name in CLONING})
     return figures
 
 

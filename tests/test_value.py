@@ -16,7 +16,7 @@ import torch
 import diffplan as dp
 from diffplan.datasets.transitions import take_transitions
 from diffplan.files import sha256
-from diffplan.models.value import lower_twin
+from diffplan.models.value import PRICE, lower_twin, uphill
 from diffplan.planners.saving import load_components
 from diffplan.value_calibration import Calibration, calibration
 from diffplan.value_training import ValueLearner
@@ -178,22 +178,39 @@ def test_the_lower_twin_is_one_critic_whose_agents_add_up_to_its_team_value(rand
     torch.testing.assert_close(lower.sum(-1), twins.sum(-1).amin(0))
 
 
-def test_a_plan_is_worth_its_rewards_and_what_follows(random_value) -> None:
-    H = 4
+def test_a_plan_is_worth_the_least_that_its_rewards_and_what_follows_come_to_from_any_look(random_value) -> None:
+    H = 4  # as many as there are looks
     observations, actions, roles, mask = random_team(H=H)
     mask[1, 0] = False
-    expected = torch.zeros(mask.shape)
-    for t in range(H - 1):
-        expected += 0.99**t * random_value.rewards(observations[:, :, t], actions[:, :, t], roles, mask)
-    expected += 0.99 ** (H - 1) * lower_twin(
-        random_value.action_values(observations[:, :, -1], actions[:, :, -1], roles, mask)
-    )
+    gained, looks = torch.zeros(mask.shape), []
+    for t in range(H):
+        step = observations[:, :, t], actions[:, :, t], roles, mask
+        looks.append(gained + 0.99**t * lower_twin(random_value.action_values(*step)))
+        gained = gained + 0.99**t * random_value.rewards(*step)
+    weights = torch.stack([-look.sum(-1) for look in looks]).softmax(0)
+    expected = sum(weight[:, None] * look for weight, look in zip(weights, looks, strict=True))
     plan = observations.requires_grad_(), actions.requires_grad_()
     values = random_value.plan_values(*plan, roles, mask)
     torch.testing.assert_close(values, 3.0 * expected)
+    teams = torch.stack([3.0 * look.sum(-1) for look in looks])
+    assert (values.sum(-1) >= teams.amin(0) - 1e-4).all() and (values.sum(-1) <= teams.mean(0) + 1e-4).all()
     for gradient in torch.autograd.grad(values.sum(), plan):
         moved = gradient.abs().sum(-1).gt(0)
         assert moved[2:].all() and moved[1, 1:].all() and not moved[1, 0].any()
+
+
+@pytest.mark.parametrize(("lean", "moves"), [(0.9, False), (1.1, True)])
+def test_an_action_moves_uphill_only_where_that_gains_more_than_its_price(lean: float, moves: bool) -> None:
+    def critics(inputs: torch.Tensor, roles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return (lean * PRICE * inputs[..., 2:3]).expand(2, -1, -1, -1)  # only the first action's entry counts
+
+    actions, limits = torch.zeros(5, 3, 2), torch.full((3, 2), 0.5)
+    limits[2] = 0
+    bounds = torch.stack((torch.full((3, 2), -1.0), torch.full((3, 2), 1.0)))
+    roles, mask = torch.zeros(3, dtype=torch.long), torch.ones(5, 3, dtype=torch.bool)
+    moved = uphill(critics, torch.zeros(5, 3, 2), actions, roles, mask, limits, bounds, steps=5)
+    assert (moved[:, :2, 0] > 0.4).all() == moves
+    assert (moved[:, 2] == 0).all() and (moves or (moved == 0).all())
 
 
 def test_with_reach_values_are_those_of_a_team_that_does_better_than_the_data_and_no_better_than_can_be(

@@ -2,10 +2,14 @@
 
 Critics see all agents at once: one token per agent, attention over the agents, weights shared by all, so relabelling
 agents relabels values, and any number of agents works. As in implicit Q-learning (arXiv 2110.06169) there are twin
-``Q(o, a)`` and a ``V(o)``; a small third network regresses the reward of a step, so that a plan can be scored step by
-step:
+``Q(o, a)`` and a ``V(o)``; a small third network regresses the reward of a step, so that a plan can be looked at from
+several of its steps:
 
-    value of a plan = sum_{t < H-1} discount^t reward(o_t, a_t) + discount^(H-1) min Q(o_{H-1}, a_{H-1})
+    value of a plan, seen from step n = sum_{t < n} discount^t reward(o_t, a_t) + discount^n min Q(o_n, a_n)
+
+The plan's value is the soft minimum of what ``LOOKS`` steps see, evenly spread from the first to the last. (Seen from
+the last one alone, plans go straight through a collision: it is rare among rewards, and an imagined team goes on behind
+it. Ranking plans from medium data like that took success in crossing from 0.97 to 0.84, and so to 1.)
 """
 
 from typing import TYPE_CHECKING, Self
@@ -154,26 +158,41 @@ class ValueFunction(SavedNetwork):
         """Each agent's discounted return of a planned future, in physical rewards; sum over N for the team's.
 
         Differentiable in observations and actions. The agents of ``mask`` are taken to be there at every step. With a
-        ``stride``, every so many steps' reward stands for all of them, which costs as much less.
+        ``stride``, every so many steps' reward stands for all of them, which costs as much less. The steps that the
+        plan is seen from weigh the more the less the team may expect there, by e for every unit of ``reward_scale``.
         """
         B, N, H, _ = observations.shape
-        last = lower_twin(self.action_values(observations[:, :, -1], actions[:, :, -1], roles, mask))
-        values = self.config.discount ** (H - 1) * last
+        looks = torch.linspace(0, H - 1, min(LOOKS, H), device=observations.device).round().long()
+        seen, done = (x[:, :, looks].transpose(1, 2).flatten(0, 1) for x in (observations, actions))
+        follows = lower_twin(self.action_values(seen, done, roles, mask.repeat_interleave(len(looks), dim=0)))
+        discounts = self.config.discount ** torch.arange(H, device=follows.device, dtype=follows.dtype)
+        returns = discounts[looks, None] * follows.reshape(B, len(looks), N)
         if H > 1:
             seen, done = (x[:, :, :-1:stride].transpose(1, 2) for x in (observations, actions))
-            looked_at = seen.shape[1]
-            everybody = mask.repeat_interleave(looked_at, dim=0)
-            steps = self.rewards(seen.flatten(0, 1), done.flatten(0, 1), roles, everybody).reshape(B, looked_at, N)
-            discounts = self.config.discount ** torch.arange(H - 1, device=steps.device, dtype=steps.dtype)
-            stands_for = F.pad(discounts, (0, -(H - 1) % stride)).reshape(looked_at, stride).sum(1)
-            values = values + torch.einsum("bhn,h->bn", steps, stands_for)
-        return self.config.reward_scale * values
+            everybody = mask.repeat_interleave(seen.shape[1], dim=0)
+            steps = self.rewards(seen.flatten(0, 1), done.flatten(0, 1), roles, everybody).reshape(B, -1, N)
+            steps = steps.repeat_interleave(stride, dim=1)[:, : H - 1] * discounts[:-1, None]
+            returns = returns + F.pad(steps.cumsum(1), (0, 0, 1, 0))[:, looks]
+        worse = (-returns.detach().sum(-1)).softmax(1)  # as a soft minimum's gradient weighs them
+        return self.config.reward_scale * torch.einsum("bln,bl->bn", returns, worse)
 
 
 def lower_twin(action_values: Float[Tensor, "2 B N"]) -> Float[Tensor, "B N"]:
     """The values of the critic that expects less of the team: of one critic, so that they add up to its team value."""
     second = action_values[1].sum(-1) < action_values[0].sum(-1)
     return torch.where(second[:, None], action_values[1], action_values[0])
+
+
+LOOKS = 4
+"""From how many of its steps a plan is looked at."""
+
+PRICE = 0.1
+"""What moving an agent's action by a standard deviation must gain at least, as a share of the returns' spread.
+
+Where no action matters, critics still lean somewhere, and a team that follows them leaves the data step by step.
+Critics of medium data lean by 0.43 in simple_spread (the twins' directions have a cosine of 0.93), and by 0.035 in
+crossing (0.19), where moves without a price took success from 0.97 to 0 and with it to 1.
+"""
 
 
 def uphill(
@@ -186,11 +205,12 @@ def uphill(
     bounds: Float[Tensor, "2 N A"],
     steps: int,
 ) -> Float[Tensor, "B N A"]:
-    """Joint actions that twin critics value higher, uphill from these: ascent of the lower twin's team value.
+    """Joint actions that twin critics value higher, by more than the ``PRICE`` of going there: ascent of the lower
+    twin's team value less the price, from these actions on.
 
     Steps have a set length and get smaller, so that one beyond the top is mostly taken back; close to the top they end
     up to half the last one beside it. No agent's action moves farther than the length of its row of ``limits``, nor
-    beyond ``bounds``; an entry with the limit 0 stays as it is.
+    beyond ``bounds``; an entry with the limit 0 stays as it is, and so does an agent for whom nothing is worth a move.
     """
     low, high = bounds
     start = actions.clamp(low, high)
@@ -201,10 +221,16 @@ def uphill(
             twins = critics(torch.cat((observations, variable), dim=-1), roles, mask).squeeze(-1)
             (gradient,) = torch.autograd.grad(lower_twin(twins).sum(), variable)
         gradient = gradient.nan_to_num() * (limits > 0)
+        gain = gradient - PRICE * _direction(torch.where(moved.any(-1, keepdim=True), moved, gradient))
+        worth = moved.any(-1, keepdim=True) | (gradient.norm(dim=-1, keepdim=True) > PRICE)
         size = 4 * reach / steps * (1 - (step + 0.5) / steps)
-        moved = variable.detach() + size * gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-9) - start
+        moved = variable.detach() + worth * size * _direction(gain) - start
         moved = moved * (reach / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
     return torch.where(limits > 0, (start + moved).clamp(low, high), actions)
+
+
+def _direction(vectors: Float[Tensor, "B N A"]) -> Float[Tensor, "B N A"]:
+    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-9)
 
 
 class TeamNetwork(nn.Module):
