@@ -108,7 +108,7 @@ def test_refined_first_actions_are_worth_more_and_stay_within_reach(dataset, pla
     value = dp.ValueFunction.for_dataset(dataset, width=16, depth=1)
     dp.train_value(value, dataset, steps=60, batch_size=64, learning_rate=3e-3, progress=False)
     plan, other = planner(NOW, seed=1), planner(NOW, seed=2)
-    refined = refine_first_actions([plan, other], value, planner.normalizer, 0.5)
+    refined = refine_first_actions([plan, other], value, planner.normalizer, 0.5, price=0)
 
     def worth(plan: dp.Plan) -> float:
         cells = np.concatenate((plan.observations[:, :, :1], plan.actions[:, :, :1]), -1)
@@ -116,8 +116,10 @@ def test_refined_first_actions_are_worth_more_and_stay_within_reach(dataset, pla
         roles, mask = torch.from_numpy(LINE.role_index), torch.ones(1, 2, dtype=torch.bool)
         return lower_twin(value.action_values(cells[..., :1], cells[..., 1:], roles, mask)).sum().item()
 
-    alone = refine_first_actions([plan], value, planner.normalizer, 0.5, partners=["b"])[0]
+    alone = refine_first_actions([plan], value, planner.normalizer, 0.5, partners=["b"], price=0)[0]
     assert np.array_equal(alone.actions[:, 1], plan.actions[:, 1]) and worth(plan) < worth(alone) < worth(refined[0])
+    dear = refine_first_actions([plan], value, planner.normalizer, 0.5, price=10)[0]
+    assert np.array_equal(dear.actions, plan.actions)
     scale = planner.normalizer.config.scale[0][1]
     for before, after in zip((plan, other), refined, strict=True):
         assert worth(after) > worth(before)
@@ -129,6 +131,8 @@ def test_refined_first_actions_are_worth_more_and_stay_within_reach(dataset, pla
 def test_a_policy_that_refines_needs_a_value_function_and_saves_it(dataset, planner, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a planner with a value function"):
         dp.RecedingHorizonPolicy(planner, refine=0.5)
+    with pytest.raises(ValueError, match="refine_price=-1; give a share"):
+        dp.RecedingHorizonPolicy(planner, refine_price=-1)
     value = dp.ValueFunction.for_dataset(dataset, width=16, depth=1)
     planner.register_modules(value_function=value)
     planner.save_pretrained(tmp_path / "planner")

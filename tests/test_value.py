@@ -16,7 +16,7 @@ import torch
 import diffplan as dp
 from diffplan.datasets.transitions import take_transitions
 from diffplan.files import sha256
-from diffplan.models.value import PRICE, lower_twin, uphill
+from diffplan.models.value import lower_twin, uphill
 from diffplan.planners.saving import load_components
 from diffplan.value_calibration import Calibration, calibration
 from diffplan.value_training import ValueLearner
@@ -202,13 +202,13 @@ def test_a_plan_is_worth_the_least_that_its_rewards_and_what_follows_come_to_fro
 @pytest.mark.parametrize(("lean", "moves"), [(0.9, False), (1.1, True)])
 def test_an_action_moves_uphill_only_where_that_gains_more_than_its_price(lean: float, moves: bool) -> None:
     def critics(inputs: torch.Tensor, roles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return (lean * PRICE * inputs[..., 2:3]).expand(2, -1, -1, -1)  # only the first action's entry counts
+        return (lean * inputs[..., 2:3]).expand(2, -1, -1, -1)  # only the first action's entry counts
 
     actions, limits = torch.zeros(5, 3, 2), torch.full((3, 2), 0.5)
     limits[2] = 0
     bounds = torch.stack((torch.full((3, 2), -1.0), torch.full((3, 2), 1.0)))
     roles, mask = torch.zeros(3, dtype=torch.long), torch.ones(5, 3, dtype=torch.bool)
-    moved = uphill(critics, torch.zeros(5, 3, 2), actions, roles, mask, limits, bounds, steps=5)
+    moved = uphill(critics, torch.zeros(5, 3, 2), actions, roles, mask, limits, bounds, steps=5, price=1.0)
     assert (moved[:, :2, 0] > 0.4).all() == moves
     assert (moved[:, 2] == 0).all() and (moves or (moved == 0).all())
 

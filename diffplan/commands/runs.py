@@ -221,6 +221,7 @@ class Evaluate:
         guidance_scale: how far to go for that; above 1 exaggerates it.
         realism: weight of how likely a plan looks to the unguided network, in the ranking.
         refine: how far the value function may move first actions, in standard deviations.
+        refine_price: share of the returns' spread that a move by a standard deviation must gain.
         decode_actions: read actions off the planned observations (inverse dynamics).
         deadline_ms: plan in this time; a plan that takes longer is not used, and counted.
         safe: change actions where robots would come too close (SafetyFilter).
@@ -246,6 +247,7 @@ class Evaluate:
     guidance_scale: float = 1.0
     realism: float = 0.0
     refine: float = 0.0
+    refine_price: float = 0.1
     decode_actions: bool = False
     deadline_ms: float | None = None
     safe: bool = False
@@ -270,6 +272,7 @@ class Evaluate:
             guidance_scale=self.guidance_scale,
             realism=self.realism,
             refine=self.refine,
+            refine_price=self.refine_price,
             deadline_ms=self.deadline_ms,
             safety=make_safety(env) if self.safe else None,
         )

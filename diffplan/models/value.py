@@ -186,15 +186,6 @@ def lower_twin(action_values: Float[Tensor, "2 B N"]) -> Float[Tensor, "B N"]:
 LOOKS = 4
 """From how many of its steps a plan is looked at."""
 
-PRICE = 0.1
-"""What moving an agent's action by a standard deviation must gain at least, as a share of the returns' spread.
-
-Where no action matters, critics still lean somewhere, and a team that follows them leaves the data step by step.
-Critics of medium data lean by 0.43 in simple_spread (the twins' directions have a cosine of 0.93), and by 0.035 in
-crossing (0.19), where moves without a price took success from 0.97 to 0 and with it to 1.
-"""
-
-
 def uphill(
     critics: "TeamNetwork",
     observations: Float[Tensor, "B N O"],
@@ -204,9 +195,10 @@ def uphill(
     limits: Float[Tensor, "N A"],
     bounds: Float[Tensor, "2 N A"],
     steps: int,
+    price: float = 0.0,
 ) -> Float[Tensor, "B N A"]:
-    """Joint actions that twin critics value higher, by more than the ``PRICE`` of going there: ascent of the lower
-    twin's team value less the price, from these actions on.
+    """Joint actions that twin critics value higher, uphill from these: ascent of the lower twin's team value, less a
+    ``price`` for every unit that an agent's action moves.
 
     Steps have a set length and get smaller, so that one beyond the top is mostly taken back; close to the top they end
     up to half the last one beside it. No agent's action moves farther than the length of its row of ``limits``, nor
@@ -221,8 +213,8 @@ def uphill(
             twins = critics(torch.cat((observations, variable), dim=-1), roles, mask).squeeze(-1)
             (gradient,) = torch.autograd.grad(lower_twin(twins).sum(), variable)
         gradient = gradient.nan_to_num() * (limits > 0)
-        gain = gradient - PRICE * _direction(torch.where(moved.any(-1, keepdim=True), moved, gradient))
-        worth = moved.any(-1, keepdim=True) | (gradient.norm(dim=-1, keepdim=True) > PRICE)
+        gain = gradient - price * _direction(torch.where(moved.any(-1, keepdim=True), moved, gradient))
+        worth = moved.any(-1, keepdim=True) | (gradient.norm(dim=-1, keepdim=True) > price)
         size = 4 * reach / steps * (1 - (step + 0.5) / steps)
         moved = variable.detach() + worth * size * _direction(gain) - start
         moved = moved * (reach / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)

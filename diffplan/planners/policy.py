@@ -13,7 +13,7 @@ from jaxtyping import Float
 from diffplan.planners.guides import Guide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question, Sampling
-from diffplan.planners.refinement import refine_first_actions
+from diffplan.planners.refinement import PRICE, refine_first_actions
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan
@@ -72,6 +72,8 @@ class RecedingHorizonPolicy:
         realism: see there.
         refine: how far the planner's value function may move the first action of a plan uphill, in standard deviations
             of the data's actions; 0 leaves it as planned. Wants ``execute_steps=1``.
+        refine_price: share of the returns' spread that moving an action by a standard deviation must gain; an action
+            stays as planned where it gains less.
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch
             are made together) is not used: the robots follow the last one, or brake: the action nearest to 0; counted
             in ``stats``.
@@ -99,6 +101,7 @@ class RecedingHorizonPolicy:
         guidance_scale: float = 1.0,
         realism: float = 0.0,
         refine: float = 0.0,
+        refine_price: float = PRICE,
         partners: Sequence[str] = (),
         deadline_ms: float | None = None,
         safety: SafetyFilter | None = None,
@@ -112,9 +115,12 @@ class RecedingHorizonPolicy:
             raise ValueError(f"warm_start_level={warm_start_level}; choose a noise level in (0, 1], or None.")
         if not 0 <= refine < float("inf"):
             raise ValueError(f"refine={refine}; give a number of standard deviations, 0 or more.")
+        if not 0 <= refine_price < float("inf"):
+            raise ValueError(f"refine_price={refine_price}; give a share of the returns' spread, 0 or more.")
         if refine and planner.value_function is None:
             raise ValueError(f"refine={refine} needs a planner with a value function; train one with train_value.")
-        self.planner, self.execute_steps, self.refine, self.deadline_ms = planner, execute_steps, refine, deadline_ms
+        self.planner, self.execute_steps, self.deadline_ms = planner, execute_steps, deadline_ms
+        self.refine, self.refine_price = refine, refine_price
         self.warm_start_level, self.warm_start_steps = warm_start_level, warm_start_steps
         self.sampling = Sampling(
             num_samples,
@@ -204,7 +210,8 @@ class RecedingHorizonPolicy:
         plans = self.planner.answer(questions, sampling)
         if self.refine and self.planner.value_function is not None:
             planner, value = self.planner, self.planner.value_function
-            plans = refine_first_actions(plans, value, planner.normalizer, self.refine, self.partners)
+            reach, price = self.refine, self.refine_price
+            plans = refine_first_actions(plans, value, planner.normalizer, reach, self.partners, price)
         return plans
 
     def _act(self, episode: _Episode, seen: Observations) -> Actions:

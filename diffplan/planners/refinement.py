@@ -17,6 +17,13 @@ from diffplan.spec import JointSpec
 from diffplan.trajectory import Plan
 
 STEPS = 5
+PRICE = 0.1
+"""What moving an agent's action by a standard deviation must gain, as a share of the returns' spread.
+
+Where no action matters, critics still lean somewhere, and a team that follows them leaves the data step by step. Those
+of medium data lean by 0.43 in simple_spread (the twins' directions have a cosine of 0.93) and by 0.035 in crossing
+(0.19), where a reach of 1 without a price took success from 0.97 to 0, and with it to 1.
+"""
 
 
 def refine_first_actions(
@@ -25,11 +32,13 @@ def refine_first_actions(
     normalizer: Normalizer,
     radius: float,
     partners: Sequence[str] = (),
+    price: float = PRICE,
 ) -> list[Plan]:
     """Plans (all of the same agents) whose best candidate's first joint action has a higher value.
 
     Ascends min Q(o_0, a_0), the team's, within the actions' bounds; no agent's action moves farther than ``radius``, in
-    standard deviations of the data's actions (root mean square over its entries). ``partners`` do as they are foreseen.
+    standard deviations of the data's actions (root mean square over its entries), nor where a standard deviation gains
+    less than ``price`` of the returns' spread. ``partners`` do as they are foreseen.
     """
     spec = plans[0].spec
     best = [plan.best() for plan in plans]
@@ -51,7 +60,7 @@ def refine_first_actions(
             normalized_bounds(spec, normalizer),
         )
     )
-    better = uphill(value_function.critics, observations, actions, roles, mask, reach, bounds, STEPS)
+    better = uphill(value_function.critics, observations, actions, roles, mask, reach, bounds, STEPS, price)
     cells[:, :, 0] = torch.cat((observations, better), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
     return [with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
