@@ -142,12 +142,23 @@ def test_relabelling_agents_relabels_their_values(random_value) -> None:
         torch.testing.assert_close(one[..., order], other)
 
 
-def test_a_plan_that_stands_still_is_worth_the_same_seen_at_every_step_or_at_some(random_value) -> None:
+def test_rewards_between_two_looks_are_those_of_the_first(random_value) -> None:
     observations, actions, roles, mask = random_team()
-    still = [cells[:, :, None].expand(-1, -1, 10, -1) for cells in (observations, actions)]
-    exact = random_value.plan_values(*still, roles, mask)
-    for stride in (2, 4, 20):
-        torch.testing.assert_close(random_value.plan_values(*still, roles, mask, stride), exact)
+    still = [cells[:, :, None].expand(-1, -1, 7, -1) for cells in (observations, actions)]
+    changed = [cells.clone() for cells in still]
+    for cells in changed:
+        cells[:, :, [1, 2, 4, 5]] += 1  # looks are at 0, 3 and 6
+    ahead = lower_twin(random_value.action_values(observations, actions, roles, mask))
+    reward = random_value.rewards(observations, actions, roles, mask)
+    looks = [reward * sum(0.99**t for t in range(n)) + 0.99**n * ahead for n in (0, 3, 6)]
+    expected = 3.0 * soft_minimum(looks)
+    for plan in (still, changed):
+        torch.testing.assert_close(random_value.plan_values(*plan, roles, mask, looks=3), expected)
+
+
+def soft_minimum(looks: list[torch.Tensor]) -> torch.Tensor:
+    weights = torch.stack([-look.sum(-1) for look in looks]).softmax(0)
+    return (weights[..., None] * torch.stack(looks)).sum(0)
 
 
 def test_absent_agents_are_worth_nothing_and_change_nobody(random_value) -> None:
@@ -187,11 +198,9 @@ def test_a_plan_is_worth_the_least_that_its_rewards_and_what_follows_come_to_fro
         step = observations[:, :, t], actions[:, :, t], roles, mask
         looks.append(gained + 0.99**t * lower_twin(random_value.action_values(*step)))
         gained = gained + 0.99**t * random_value.rewards(*step)
-    weights = torch.stack([-look.sum(-1) for look in looks]).softmax(0)
-    expected = sum(weight[:, None] * look for weight, look in zip(weights, looks, strict=True))
     plan = observations.requires_grad_(), actions.requires_grad_()
     values = random_value.plan_values(*plan, roles, mask)
-    torch.testing.assert_close(values, 3.0 * expected)
+    torch.testing.assert_close(values, 3.0 * soft_minimum(looks))
     teams = torch.stack([3.0 * look.sum(-1) for look in looks])
     assert (values.sum(-1) >= teams.amin(0) - 1e-4).all() and (values.sum(-1) <= teams.mean(0) + 1e-4).all()
     for gradient in torch.autograd.grad(values.sum(), plan):

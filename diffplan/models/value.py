@@ -7,7 +7,7 @@ several of its steps:
 
     value of a plan, seen from step n = sum_{t < n} discount^t reward(o_t, a_t) + discount^n min Q(o_n, a_n)
 
-The plan's value is the soft minimum of what ``LOOKS`` steps see, evenly spread from the first to the last. (Seen from
+The plan's value is the soft minimum of what a few steps see, evenly spread from the first to the last. (Seen from
 the last one alone, plans go straight through a collision: it is rare among rewards, and an imagined team goes on behind
 it. Ranking plans from medium data like that took success in crossing from 0.97 to 0.84, and so to 1.)
 """
@@ -153,26 +153,26 @@ class ValueFunction(SavedNetwork):
         actions: Float[Tensor, "B N H A"],
         roles: Int[Tensor, "N"],
         mask: Bool[Tensor, "B N"],
-        stride: int = 1,
+        looks: int = 4,
     ) -> Float[Tensor, "B N"]:
         """Each agent's discounted return of a planned future, in physical rewards; sum over N for the team's.
 
-        Differentiable in observations and actions. The agents of ``mask`` are taken to be there at every step. With a
-        ``stride``, every so many steps' reward stands for all of them, which costs as much less. The steps that the
-        plan is seen from weigh the more the less the team may expect there, by e for every unit of ``reward_scale``.
+        Differentiable in observations and actions. The agents of ``mask`` are taken to be there at every step. The plan
+        is looked at from so many of its steps, which weigh the more the less the team may expect there, by e for every
+        unit of ``reward_scale``; between two looks the reward of the first stands for all.
         """
         B, N, H, _ = observations.shape
-        looks = torch.linspace(0, H - 1, min(LOOKS, H), device=observations.device).round().long()
-        seen, done = (x[:, :, looks].transpose(1, 2).flatten(0, 1) for x in (observations, actions))
-        follows = lower_twin(self.action_values(seen, done, roles, mask.repeat_interleave(len(looks), dim=0)))
+        at = torch.linspace(0, H - 1, min(looks, H), device=observations.device).round().long()
+        seen, done = (x[:, :, at].transpose(1, 2) for x in (observations, actions))
+        there = mask.repeat_interleave(len(at), dim=0)
+        follows = lower_twin(self.action_values(seen.flatten(0, 1), done.flatten(0, 1), roles, there))
         discounts = self.config.discount ** torch.arange(H, device=follows.device, dtype=follows.dtype)
-        returns = discounts[looks, None] * follows.reshape(B, len(looks), N)
-        if H > 1:
-            seen, done = (x[:, :, :-1:stride].transpose(1, 2) for x in (observations, actions))
-            everybody = mask.repeat_interleave(seen.shape[1], dim=0)
-            steps = self.rewards(seen.flatten(0, 1), done.flatten(0, 1), roles, everybody).reshape(B, -1, N)
-            steps = steps.repeat_interleave(stride, dim=1)[:, : H - 1] * discounts[:-1, None]
-            returns = returns + F.pad(steps.cumsum(1), (0, 0, 1, 0))[:, looks]
+        returns = discounts[at, None] * follows.reshape(B, len(at), N)
+        if len(at) > 1:
+            there = mask.repeat_interleave(len(at) - 1, dim=0)
+            steps = self.rewards(seen[:, :-1].flatten(0, 1), done[:, :-1].flatten(0, 1), roles, there)
+            since = torch.cat((discounts.new_zeros(1), discounts.cumsum(0)))[at].diff()
+            returns = returns + F.pad((steps.reshape(B, -1, N) * since[:, None]).cumsum(1), (0, 0, 1, 0))
         worse = (-returns.detach().sum(-1)).softmax(1)  # as a soft minimum's gradient weighs them
         return self.config.reward_scale * torch.einsum("bln,bl->bn", returns, worse)
 
@@ -182,9 +182,6 @@ def lower_twin(action_values: Float[Tensor, "2 B N"]) -> Float[Tensor, "B N"]:
     second = action_values[1].sum(-1) < action_values[0].sum(-1)
     return torch.where(second[:, None], action_values[1], action_values[0])
 
-
-LOOKS = 4
-"""From how many of its steps a plan is looked at."""
 
 def uphill(
     critics: "TeamNetwork",

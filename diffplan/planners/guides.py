@@ -245,7 +245,7 @@ class ValueGuide(Guide):
         agent: count only this agent's own return; the team's (the sum) if None.
         weight: as in ``Guide``: 1 makes one unit of the value function's scaled return worth one nat.
         levels: as in ``Guide``; at higher ones the estimate says little about where the plan will go, and values cost.
-        stride: look at every so many steps' reward.
+        looks: from how many of its steps a plan is looked at, see ``ValueFunction.plan_values``.
         name: of its term in ``Plan.terms``.
     """
 
@@ -253,7 +253,7 @@ class ValueGuide(Guide):
     agent: str | None = None
     weight: float = 1.0
     levels: tuple[float, float] | None = (0.0, 0.85)
-    stride: int = 4
+    looks: int = 4
     name: str = "value"
 
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
@@ -262,7 +262,7 @@ class ValueGuide(Guide):
         cells = estimate.normalized.flatten(0, 1)
         roles = torch.from_numpy(estimate.spec.role_index).to(cells.device)
         mask = estimate.agent_mask.repeat_interleave(S, 0)
-        values = self.value_function.plan_values(cells[..., :O], cells[..., O:], roles, mask, self.stride)
+        values = self.value_function.plan_values(cells[..., :O], cells[..., O:], roles, mask, self.looks)
         values = values.reshape(B, S, -1) / self.value_function.config.reward_scale
         if self.agent is not None:
             return values[..., estimate.spec.names.index(self.agent)]
@@ -270,8 +270,8 @@ class ValueGuide(Guide):
 
     def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
         super().check(spec, normalizer, horizon)
-        if self.stride < 1:
-            raise ValueError(f"stride={self.stride}; look at every step (1), every other (2), and so on.")
+        if self.looks < 1:
+            raise ValueError(f"looks={self.looks}; look from at least one step.")
         config = self.value_function.config
         theirs = (config.observation_size, config.action_size, config.num_roles)
         ours = (spec.observation_size, spec.action_size, len(spec.roles))
