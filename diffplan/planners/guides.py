@@ -245,7 +245,8 @@ class ValueGuide(Guide):
         agent: count only this agent's own return; the team's (the sum) if None.
         weight: as in ``Guide``: 1 makes one unit of the value function's scaled return worth one nat.
         levels: as in ``Guide``; at higher ones the estimate says little about where the plan will go, and values cost.
-        looks: from how many of its steps a plan is looked at, see ``ValueFunction.plan_values``.
+        looks: from how many of its steps a plan is looked at, see ``ValueFunction.plan_values``; None: from 8 by a
+            guide that only ranks, from 4 by one that moves plans, which looks at them at every step of denoising.
         name: of its term in ``Plan.terms``.
     """
 
@@ -253,7 +254,7 @@ class ValueGuide(Guide):
     agent: str | None = None
     weight: float = 1.0
     levels: tuple[float, float] | None = (0.0, 0.85)
-    looks: int = 4
+    looks: int | None = None
     name: str = "value"
 
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
@@ -262,7 +263,8 @@ class ValueGuide(Guide):
         cells = estimate.normalized.flatten(0, 1)
         roles = torch.from_numpy(estimate.spec.role_index).to(cells.device)
         mask = estimate.agent_mask.repeat_interleave(S, 0)
-        values = self.value_function.plan_values(cells[..., :O], cells[..., O:], roles, mask, self.looks)
+        looks = self.looks or (8 if self.levels is None else 4)
+        values = self.value_function.plan_values(cells[..., :O], cells[..., O:], roles, mask, looks)
         values = values.reshape(B, S, -1) / self.value_function.config.reward_scale
         if self.agent is not None:
             return values[..., estimate.spec.names.index(self.agent)]
@@ -270,7 +272,7 @@ class ValueGuide(Guide):
 
     def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
         super().check(spec, normalizer, horizon)
-        if self.looks < 1:
+        if self.looks is not None and self.looks < 1:
             raise ValueError(f"looks={self.looks}; look from at least one step.")
         config = self.value_function.config
         theirs = (config.observation_size, config.action_size, config.num_roles)
