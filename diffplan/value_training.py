@@ -149,6 +149,7 @@ class ValueLearner:
         dataset: like the one that the transitions are from: tells of the agents and their actions' bounds.
         learning_rate: see ``train_value``; also ``expectile``, ``target_rate`` and ``reach``.
         partners: whose actions stay as they were, whatever the reach; None: nobody's.
+        price: what moves within the reach must gain, see ``uphill``.
     """
 
     def __init__(
@@ -160,11 +161,12 @@ class ValueLearner:
         target_rate: float,
         reach: float = 0.0,
         partners: Bool[np.ndarray, "N"] | None = None,
+        price: float = 0.0,
     ):
         if dataset.normalizer is None:
             raise ValueError("the dataset has no normalizer; load it with the planner's.")
         self.value, self.spec, self.target_rate = value, dataset.spec, target_rate
-        self.expectile, self.reach = expectile, reach
+        self.expectile, self.reach, self.price = expectile, reach, price
         self.follower = copy.deepcopy(value).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(value.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         movable = self.spec.feature_mask[:, self.spec.observation_size :].astype(np.float32)
@@ -198,7 +200,8 @@ class ValueLearner:
         )
         better, limits = done, self.reach * self.movable
         if limits.any():
-            better = uphill(self.follower.critics, seen, done, roles, mask, limits, self.bounds, ASCENT_STEPS)
+            critics, limited = self.follower.critics, (limits, self.bounds, ASCENT_STEPS, self.price)
+            better = uphill(critics, seen, done, roles, mask, *limited)
         with torch.no_grad():
             followed = lower_twin(self.follower.action_values(seen, better, roles, mask))
             target = returns / scale + discounts[:, None] * value.state_values(then, roles, next_mask)

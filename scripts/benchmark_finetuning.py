@@ -52,7 +52,7 @@ class Row:
     discount: float = 0.99
     values: dict[str, float] = field(default_factory=dict)  # options of ``train_value``
     score: str = "success"
-    refine: float | None = None  # how far critics move first actions; None: what scores best at the beginning
+    acting: dict[str, float] = field(default_factory=dict)  # options of ``Acting``
 
 
 ROWS = {
@@ -62,7 +62,7 @@ ROWS = {
         discount=0.95,
         values={"reach": 0.5},
         score="return",
-        refine=1.0,
+        acting={"refine": 1.0, "refine_price": 0.0},
     ),
     "crossing_doorway": Row("crossing-v0", {"layout": "doorway"}, steps=6_000),
     "transport": Row("transport-v0", steps=6_000),
@@ -94,7 +94,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         offline=offline,
         out=out,
         method=arguments.method,
-        acting=Acting(refine=row.refine),
+        acting=Acting(**row.acting),
         steps=arguments.steps,
         each=arguments.each,
         score=row.score,

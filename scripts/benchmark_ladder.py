@@ -44,10 +44,11 @@ class Task:
     values: dict[str, float] = field(default_factory=dict)  # options of ``train_value``
     weight: float = 3.0
     refine: float = 1.0
+    refine_price: float = 0.1
     random_return: float | None = None  # counts as 0; None: the mean of random data, whose actions are smooth
 
 
-QUICK_TASK: dict[str, Any] = {"discount": 0.95, "values": {"reach": 0.5}}  # 25 steps an episode
+QUICK_TASK: dict[str, Any] = {"discount": 0.95, "values": {"reach": 0.5}, "refine_price": 0.0}  # 25 steps an episode
 TASKS = {
     "crossing": Task("crossing-v0", steps=4_000),
     "transport": Task("transport-v0", steps=8_000),
@@ -58,15 +59,16 @@ TASKS = {
 def acting(variant: str, task: Task, value: dp.ValueFunction) -> dict[str, Any]:
     """How a variant plans: options of ``RecedingHorizonPolicy``."""
     moving, ranking = dp.ValueGuide(value, weight=task.weight), dp.ValueGuide(value, levels=None)
+    refining = {"refine": task.refine, "refine_price": task.refine_price}
     return {
         "none": {},
         "ranking": {"guides": [ranking], "num_samples": 16},
         "gradient": {"guides": [moving]},
         "return": {"target_return": 0.95, "guidance_scale": 1.5},
-        "refine": {"refine": task.refine},
+        "refine": refining,
         "gradient, ranking": {"guides": [moving], "num_samples": 16},
-        "gradient, refine": {"guides": [moving], "refine": task.refine},
-        "ranking, refine": {"guides": [ranking], "num_samples": 16, "refine": task.refine},
+        "gradient, refine": {"guides": [moving], **refining},
+        "ranking, refine": {"guides": [ranking], "num_samples": 16, **refining},
     }[variant]
 
 

@@ -452,7 +452,7 @@ def test_a_method_that_is_loaded_goes_on_to_the_bit(
 
     whole, resumed = begun(), begun()
     for one in (whole, resumed):
-        one.refining(0.5)
+        one.refining(0.5, 0.0)
     resumed.load(learned(whole, range(2)))
     expected, found = learned(whole, range(2, 4)), learned(resumed, range(2, 4))
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())

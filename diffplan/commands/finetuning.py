@@ -41,8 +41,9 @@ class Finetune:
         critic_steps: of training a value function first, where the planner has none.
         num_samples: candidates a plan; this and the next two do not concern gradient, which acts by first samples.
         value_weight: of the value in the ranking; more explores less.
-        refine: how far the critics may move first actions, in standard deviations; by default what of 0, 0.5 and 1
-            scores best at the beginning.
+        refine: how far the critics may move first actions, in standard deviations; by default what scores best at the
+            beginning: not at all, or 1 at one of three prices.
+        refine_price: share of the returns' spread that a move by a standard deviation must gain; only with --refine.
         safe: change actions where robots would come too close (SafetyFilter), also while exploring.
         score: what counts of an evaluation.
         evaluate_every: environment steps between two evaluations.
@@ -70,6 +71,7 @@ class Finetune:
     num_samples: int = 8
     value_weight: float = 4.0
     refine: float | None = None
+    refine_price: float = 0.1
     safe: bool = False
     score: Literal["return", "success"] = "return"
     evaluate_every: int = 10_000
@@ -89,7 +91,8 @@ class Finetune:
         planner, env = load(self.path, None, self.env, self.option)
         with waiting("reading the data", shown=not self.json):
             offline = load_dataset(self.data, planner.horizon, planner.history, planner.normalizer)
-        acting = Acting(self.num_samples, self.value_weight, self.refine, make_safety(env) if self.safe else None)
+        safety = make_safety(env) if self.safe else None
+        acting = Acting(self.num_samples, self.value_weight, self.refine, self.refine_price, safety)
         report = finetune(
             planner,
             env,
@@ -114,6 +117,7 @@ class Finetune:
             progress=not self.json,
         )
         ranked = f" --num-samples {self.num_samples} --guide rank={self.value_weight:g} --refine {report.refine:g}"
+        ranked += f" --refine-price {report.refine_price:g}" * bool(report.refine)
         flags = "" if METHODS[report.method].on_policy else ranked
         facts = {
             "planner": str(self.out / ("planners" if self.each else "planner")),
@@ -122,6 +126,7 @@ class Finetune:
             "offline": asdict(report.offline) if self.json else str(report.offline),
             "best": asdict(report.best) if self.json else str(report.best),
             "refine": report.refine,
+            "refine_price": report.refine_price,
             "rollbacks": report.rollbacks,
             "signs": report.signs,
             "drifts": [f"episode {first}" for first in report.drifts],

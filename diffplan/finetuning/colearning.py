@@ -59,9 +59,9 @@ class CoLearners(FrozenPrior):
     def members(self) -> list[FrozenPrior]:
         return list(self.learners.values())
 
-    def refining(self, reach: float) -> None:
+    def refining(self, reach: float, price: float) -> None:
         for one in self.learners.values():
-            one.refining(reach)
+            one.refining(reach, price)
 
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
         for one in self.learners.values():

@@ -132,7 +132,7 @@ class PolicyGradient(FrozenPrior):
         self.explorer = TryingPolicy(self.planner, self.learning.spread, acting.safety)
         return acting.beside_partners(self.explorer, self.planner.spec)
 
-    def refining(self, reach: float) -> None:
+    def refining(self, reach: float, price: float) -> None:
         """Does not concern it."""
 
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:

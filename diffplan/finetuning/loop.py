@@ -65,6 +65,7 @@ class FinetuningReport:
         metrics: where the rows are written.
         policy: acts by what was learned, as in the run's evaluations.
         refine: how far it refines first actions.
+        refine_price: what that must gain.
     """
 
     method: str
@@ -79,6 +80,7 @@ class FinetuningReport:
     metrics: Path
     policy: Team
     refine: float
+    refine_price: float
 
 
 def finetune(
@@ -212,6 +214,7 @@ def finetune(
         out / "metrics.jsonl",
         learner.team(run.acting),
         0.0 if learner.on_policy else run.acting.refine or 0.0,
+        run.acting.refine_price,
     )
 
 

@@ -140,9 +140,9 @@ class FrozenPrior:
         """Who acts, also with ``exploration``."""
         return acting.policy(self.planner, exploration)
 
-    def refining(self, reach: float) -> None:
-        """From now on first actions are refined so far; values are to be those of a team that does so."""
-        self.critics.reach = reach / 2
+    def refining(self, reach: float, price: float) -> None:
+        """From now on first actions are refined so far, at this price; values are to be of a team that does so."""
+        self.critics.reach, self.critics.price = reach / 2, price
         if self.learning.expectile is None:
             self.critics.expectile = default_expectile(reach)
 

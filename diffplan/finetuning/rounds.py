@@ -22,10 +22,12 @@ from diffplan.partners import TeamOfPolicies, WithPartners
 from diffplan.planners.guides import ValueGuide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
+from diffplan.planners.refinement import PRICE
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import JointSpec, Observations
 
-REFINEMENTS = (0.0, 0.5, 1.0)
+REFINEMENTS = ((0.0, PRICE), (1.0, 0.4), (1.0, 0.1), (1.0, 0.0))
+"""(reach, price) of refinement that are tried, from nothing to going all the way."""
 
 Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 
@@ -39,8 +41,10 @@ class Acting:
     Args:
         num_samples: candidates a plan, ranked by the value function.
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
-        refine: how far the critics may move first actions, in standard deviations of the data's; None: what of 0, 0.5
-            and 1 scores best before the first round. Critics that are right about what data do can be wrong beside it.
+        refine: how far the critics may move first actions, in standard deviations of the data's; None: what of
+            ``REFINEMENTS`` scores best before the first round. Critics that are right about what data do can be wrong
+            beside it.
+        refine_price: what such a move must gain, see ``RecedingHorizonPolicy``.
         safety: keeps robots apart, also while exploring.
         partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see
             their static entries.
@@ -50,6 +54,7 @@ class Acting:
     num_samples: int = 8
     value_weight: float = 4.0
     refine: float | None = None
+    refine_price: float = PRICE
     safety: SafetyFilter | None = None
     partners: Policy | None = None
     watched: tuple[str, ...] = ()
@@ -60,7 +65,7 @@ class Acting:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the safety filter only as whether there is one, the partners by name."""
-        plain = {name: getattr(self, name) for name in ("num_samples", "value_weight", "refine")}
+        plain = {name: getattr(self, name) for name in ("num_samples", "value_weight", "refine", "refine_price")}
         return plain | {"safe": self.safety is not None, "watched": list(self.watched)}
 
     def policy(self, planner: DiffusionPlanner, exploration: Exploration | None = None) -> Team:
@@ -74,6 +79,7 @@ class Acting:
             num_samples=self.num_samples,
             guides=chosen,
             refine=self.refine or 0.0,
+            refine_price=self.refine_price,
             partners=self.watched,
             safety=self.safety,
         )
@@ -120,16 +126,19 @@ class Run:
             self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
             self.watch.floor = self.offline.low if floor is None else floor
-        self.method.refining(self.acting.refine or 0.0)
+        self.method.refining(self.acting.refine or 0.0, self.acting.refine_price)
         self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
         if not found:
-            began = {"step": 0, "environment_steps": 0, "pretrained": self.offline.value, "refine": self.acting.refine}
-            self.log.write(began | self._judged())
+            began = {"step": 0, "environment_steps": 0, "pretrained": self.offline.value}
+            self.log.write(began | self._refinement() | self._judged())
             self._save()
 
     def _choose_refinement(self) -> None:
-        choices = [replace(self.acting, refine=reach) for reach in REFINEMENTS]
+        choices = [replace(self.acting, refine=reach, refine_price=price) for reach, price in REFINEMENTS]
         self.acting = max(choices, key=lambda choice: self._score(self.method.team(choice)).value)
+
+    def _refinement(self) -> dict[str, float | None]:
+        return {"refine": self.acting.refine, "refine_price": self.acting.refine_price}
 
     def _resume(self, checkpoint: Path) -> None:
         tensors, manifest = load_checkpoint(checkpoint)
@@ -138,7 +147,7 @@ class Run:
         self.acted, self.rounds, self.updates = state["acted"], state["rounds"], state["updates"]
         self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]
         self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
-        self.acting = replace(self.acting, refine=state["refine"])
+        self.acting = replace(self.acting, refine=state["refine"], refine_price=state["refine_price"])
         self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
         self.watch.weights, self.watch.floor = below("best.", tensors), state["floor"]
         self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
@@ -258,7 +267,7 @@ class Run:
             "evaluated": self.evaluated,
             "seen": self.seen,
             "pace": self.method.pace,
-            "refine": self.acting.refine,
+            **self._refinement(),
             "offline": asdict(self.offline),
             "diversity": self.pretrained_diversity,
             "best": asdict(self.watch.best),
@@ -278,7 +287,7 @@ class Run:
         finally:
             self.method.act_by(self.watch.weights)
             done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
-            done |= {"drifts": self.drift.found, "refine": self.acting.refine}
+            done |= {"drifts": self.drift.found, **self._refinement()}
             done |= {"parent_provenance": self.parent_provenance, "online_data": self.replay.store.fingerprint}
             for folder, planner in self.method.planners().items():
                 planner.provenance = {**self.facts, **done}
