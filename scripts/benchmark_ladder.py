@@ -130,6 +130,7 @@ def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | No
     low, high, own = TASKS[name].random_return, store_of(name, "expert").returns.mean(), store_of(name, skill).returns
     low = float(store_of(name, "random").returns.mean()) if low is None else low
     command = COMMAND.format(task=name, data=skill, seeds=seeds, episodes=episodes)
+    command += " --d3rlpy d3rlpy-env/bin/python" * (interpreter is not None)
 
     def figure(label: str, groups: list[list[float]]) -> Figure:
         found = mean_interval([[100 * (value - low) / (high - low) for value in group] for group in groups])
@@ -142,7 +143,8 @@ def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | No
         figures.append(figure(f"{name}_{skill}_{variant.replace(', ', '_').replace(' ', '_')}", groups))
     found = dict(zip(variants, figures, strict=True))
     found["none"].baselines["the data's mean"] = figure("the data's mean", [own.mean(1).tolist()])
-    found["refine"].baselines.update({"unguided": found["none"]} | {name: found[name] for name in CLONING})
+    others = {name: found[name] for name in (*CLONING, *OFFLINE) if name in found}
+    found["refine"].baselines.update({"unguided": found["none"]} | others)
     return figures
 
 
