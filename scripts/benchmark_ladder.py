@@ -4,8 +4,8 @@
 
 One prior and one value function are trained per task, data and seed; the variants differ in how they plan with them.
 Scores are normalised: 0 is what random actions get, 100 the mean return of expert data. Everything is kept below
-runs/ladder: an interrupted benchmark goes on. IQL and TD3+BC are d3rlpy's, see ``offline_baselines.py``; without
-``--d3rlpy`` they are left out.
+runs/ladder: an interrupted benchmark goes on. IQL and TD3+BC are d3rlpy's, on the joint action with its defaults for
+20,000 steps, see ``offline_baselines.py``; without ``--d3rlpy`` they are left out.
 """
 
 import argparse
