@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -72,11 +73,12 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False, progress: bool =
         progress: show bars and the table.
 
     Returns:
-        What ``report.json`` holds: settings, results, seconds (of this process) and pictures.
+        What ``report.json`` holds: settings, results, seconds and pictures.
 
     Raises:
         ValueError: ``out`` holds a demo of other sizes.
         OSError: ``out`` cannot be written.
+        RuntimeError: the process beside this one failed; a script must call this under ``if __name__ == "__main__"``.
     """
     out, budget, console = Path(out), QUICK if quick else FULL, Console(quiet=not progress)
     settings = {"env": ENV, "options": OPTIONS, "seed": SEED, "horizon": HORIZON, "execute_steps": EXECUTE_STEPS}
@@ -92,7 +94,7 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False, progress: bool =
             cloning = train_behavior_cloning(dataset, steps=budget.cloning_steps, seed=SEED, progress=progress)
         console.print(f"[bold]{ALONE}[/] (its last steps)")
     alone = DiffusionPlanner.from_pretrained(out / FOLDERS[ALONE] / "planner")
-    seconds[ALONE] = training_seconds(out / FOLDERS[ALONE])
+    seconds |= {name: training_seconds(out / folder) for name, folder in FOLDERS.items()}
     policies: dict[str, Policy] = {JOINT: follow(joint), ALONE: follow(alone), CLONING: cloning}
     with stage("evaluation", seconds, console):
         reports = {name: run(policy, budget, progress) for name, policy in policies.items()}
@@ -169,6 +171,7 @@ def another_process(name: str, job: Callable[..., Any], *arguments: Any) -> Iter
         process.join()
     finally:
         process.terminate()
+        process.join()
     if process.exitcode:
         raise RuntimeError(f"{name}: its process ended with exit code {process.exitcode}; start again to go on.")
 
@@ -176,8 +179,9 @@ def another_process(name: str, job: Callable[..., Any], *arguments: Any) -> Iter
 def train_planner(
     out: Path, name: str, budget: Budget, threads: int | None = None, progress: bool = False
 ) -> DiffusionPlanner:
-    """A trained planner; from its last checkpoint on, if it has one."""
+    """A trained planner; from its last checkpoint on, if it has one. ``threads`` are those of a process of its own."""
     if threads is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
         torch.set_num_threads(threads)
     dataset = load_dataset(out / "data", HORIZON)
     planner = DiffusionPlanner.for_dataset(
@@ -199,7 +203,7 @@ def train_planner(
 
 
 def training_seconds(run: Path) -> float:
-    """How long a run trained, as its metrics say."""
+    """How long a run trained (since it last went on), as its metrics say."""
     return float(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"])
 
 

@@ -86,8 +86,8 @@ def train_value(
             of its better part. First actions refined by critics of medium data (simple_spread, 6,000 steps, one seed,
             100 episodes) scored 77 with 1, 83 with 3, 80 with 10.
         reach: V expects actions that are uphill of the data's by the critics, by up to so many standard deviations: of
-            a policy that refines them, about half as far. (Two steps of ascent; at the top they end half a reach beside
-            it, so V is cautious there.) 0 values no action outside the data.
+            a policy that refines them, about half as far and at no price. (Two steps of ascent; at the top they end
+            half a reach beside it, so V is cautious there.) 0 values no action outside the data.
         seed: of everything random.
         out: folder for ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.

@@ -122,16 +122,18 @@ def timeless(report: FinetuningReport) -> list[dict[str, Any]]:
 def test_critics_move_actions_only_where_that_scores_better(
     pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
 ) -> None:
-    def chosen(wrong: bool, resume: bool = False) -> float:
+    def chosen(wrong: bool, resume: bool = False) -> tuple[float, float]:
         planner = dp.DiffusionPlanner.from_pretrained(pretrained)
         if wrong:
             planner.value_function.critics.head.weight.data.neg_()
         options = BRIEF | {"acting": Acting(2), "resume": resume, "out": tmp_path / f"{wrong}"}
-        return dp.finetune(planner, Line, offline=offline, **options).refine
+        report = dp.finetune(planner, Line, offline=offline, **options)
+        return report.refine, report.refine_price
 
-    assert chosen(wrong=True) == 0.0
-    assert chosen(wrong=False) == 1.0
-    assert chosen(wrong=False, resume=True) == 1.0
+    assert chosen(wrong=True)[0] == 0.0
+    right = chosen(wrong=False)
+    assert right[0] == 1.0 and right[1] < 0.4  # the dearest price leaves actions as they are
+    assert chosen(wrong=False, resume=True) == right
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -452,7 +454,7 @@ def test_a_method_that_is_loaded_goes_on_to_the_bit(
 
     whole, resumed = begun(), begun()
     for one in (whole, resumed):
-        one.refining(0.5, 0.0)
+        one.refining(0.5, 0.05)
     resumed.load(learned(whole, range(2)))
     expected, found = learned(whole, range(2, 4)), learned(resumed, range(2, 4))
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())

@@ -39,7 +39,7 @@ class Finetune:
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
-        num_samples: candidates a plan; this and the next two do not concern gradient, which acts by first samples.
+        num_samples: candidates a plan; this and the next three do not concern gradient, which acts by first samples.
         value_weight: of the value in the ranking; more explores less.
         refine: how far the critics may move first actions, in standard deviations; by default what scores best at the
             beginning: not at all, or 1 at one of three prices.

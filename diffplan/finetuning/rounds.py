@@ -36,7 +36,7 @@ Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 class Acting:
     """How a fine-tuned planner acts, in training and in tests.
 
-    ``"gradient"`` acts by first samples: the first three do not concern it.
+    ``"gradient"`` acts by first samples: the first four do not concern it.
 
     Args:
         num_samples: candidates a plan, ranked by the value function.
@@ -60,6 +60,8 @@ class Acting:
     watched: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 0 <= self.refine_price < float("inf"):
+            raise ValueError(f"refine_price={self.refine_price}; give a share of the returns' spread, 0 or more.")
         if (self.partners is None) != (not self.watched):
             raise ValueError(f"watched={self.watched} and partners={self.partners}; give both or neither.")
 

@@ -41,7 +41,7 @@ class ValueFunction(SavedNetwork):
         width: channels of a token of the critics.
         depth: blocks of the critics.
         num_heads: attention heads of the critics; a divisor of ``width``.
-        reward_width: channels of the reward network: one block, one head, for it is run at every step of a plan.
+        reward_width: channels of the reward network: one block, one head.
         discount: of rewards, a step.
         reward_scale: what the spread of returns is in physical units.
         reward_mean: mean reward of an agent and step, in physical units: where the reward network starts.
@@ -159,7 +159,8 @@ class ValueFunction(SavedNetwork):
 
         Differentiable in observations and actions. The agents of ``mask`` are taken to be there at every step. The plan
         is looked at from so many of its steps, which weigh the more the less the team may expect there, by e for every
-        unit of ``reward_scale``; between two looks the reward of the first stands for all.
+        unit of ``reward_scale``; between two looks the reward of the first stands for all. One look is at the first
+        step alone. Gradients are a soft minimum's: -logsumexp(-returns).
         """
         B, N, H, _ = observations.shape
         at = torch.linspace(0, H - 1, min(looks, H), device=observations.device).round().long()
