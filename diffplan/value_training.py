@@ -200,8 +200,9 @@ class ValueLearner:
         )
         better, limits = done, self.reach * self.movable
         if limits.any():
-            critics, limited = self.follower.critics, (limits, self.bounds, ASCENT_STEPS, self.price)
-            better = uphill(critics, seen, done, roles, mask, *limited)
+            better = uphill(
+                self.follower.critics, seen, done, roles, mask, limits, self.bounds, ASCENT_STEPS, self.price
+            )
         with torch.no_grad():
             followed = lower_twin(self.follower.action_values(seen, better, roles, mask))
             target = returns / scale + discounts[:, None] * value.state_values(then, roles, next_mask)
