@@ -10,12 +10,13 @@ import json
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +177,23 @@ def another_process(name: str, job: Callable[..., Any], *arguments: Any) -> Iter
         raise RuntimeError(f"{name}: its process ended with exit code {process.exitcode}; start again to go on.")
 
 
+def end_with_parent() -> None:
+    """Ends this process as soon as its parent has ended, even if that was killed."""
+
+    def wait() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def train_planner(
     out: Path, name: str, budget: Budget, threads: int | None = None, progress: bool = False
 ) -> DiffusionPlanner:
     """A trained planner; from its last checkpoint on, if it has one. ``threads`` are those of a process of its own."""
     if threads is not None:
+        end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
         torch.set_num_threads(threads)
     dataset = load_dataset(out / "data", HORIZON)

@@ -3,9 +3,11 @@
     python scripts/benchmark_guidance.py
 
 gaussian_*: the prior N(0, 1) with the exact denoiser, times exp(-(x - 2)^2 / 2), is N(1, 1/2). bound_violations and
-non_finite_plans: 10,000 plans of random networks under weights from 0 to 1e6. Latencies are of one thread.
+non_finite_plans: 10,000 plans of random networks under weights from 0 to 1e6. Latencies are of one thread and random
+networks too: those of untrained ones have no gradients, which costs nothing.
 """
 
+import argparse
 import os
 import sys
 import time
@@ -62,9 +64,7 @@ def extremes() -> Iterator[Figure]:
     outside, broken, plans = 0, 0, 0
     env = dp.make("crossing-v0", num_robots=4)
     planner = planner_for(env)
-    torch.manual_seed(0)
-    for parameter in planner.denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+    randomize(planner.denoiser)
     limits = np.array([[role.action_low, role.action_high] for role in planner.spec.roles.values()])
     for index, weight in enumerate((0.0, 1.0, 1e2, 1e4, 1e6)):
         guides = [
@@ -83,6 +83,12 @@ def extremes() -> Iterator[Figure]:
     yield Figure("non_finite_plans", broken, broken, broken, "plans", 1, plans, COMMAND)
 
 
+def randomize(network: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+
+
 def latencies() -> Iterator[Figure]:
     """64 candidates, value-ranked and gradient-guided; and the safety filter for 10 robots in a crowd."""
     env = dp.make("crossing-v0", num_robots=4)
@@ -90,6 +96,8 @@ def latencies() -> Iterator[Figure]:
     observations, _ = env.reset(seed=0)
     spec = planner.spec
     value = dp.ValueFunction(spec.observation_size, spec.action_size)
+    randomize(planner.denoiser)
+    randomize(value)
     guides = [dp.ValueGuide(value), dp.ConstraintGuide.separation(0.2)]
     rows = {"guided_64_latency_ms": guides, "ranked by value only": [dp.ValueGuide(value, levels=None)], "no guide": []}
     timed = {
@@ -125,7 +133,12 @@ def figure(name: str, groups: list[list[float]], unit: str, episodes: int) -> Fi
     return Figure(name, found.value, found.low, found.high, unit, len(groups), len(groups) * episodes, COMMAND)
 
 
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    record(RESULTS / "guidance.json", [*gaussian(), *extremes(), *latencies()])
+
+
 if __name__ == "__main__":
     if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
-    record(RESULTS / "guidance.json", [*gaussian(), *extremes(), *latencies()])
+    main()

@@ -3,9 +3,13 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from diffplan.cli import main
@@ -62,6 +66,39 @@ def test_a_training_that_fails_in_its_own_process_fails_the_demo():
     failure = pytest.raises(RuntimeError, match="no agent attention: its process ended with exit code 3; start again")
     with failure, another_process(ALONE, sys.exit, 3):
         pass
+
+
+SIDE_BY_SIDE = """
+import os, time
+from pathlib import Path
+from diffplan.demo import another_process, end_with_parent
+
+def job():
+    end_with_parent()
+    Path("child").write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    with another_process("beside", job):
+        time.sleep(60)
+"""
+
+
+def test_a_process_beside_a_demo_that_is_killed_ends_with_it(tmp_path: Path):
+    def waited_for(met: Callable[[], object]) -> None:
+        for _ in range(1200):
+            if met():
+                return
+            time.sleep(0.1)
+        raise AssertionError("2 minutes have passed")
+
+    (tmp_path / "demo.py").write_text(SIDE_BY_SIDE)
+    child = tmp_path / "child"
+    with subprocess.Popen([sys.executable, "demo.py"], cwd=tmp_path) as parent:
+        waited_for(lambda: child.exists() and child.read_text())
+        parent.kill()
+    orphan = psutil.Process(int(child.read_text())) if psutil.pid_exists(int(child.read_text())) else None
+    waited_for(lambda: orphan is None or not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_folder_of_other_sizes_is_refused_and_left_alone(finished: Path):

@@ -136,6 +136,11 @@ def test_critics_move_actions_only_where_that_scores_better(
     assert chosen(wrong=False, resume=True) == right
 
 
+def test_a_price_of_refining_is_not_taken_where_refining_is_left_open() -> None:
+    with pytest.raises(ValueError, match=r"refine_price=0.4 is of a refine that is given; without one, prices are"):
+        Acting(refine_price=0.4)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_acting_improves_a_planner_beyond_doubt(method: str, tune: Callable, tmp_path: Path) -> None:
     many = {"steps": 240, "episodes": 20, "updates_per_step": 0.3, "evaluate_every": 240, "evaluation_episodes": 20}

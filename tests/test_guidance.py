@@ -165,6 +165,8 @@ def test_a_guide_acts_only_at_its_noise_levels() -> None:
     assert means[0.0, 1.0] > means[0.5, 1.0] > means[0.9, 1.0]
     with pytest.raises(ValueError, match=r"moves plans at noise levels \(0.0, 0.1\), but only .* are visited"):
         sampled(planner, ConstraintGuide(near_two().violation, 1.0, (0.0, 0.1)), 5, False, 2)
+    with pytest.raises(ValueError, match=r"moves plans at noise levels \(1.0, 1.0\)"):  # pure noise tells nothing
+        sampled(planner, ConstraintGuide(near_two().violation, 1.0, (1.0, 1.0)), 5, False, 2)
 
 
 def test_a_value_that_is_no_number_is_never_the_best() -> None:

@@ -44,7 +44,7 @@ class Acting:
         refine: how far the critics may move first actions, in standard deviations of the data's; None: what of
             ``REFINEMENTS`` scores best before the first round. Critics that are right about what data do can be wrong
             beside it.
-        refine_price: what such a move must gain, see ``RecedingHorizonPolicy``.
+        refine_price: what such a move must gain, see ``RecedingHorizonPolicy``; only with ``refine``.
         safety: keeps robots apart, also while exploring.
         partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see
             their static entries.
@@ -62,6 +62,10 @@ class Acting:
     def __post_init__(self) -> None:
         if not 0 <= self.refine_price < float("inf"):
             raise ValueError(f"refine_price={self.refine_price}; give a share of the returns' spread, 0 or more.")
+        if self.refine is None and self.refine_price != PRICE:
+            raise ValueError(
+                f"refine_price={self.refine_price} is of a refine that is given; without one, prices are tried out."
+            )
         if (self.partners is None) != (not self.watched):
             raise ValueError(f"watched={self.watched} and partners={self.partners}; give both or neither.")
 

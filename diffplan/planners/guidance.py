@@ -27,7 +27,8 @@ from diffplan.spec import JointSpec
 TRUST = 2.0  # standard deviations that one level may move a cell's entries, on average
 PROBE = 0.1  # of a standard deviation: how far on the curvature is measured
 WORST = -1e30  # what a log-weight that is not a number counts as
-LEAST_SIGNAL = 0.05  # of 1 - s: at pure noise J is 0, and the formula 0 / 0
+LEAST_SIGNAL = 0.05  # of 1 - s: close to pure noise J is nearly 0, and the formula nearly 0 / 0
+PURE_NOISE = 0.999  # at this level and above samples tell nothing: J is 0, and no guide moves anything
 
 
 class Guidance:
@@ -172,4 +173,7 @@ def _depends(values: Tensor, plans: Tensor) -> bool:
 
 
 def _moves(guide: Guide, level: float) -> bool:
-    return guide.levels is not None and guide.weight > 0 and guide.levels[0] <= level <= guide.levels[1]
+    """Whether a guide moves plans at this level."""
+    if guide.levels is None or not guide.weight > 0:
+        return False
+    return guide.levels[0] <= level <= guide.levels[1] and level < PURE_NOISE

@@ -253,7 +253,7 @@ class ValueGuide(Guide):
     value_function: ValueFunction
     agent: str | None = None
     weight: float = 1.0
-    levels: tuple[float, float] | None = (0.0, 0.85)
+    levels: tuple[float, float] | None = (0.0, 0.75)
     looks: int | None = None
     name: str = "value"
 
