@@ -92,7 +92,9 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False, progress: bool =
         with stage(JOINT, seconds, console, f" (and {ALONE}, in another process)"):
             joint = train_planner(out, JOINT, budget, progress=progress)
         with stage(CLONING, seconds, console):
-            cloning = train_behavior_cloning(dataset, steps=budget.cloning_steps, seed=SEED, progress=progress)
+            cloning = train_behavior_cloning(
+                dataset, steps=budget.cloning_steps, batch_size=2 * budget.batch_size, seed=SEED, progress=progress
+            )
         console.print(f"[bold]{ALONE}[/] (its last steps)")
     alone = DiffusionPlanner.from_pretrained(out / FOLDERS[ALONE] / "planner")
     seconds |= {name: training_seconds(out / folder) for name, folder in FOLDERS.items()}

@@ -167,8 +167,8 @@ class JointDenoiser(SavedNetwork):
             of_pairs, heard = self.pair_features(frames, given[..., self.config.position], others, seen)
             tokens = tokens + heard.reshape(B, N * T, -1)
             bias = bias + self._pair_bias(of_pairs, others, seen)
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens, bias[index], modulations[index])
+        for block, *settings in zip(self.blocks, bias.unbind(), modulations.unbind(), strict=True):
+            tokens = block(tokens, *settings)  # unbound at once: the gradient of an index is as large as the whole
         output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
         if self.config.prediction == "velocity":
             output = sample - noise_level[..., None] * output
