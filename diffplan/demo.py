@@ -33,7 +33,7 @@ from diffplan.datasets import TrajectoryDataset, collect_episodes, load_dataset
 from diffplan.doctor import check_rendering
 from diffplan.envs import make
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate
-from diffplan.files import atomic_path, read_json, write_json
+from diffplan.files import atomic_path, claim, write_json
 from diffplan.planners import ConstraintGuide, DiffusionPlanner, RecedingHorizonPolicy
 from diffplan.plotting import animate_denoising, plot_comparison, plot_filmstrip, plot_learning_curve, plot_plan
 from diffplan.rollout import record_rollout, save_video
@@ -117,14 +117,6 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False, progress: bool =
         f"{time.perf_counter() - started:.0f} s in this run; pictures and report.json are in {escape(str(out))}"
     )
     return report
-
-
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Marks ``out`` as the folder of these settings. Raises ``ValueError`` when it is that of others."""
-    path = out / "settings.json"
-    if path.exists() and read_json(path) != settings:
-        raise ValueError(f"{out} holds a demo of other sizes; choose another folder with --out, or delete this one.")
-    write_json(path, settings)
 
 
 @contextmanager

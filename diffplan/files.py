@@ -78,6 +78,20 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it from a copy or make it anew.") from error
 
 
+def claim(folder: str | Path, settings: dict[str, Any]) -> None:
+    """Marks a folder (``settings.json``) as that of these settings, for what goes on where it was interrupted.
+
+    Raises ``ValueError`` when it is that of others; nothing in it is touched then.
+    """
+    path, settings = Path(folder) / "settings.json", json.loads(json.dumps(settings))
+    found = read_json(path) if path.exists() else settings
+    other = {name: found.get(name) for name in {**settings, **found} if found.get(name) != settings.get(name)}
+    if other:
+        now = {name: settings.get(name) for name in other}
+        raise ValueError(f"{folder} is of other settings, {other} instead of {now}; choose another, or delete it.")
+    write_json(path, settings)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:

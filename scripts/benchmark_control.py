@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from figures import RESULTS, Figure, kept, record
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
 from diffplan.evaluation import Interval, mean_interval
-from diffplan.files import write_json
+from diffplan.files import claim, write_json
 
 FOLDER = Path("runs/benchmark")
 JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"
@@ -141,7 +141,8 @@ def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
 
 
 def collect(row: Row, out: Path) -> None:
-    """Records the row's data; of several environments into stores of their own, merged into one."""
+    """Records the row's data, in a folder that is this row's; of several environments in stores that are merged."""
+    claim(out.parent, asdict(row))
     if not row.trained_on:
         dp.collect_episodes(row.env, out=out, episodes=row.episodes, env_options=row.options)
     else:

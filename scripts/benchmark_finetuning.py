@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,7 +28,7 @@ from figures import RESULTS, Figure, kept, record
 
 import diffplan as dp
 from diffplan.evaluation import Interval, Policy, mean_interval
-from diffplan.files import write_json
+from diffplan.files import claim, write_json
 from diffplan.finetuning import METHODS, Acting, Learning
 from diffplan.finetuning.loop import AUTO, weights_sha256
 
@@ -164,6 +164,7 @@ def scale(name: str) -> tuple[float, float]:
 
 def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     """The figures of one task over all seeds."""
+    claim(FOLDER / name, asdict(ROWS[name]))
     results, (low, high) = [run_seed(name, seed, arguments) for seed in range(arguments.seeds)], scale(name)
 
     def points(key: str) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from figures import RESULTS, Figure, kept, record
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
 from diffplan.evaluation import mean_interval
-from diffplan.files import read_json, write_json
+from diffplan.files import claim, read_json, write_json
 
 FOLDER = Path("runs/ladder")
 DATA = ("expert", "medium", "replay", "random")
@@ -127,6 +127,7 @@ def returns(name: str, skill: str, variant: str, seed: int, episodes: int, inter
 
 def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | None) -> list[Figure]:
     """Every variant on one task and quality of data."""
+    claim(FOLDER / name, asdict(TASKS[name]))
     low, high, own = TASKS[name].random_return, store_of(name, "expert").returns.mean(), store_of(name, skill).returns
     low = float(store_of(name, "random").returns.mean()) if low is None else low
     command = COMMAND.format(task=name, data=skill, seeds=seeds, episodes=episodes)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from diffplan.files import atomic_path, explained_write_errors, inside, read_json, sha256, write_json
+from diffplan.files import atomic_path, claim, explained_write_errors, inside, read_json, sha256, write_json
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
@@ -55,6 +55,14 @@ def test_json_never_holds_a_nan(tmp_path):
     assert os.listdir(tmp_path) == []
     write_json(tmp_path / "note.json", {"loss": 0.1})
     assert json.loads((tmp_path / "note.json").read_text()) == {"loss": 0.1}
+
+
+def test_a_folder_goes_on_only_with_the_settings_that_it_was_made_with(tmp_path):
+    claim(tmp_path / "run", {"steps": 10, "size": (3, 4)})
+    claim(tmp_path / "run", {"steps": 10, "size": (3, 4)})
+    with pytest.raises(ValueError, match=r"run is of other settings, \{'steps': 10\} instead of \{'steps': 20\}"):
+        claim(tmp_path / "run", {"steps": 20, "size": (3, 4)})
+    assert read_json(tmp_path / "run" / "settings.json")["steps"] == 10
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):
