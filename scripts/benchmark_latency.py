@@ -1,5 +1,6 @@
 """Times one plan and 64 candidates: 4 agents, horizon 32, 5 steps, one core; writes docs/results/control.json."""
 
+import argparse
 import time
 
 import numpy as np
@@ -34,6 +35,7 @@ def measure(figure: str, planner: dp.DiffusionPlanner, observations: dict, num_s
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
     env = dp.make("crossing-v0", num_robots=4)
     planner, (observations, _) = planner_for(env), env.reset(seed=0)

@@ -4,6 +4,7 @@ Writes ``import_cpu_s`` (to reach: < 0.2) and ``help_cpu_s`` (< 0.5) to docs/res
 start is included; beside each stands that start alone, and importing torch. "Episodes" are interpreters.
 """
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def measure(figure: str, code: str, repeats: int, baselines: dict[str, Figure]) 
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     beside = {
         "the interpreter alone": measure("interpreter_cpu_s", "pass", REPEATS, {}),
         "import torch": measure("torch_cpu_s", "import torch", 5, {}),
