@@ -37,6 +37,8 @@ MAIN = (
     "simple_spread_medium_refine",
     "simple_spread_random_ranking_refine",
     "crossing_medium_ranking",
+    "transport_medium_none",
+    "transport_medium_gradient",
     "open_team_8_success",
     "open_team_12_success",
     "enter_leave_drop",
