@@ -49,6 +49,7 @@ MAIN = (
     "decentral_messages_success",
     "gain_100k_simple_spread",
     "gain_100k_crossing_doorway",
+    "gain_100k_transport",
     "eth_ucy_marginal_ade",
     "eth_ucy_joint_ade",
     "nba_rebound_joint_ade",
