@@ -85,6 +85,7 @@ def claim(folder: str | Path, settings: dict[str, Any]) -> None:
     """
     path, settings = Path(folder) / "settings.json", json.loads(json.dumps(settings))
     found = read_json(path) if path.exists() else settings
+    found = found if isinstance(found, dict) else {}
     other = {name: found.get(name) for name in {**settings, **found} if found.get(name) != settings.get(name)}
     if other:
         now = {name: settings.get(name) for name in other}
