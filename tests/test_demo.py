@@ -76,7 +76,7 @@ from diffplan.demo import another_process, end_with_parent
 def job():
     end_with_parent()
     Path("child").write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(300)
 
 if __name__ == "__main__":
     with another_process("beside", job):

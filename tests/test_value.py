@@ -226,14 +226,16 @@ def test_an_action_at_its_bound_pays_and_turns_only_for_where_it_can_go() -> Non
     def critics(inputs: torch.Tensor, roles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return (5.0 * inputs[..., 2:3] + 0.5 * inputs[..., 3:4]).expand(2, -1, -1, -1)
 
-    def moved(price: float) -> torch.Tensor:
-        start, bounds = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, -1.0]], [[1.0, 1.0]]])
+    def moved(price: float, start: float = 1.0, steps: int = 5) -> torch.Tensor:
+        actions, bounds = torch.tensor([[[start, 0.0]]]), torch.tensor([[[-1.0, -1.0]], [[1.0, 1.0]]])
         roles, mask = torch.zeros(1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
         limits = torch.full((1, 2), 0.5)
-        return uphill(critics, torch.zeros(1, 1, 2), start, roles, mask, limits, bounds, 5, price)[0, 0]
+        return uphill(critics, torch.zeros(1, 1, 2), actions, roles, mask, limits, bounds, steps, price)[0, 0]
 
     torch.testing.assert_close(moved(0.0), torch.tensor([1.0, 0.5**0.5]))  # a reach of |(0.5, 0.5)|
     torch.testing.assert_close(moved(1.0), torch.tensor([1.0, 0.0]))  # 0.5 is less than 1, whatever 5 is
+    for start in (0.5, 0.9):  # what has arrived at the bound stays there, for it gains more than its price
+        assert min(moved(0.1, start)[0], moved(1.0, start)[0], moved(1.0, start, steps=3)[0]) > 0.99
 
 
 def test_with_reach_values_are_those_of_a_team_that_does_better_than_the_data_and_no_better_than_can_be(

@@ -210,14 +210,20 @@ def uphill(
             variable = (start + moved).clamp(low, high).requires_grad_()
             twins = critics(torch.cat((observations, variable), dim=-1), roles, mask).squeeze(-1)
             (gradient,) = torch.autograd.grad(lower_twin(twins).sum(), variable)
-        shut = ((variable <= low) & (gradient < 0)) | ((variable >= high) & (gradient > 0))
-        gradient = gradient.nan_to_num().masked_fill(shut | (limits == 0), 0)
-        gain = gradient - price * _direction(torch.where(moved.any(-1, keepdim=True), moved, gradient))
-        worth = moved.any(-1, keepdim=True) | (gradient.norm(dim=-1, keepdim=True) > price)
+        gradient = gradient.nan_to_num().masked_fill(limits == 0, 0)
+        open_to = gradient.masked_fill(_outwards(gradient, variable, bounds), 0)
+        gain = gradient - price * _direction(torch.where(moved.any(-1, keepdim=True), moved, open_to))
+        gain = gain.masked_fill(_outwards(gain, variable, bounds), 0)
+        worth = moved.any(-1, keepdim=True) | (open_to.norm(dim=-1, keepdim=True) > price)
         size = 4 * reach / steps * (1 - (step + 0.5) / steps)
         moved = variable.detach() + worth * size * _direction(gain) - start
         moved = moved * (reach / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
     return torch.where(limits > 0, (start + moved).clamp(low, high), actions)
+
+
+def _outwards(moves: Tensor, actions: Tensor, bounds: Float[Tensor, "2 N A"]) -> Tensor:
+    """Which entries of a move lead from a bound to beyond it."""
+    return ((actions <= bounds[0]) & (moves < 0)) | ((actions >= bounds[1]) & (moves > 0))
 
 
 def _direction(vectors: Float[Tensor, "B N A"]) -> Float[Tensor, "B N A"]:
