@@ -155,7 +155,7 @@ def half_the_threads() -> Iterator[int]:
 
 @contextmanager
 def another_process(name: str, job: Callable[..., Any], *arguments: Any) -> Iterator[None]:
-    """Does a job in a process of its own beside what is done here; it ends with this one, done or not.
+    """Does a job in a process of its own beside what is done here; it is ended where this one leaves.
 
     Raises ``RuntimeError`` when the job failed; its traceback is on standard error by then.
     """

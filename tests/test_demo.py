@@ -96,9 +96,16 @@ def test_a_process_beside_a_demo_that_is_killed_ends_with_it(tmp_path: Path):
     child = tmp_path / "child"
     with subprocess.Popen([sys.executable, "demo.py"], cwd=tmp_path) as parent:
         waited_for(lambda: child.exists() and child.read_text())
+        orphan = psutil.Process(int(child.read_text()))
         parent.kill()
-    orphan = psutil.Process(int(child.read_text())) if psutil.pid_exists(int(child.read_text())) else None
-    waited_for(lambda: orphan is None or not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+
+    def ended() -> bool:
+        try:
+            return not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    waited_for(ended)
 
 
 def test_a_folder_of_other_sizes_is_refused_and_left_alone(finished: Path):
