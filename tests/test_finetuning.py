@@ -122,23 +122,41 @@ def timeless(report: FinetuningReport) -> list[dict[str, Any]]:
 def test_critics_move_actions_only_where_that_scores_better(
     pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
 ) -> None:
-    def chosen(wrong: bool, resume: bool = False) -> tuple[float, float]:
+    def chosen(wrong: bool, resume: bool = False) -> dict[str, Any]:
         planner = dp.DiffusionPlanner.from_pretrained(pretrained)
         if wrong:
             planner.value_function.critics.head.weight.data.neg_()
         options = BRIEF | {"acting": Acting(2), "resume": resume, "out": tmp_path / f"{wrong}"}
-        report = dp.finetune(planner, Line, offline=offline, **options)
-        return report.refine, report.refine_price
+        return dp.finetune(planner, Line, offline=offline, **options).acting.way
 
-    assert chosen(wrong=True)[0] == 0.0
+    assert chosen(wrong=True)["refine"] == 0.0
     right = chosen(wrong=False)
-    assert right[0] == 1.0 and right[1] < 0.4  # the dearest price leaves actions as they are
+    assert right["refine"] == 1.0 and right["refine_price"] < 0.4  # the dearest price leaves actions as they are
     assert chosen(wrong=False, resume=True) == right
 
 
-def test_a_price_of_refining_is_not_taken_where_refining_is_left_open() -> None:
-    with pytest.raises(ValueError, match=r"refine_price=0.4 is of a refine that is given; without one, prices are"):
-        Acting(refine_price=0.4)
+@pytest.mark.parametrize("options", [{"refine_price": 0.4}, {"guided": True}])
+def test_how_critics_are_trusted_is_given_whole_or_left_open(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="are of a given refine; without one, they are tried out"):
+        Acting(**options)
+
+
+def test_a_run_that_begins_best_by_a_value_gradient_acts_so_and_resumes_so(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[dp.RecedingHorizonPolicy] = []
+
+    def score(run: Run, policy: dp.RecedingHorizonPolicy) -> Interval:
+        scored.append(policy)
+        value = float(any(guide.levels is not None for guide in policy.sampling.guides))
+        return Interval(value, value, value)
+
+    monkeypatch.setattr(Run, "_score", score)
+    brief = {"acting": Acting(2), "method": "critic", "evaluate_every": 36}
+    way = tune(tmp_path / "whole", **brief).acting.way
+    assert (way["guided"], way["num_samples"], way["refine"]) == (True, 1, 0.0)
+    assert scored[-1].sampling.num_samples == 1 and scored[-1].sampling.guides[0].levels is not None
+    assert tune(tmp_path / "whole", **brief, resume=True).acting.way == way
 
 
 @pytest.mark.parametrize("method", METHODS)

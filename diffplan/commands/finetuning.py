@@ -2,10 +2,13 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from diffplan.commands.output import show, waiting
 from diffplan.commands.worlds import Options, Run, load, make_safety
+
+if TYPE_CHECKING:
+    from diffplan.finetuning import Acting
 
 
 @dataclass
@@ -39,10 +42,11 @@ class Finetune:
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
-        num_samples: candidates a plan; this and the next three do not concern gradient, which acts by first samples.
+        num_samples: candidates a plan; this and the next four do not concern gradient, which acts by first samples.
         value_weight: of the value in the ranking; more explores less.
+        guided: let the value's gradient move plans, too; only with --refine.
         refine: how far the critics may move first actions, in standard deviations; by default what scores best at the
-            beginning: not at all, or 1 at one of three prices.
+            beginning: not at all, 1 at one of three prices, or not at all but guided, one candidate a plan.
         refine_price: share of the returns' spread that a move by a standard deviation must gain; only with --refine.
         safe: change actions where robots would come too close (SafetyFilter), also while exploring.
         score: what counts of an evaluation.
@@ -70,6 +74,7 @@ class Finetune:
     critic_steps: int = 2_000
     num_samples: int = 8
     value_weight: float = 4.0
+    guided: bool = False
     refine: float | None = None
     refine_price: float = 0.1
     safe: bool = False
@@ -92,7 +97,7 @@ class Finetune:
         with waiting("reading the data", shown=not self.json):
             offline = load_dataset(self.data, planner.horizon, planner.history, planner.normalizer)
         safety = make_safety(env) if self.safe else None
-        acting = Acting(self.num_samples, self.value_weight, self.refine, self.refine_price, safety)
+        acting = Acting(self.num_samples, self.value_weight, self.guided, self.refine, self.refine_price, safety)
         report = finetune(
             planner,
             env,
@@ -116,22 +121,27 @@ class Finetune:
             tensorboard=self.tensorboard,
             progress=not self.json,
         )
-        ranked = f" --num-samples {self.num_samples} --guide rank={self.value_weight:g} --refine {report.refine:g}"
-        ranked += f" --refine-price {report.refine_price:g}" * bool(report.refine)
-        flags = "" if METHODS[report.method].on_policy else ranked
+        trusted = not METHODS[report.method].on_policy
         facts = {
             "planner": str(self.out / ("planners" if self.each else "planner")),
             "method": report.method,
             "steps": report.environment_steps,
             "offline": asdict(report.offline) if self.json else str(report.offline),
             "best": asdict(report.best) if self.json else str(report.best),
-            "refine": report.refine,
-            "refine_price": report.refine_price,
+            **(report.acting.way if trusted else {}),
             "rollbacks": report.rollbacks,
             "signs": report.signs,
             "drifts": [f"episode {first}" for first in report.drifts],
             "seconds": report.seconds,
         }
         if not self.each:
-            facts["act with"] = f"diffplan evaluate {self.out}{flags}{' --safe' * self.safe}"
+            flags = _flags(report.acting) * trusted + " --safe" * self.safe
+            facts["act with"] = f"diffplan evaluate {self.out}{flags}"
         show(facts, self.json)
+
+
+def _flags(acting: "Acting") -> str:
+    """Options of ``diffplan evaluate`` that act so."""
+    guide = "value" if acting.guided else "rank"
+    flags = f" --num-samples {acting.num_samples} --guide {guide}={acting.value_weight:g}"
+    return flags + f" --refine {acting.refine:g} --refine-price {acting.refine_price:g}" * bool(acting.refine)

@@ -64,8 +64,7 @@ class FinetuningReport:
         seconds: of this call.
         metrics: where the rows are written.
         policy: acts by what was learned, as in the run's evaluations.
-        refine: how far it refines first actions.
-        refine_price: what that must gain.
+        acting: how that is; what was open is settled.
     """
 
     method: str
@@ -79,8 +78,7 @@ class FinetuningReport:
     seconds: float
     metrics: Path
     policy: Team
-    refine: float
-    refine_price: float
+    acting: Acting
 
 
 def finetune(
@@ -213,8 +211,7 @@ def finetune(
         time.perf_counter() - started,
         out / "metrics.jsonl",
         learner.team(run.acting),
-        0.0 if learner.on_policy else run.acting.refine or 0.0,
-        run.acting.refine_price,
+        run.acting,
     )
 
 

@@ -19,15 +19,21 @@ from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
 from diffplan.finetuning.watch import Exploration, Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
 from diffplan.partners import TeamOfPolicies, WithPartners
-from diffplan.planners.guides import ValueGuide
+from diffplan.planners.guides import Guide, ValueGuide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.refinement import PRICE
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import JointSpec, Observations
 
-REFINEMENTS = ((0.0, PRICE), (1.0, 0.4), (1.0, 0.1), (1.0, 0.0))
-"""(reach, price) of refinement that are tried, from nothing to going all the way."""
+WAYS: tuple[dict[str, Any], ...] = (
+    {"refine": 0.0},
+    {"refine": 1.0, "refine_price": 0.4},
+    {"refine": 1.0, "refine_price": 0.1},
+    {"refine": 1.0, "refine_price": 0.0},
+    {"refine": 0.0, "guided": True, "num_samples": 1},
+)
+"""How acting may trust the critics, of which the best is found out: to rank, to refine at a price, to bend one plan."""
 
 Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 
@@ -36,14 +42,15 @@ Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 class Acting:
     """How a fine-tuned planner acts, in training and in tests.
 
-    ``"gradient"`` acts by first samples: the first four do not concern it.
+    ``"gradient"`` acts by first samples: the first five do not concern it.
 
     Args:
         num_samples: candidates a plan, ranked by the value function.
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
-        refine: how far the critics may move first actions, in standard deviations of the data's; None: what of
-            ``REFINEMENTS`` scores best before the first round. Critics that are right about what data do can be wrong
-            beside it.
+        guided: whether the value's gradient moves plans as they are denoised, too, with that weight.
+        refine: how far the critics may move first actions, in standard deviations of the data's; None: this, its price,
+            ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round. Critics that
+            are right about what data do can be wrong beside it.
         refine_price: what such a move must gain, see ``RecedingHorizonPolicy``; only with ``refine``.
         safety: keeps robots apart, also while exploring.
         partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see
@@ -53,6 +60,7 @@ class Acting:
 
     num_samples: int = 8
     value_weight: float = 4.0
+    guided: bool = False
     refine: float | None = None
     refine_price: float = PRICE
     safety: SafetyFilter | None = None
@@ -62,28 +70,34 @@ class Acting:
     def __post_init__(self) -> None:
         if not 0 <= self.refine_price < float("inf"):
             raise ValueError(f"refine_price={self.refine_price}; give a share of the returns' spread, 0 or more.")
-        if self.refine is None and self.refine_price != PRICE:
+        if self.refine is None and (self.refine_price != PRICE or self.guided):
             raise ValueError(
-                f"refine_price={self.refine_price} is of a refine that is given; without one, prices are tried out."
+                f"refine_price={self.refine_price} and guided={self.guided} are of a given refine; without one, "
+                "they are tried out."
             )
         if (self.partners is None) != (not self.watched):
             raise ValueError(f"watched={self.watched} and partners={self.partners}; give both or neither.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the safety filter only as whether there is one, the partners by name."""
-        plain = {name: getattr(self, name) for name in ("num_samples", "value_weight", "refine", "refine_price")}
-        return plain | {"safe": self.safety is not None, "watched": list(self.watched)}
+        plain = {"value_weight": self.value_weight, "safe": self.safety is not None, "watched": list(self.watched)}
+        return self.way | plain
+
+    @property
+    def way(self) -> dict[str, Any]:
+        """What of it is tried where ``refine`` is None."""
+        return {name: getattr(self, name) for name in ("num_samples", "guided", "refine", "refine_price")}
 
     def policy(self, planner: DiffusionPlanner, exploration: Exploration | None = None) -> Team:
-        """Ranks and refines by the planner's value function; with ``exploration`` it draws instead of choosing."""
+        """Follows the planner's value function; with ``exploration`` it draws candidates instead of choosing."""
         if planner.value_function is None:
             raise ValueError("the planner has no value function to rank plans by; train one with train_value.")
-        guides = [ValueGuide(planner.value_function, weight=self.value_weight, levels=None)]
-        chosen = guides if exploration is None else [*guides, exploration]
+        value = ValueGuide(planner.value_function, weight=self.value_weight)
+        guides: list[Guide] = [value if self.guided else replace(value, levels=None)]
         policy = RecedingHorizonPolicy(
             planner,
             num_samples=self.num_samples,
-            guides=chosen,
+            guides=guides if exploration is None else [*guides, exploration],
             refine=self.refine or 0.0,
             refine_price=self.refine_price,
             partners=self.watched,
@@ -117,7 +131,7 @@ class Run:
     def begin(self, floor: float | None, tensorboard: bool) -> None:
         """Loads the newest checkpoint; where there is none, scores the planner as it is, and as it acts from now on.
 
-        Where how far to refine is open, that is tried in between.
+        Where how to act is open, that is tried in between.
         """
         self.parent_provenance = self.planner.provenance
         self.foresight = Foresight(self.planner, np.isin(self.planner.spec.names, self.acting.watched))
@@ -128,7 +142,8 @@ class Run:
             plain = RecedingHorizonPolicy(self.planner, safety=self.acting.safety)
             self.offline = self._score(self.acting.beside_partners(plain, self.planner.spec))
             if self.acting.refine is None and not self.method.on_policy:
-                self._choose_refinement()
+                choices = [replace(self.acting, **way) for way in WAYS]
+                self.acting = max(choices, key=lambda choice: self._score(self.method.team(choice)).value)
             self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
             self.watch.floor = self.offline.low if floor is None else floor
@@ -136,15 +151,8 @@ class Run:
         self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
         if not found:
             began = {"step": 0, "environment_steps": 0, "pretrained": self.offline.value}
-            self.log.write(began | self._refinement() | self._judged())
+            self.log.write(began | self.acting.way | self._judged())
             self._save()
-
-    def _choose_refinement(self) -> None:
-        choices = [replace(self.acting, refine=reach, refine_price=price) for reach, price in REFINEMENTS]
-        self.acting = max(choices, key=lambda choice: self._score(self.method.team(choice)).value)
-
-    def _refinement(self) -> dict[str, float | None]:
-        return {"refine": self.acting.refine, "refine_price": self.acting.refine_price}
 
     def _resume(self, checkpoint: Path) -> None:
         tensors, manifest = load_checkpoint(checkpoint)
@@ -153,7 +161,7 @@ class Run:
         self.acted, self.rounds, self.updates = state["acted"], state["rounds"], state["updates"]
         self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]
         self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
-        self.acting = replace(self.acting, refine=state["refine"], refine_price=state["refine_price"])
+        self.acting = replace(self.acting, **state["way"])
         self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
         self.watch.weights, self.watch.floor = below("best.", tensors), state["floor"]
         self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
@@ -273,7 +281,7 @@ class Run:
             "evaluated": self.evaluated,
             "seen": self.seen,
             "pace": self.method.pace,
-            **self._refinement(),
+            "way": self.acting.way,
             "offline": asdict(self.offline),
             "diversity": self.pretrained_diversity,
             "best": asdict(self.watch.best),
@@ -293,7 +301,7 @@ class Run:
         finally:
             self.method.act_by(self.watch.weights)
             done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
-            done |= {"drifts": self.drift.found, **self._refinement()}
+            done |= {"drifts": self.drift.found, **self.acting.way}
             done |= {"parent_provenance": self.parent_provenance, "online_data": self.replay.store.fingerprint}
             for folder, planner in self.method.planners().items():
                 planner.provenance = {**self.facts, **done}
