@@ -79,10 +79,11 @@ class Guidance:
         """Raises ``ValueError`` when a guide that should move plans does so at none of the noise levels visited."""
         for guide in self.guides:
             if guide.levels is not None and guide.weight > 0 and not any(_moves(guide, level) for level in levels):
-                visited = [round(level, 2) for level in levels]
+                visited = [round(level, 2) for level in levels if level < PURE_NOISE]
                 raise ValueError(
-                    f"guide {guide.name!r} moves plans at noise levels {guide.levels}, but only {visited} are visited; "
-                    "widen its levels, take more denoising steps, or set levels=None to rank."
+                    f"guide {guide.name!r} moves plans at noise levels {guide.levels}; {visited} are visited, beside "
+                    "pure noise, of which nothing can be known: take more denoising steps, widen its levels, or set "
+                    "levels=None to rank."
                 )
 
     def terms(self, clean: Float[Tensor, "BS N W D"]) -> dict[str, Float[Tensor, "B S"]]:
