@@ -159,7 +159,7 @@ def another_process(name: str, job: Callable[..., Any], *arguments: Any) -> Iter
 
     Raises ``RuntimeError`` when the job failed; its traceback is on standard error by then.
     """
-    process = get_context("spawn").Process(name=name, target=job, args=arguments, daemon=True)
+    process = get_context("spawn").Process(name=name, target=_beside, args=(job, *arguments), daemon=True)
     process.start()
     try:
         yield
@@ -171,8 +171,8 @@ def another_process(name: str, job: Callable[..., Any], *arguments: Any) -> Iter
         raise RuntimeError(f"{name}: its process ended with exit code {process.exitcode}; start again to go on.")
 
 
-def end_with_parent() -> None:
-    """Ends this process as soon as its parent has ended, even if that was killed."""
+def _beside(job: Callable[..., Any], *arguments: Any) -> None:
+    """Does the job, and ends as soon as the parent has ended, even if that was killed; Ctrl-C is the parent's."""
 
     def wait() -> None:
         if (parent := parent_process()) is not None:
@@ -180,6 +180,8 @@ def end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job(*arguments)
 
 
 def train_planner(
@@ -187,8 +189,6 @@ def train_planner(
 ) -> DiffusionPlanner:
     """A trained planner; from its last checkpoint on, if it has one. ``threads`` are those of a process of its own."""
     if threads is not None:
-        end_with_parent()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
         torch.set_num_threads(threads)
     dataset = load_dataset(out / "data", HORIZON)
     planner = DiffusionPlanner.for_dataset(

@@ -84,13 +84,14 @@ def claim(folder: str | Path, settings: dict[str, Any]) -> None:
     Raises ``ValueError`` when it is that of others; nothing in it is touched then.
     """
     path, settings = Path(folder) / "settings.json", json.loads(json.dumps(settings))
-    found = read_json(path) if path.exists() else settings
+    if not path.exists():
+        write_json(path, settings)
+    found = read_json(path)
     found = found if isinstance(found, dict) else {}
     other = {name: found.get(name) for name in {**settings, **found} if found.get(name) != settings.get(name)}
     if other:
         now = {name: settings.get(name) for name in other}
         raise ValueError(f"{folder} is of other settings, {other} instead of {now}; choose another, or delete it.")
-    write_json(path, settings)
 
 
 def sha256(path: Path) -> str:

@@ -126,6 +126,7 @@ def train(name: str, variant: str, seed: int) -> dp.DiffusionPlanner:
 def planner_of(name: str, seed: int) -> Path:
     """The folder of a row's planner, for other benchmarks; recorded and trained from nothing where it is missing."""
     out = FOLDER / name / f"{JOINT}_{seed}"
+    claim(FOLDER / name, recipe(ROWS[name]))
     if not (out / "planner").exists():
         collect(ROWS[name], FOLDER / name / "data")
         train(name, JOINT, seed)
@@ -140,9 +141,14 @@ def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
     return {"guides": guides} | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
 
 
+def recipe(row: Row) -> dict[str, Any]:
+    """What data and planners of a row depend on: all of it but how they are shown."""
+    return {name: value for name, value in asdict(row).items() if name not in ("figure", "variants", "batch_size")}
+
+
 def collect(row: Row, out: Path) -> None:
     """Records the row's data, in a folder that is this row's; of several environments in stores that are merged."""
-    claim(out.parent, asdict(row))
+    claim(out.parent, recipe(row))
     if not row.trained_on:
         dp.collect_episodes(row.env, out=out, episodes=row.episodes, env_options=row.options)
     else:

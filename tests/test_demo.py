@@ -71,10 +71,9 @@ def test_a_training_that_fails_in_its_own_process_fails_the_demo():
 SIDE_BY_SIDE = """
 import os, time
 from pathlib import Path
-from diffplan.demo import another_process, end_with_parent
+from diffplan.demo import another_process
 
 def job():
-    end_with_parent()
     Path("child").write_text(str(os.getpid()))
     time.sleep(300)
 
