@@ -53,6 +53,12 @@ AHEAD, SAMPLES = 20, 20
 LATENT_SIZE = {INFERRED: 8, TOLD: STYLE_SIZE}
 
 
+def record_data() -> None:
+    """Records the episodes to learn from, or goes on with them."""
+    options = {"env_options": {"num_robots": 3}, "workers": 1}
+    dp.collect_episodes("crossing-v0", PartneredExpert, out=FOLDER / "data", episodes=DATA_EPISODES, **options)
+
+
 def train_planner(kind: str, seed: int) -> dp.DiffusionPlanner:
     """A planner with a partner encoder or one that is told styles; what is there already is read."""
     out = FOLDER / f"{kind}_{seed}".replace(" ", "_")
@@ -207,8 +213,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=100)
     arguments = parser.parse_args()
-    options = {"env_options": {"num_robots": 3}, "workers": 1}
-    dp.collect_episodes("crossing-v0", PartneredExpert, out=FOLDER / "data", episodes=DATA_EPISODES, **options)
+    record_data()
     found = [measure(seed, arguments.episodes) for seed in range(arguments.seeds)]
     count, command = arguments.seeds * arguments.episodes, COMMAND.format(**vars(arguments))
 
