@@ -3,7 +3,8 @@
     python scripts/benchmark_processes.py
 
 ``team_missed_steps`` counts the answers that the world waited for in vain, of the three that live on. The planner is
-that of ``benchmark_control.py --rows crossing_open_4``, trained where missing. A machine that is busy with other work
+that of ``benchmark_control.py --rows crossing_open_4``, trained where missing. The world waits for the first plan of an
+episode, which is not of the rate. A machine that is busy with other work
 misses steps for that.
 """
 
@@ -55,6 +56,7 @@ def main() -> None:
     beside = {
         "answered": figure("answered", sum(len(robot.planning_ms) for robot in others.values()), "steps"),
         "steps of the world that began late": figure("late", report.late, "steps"),
+        "longest wait for first plans": figure("wait", 1e3 * max(one.setting_out for one in report.episodes), "ms"),
         "longest planning": figure("longest", max(max(robot.planning_ms) for robot in others.values()), "ms"),
         "other work on the machine before the run": figure("load", busy, "processes a processor"),
         "processes left": figure("left", len(left), "processes"),

@@ -25,7 +25,7 @@ from diffplan.processes.frames import (
 )
 from diffplan.processes.robot import Robot, heard_by_robot
 from diffplan.processes.transport import BOX, Bus, free_endpoint
-from diffplan.processes.world import World
+from diffplan.processes.world import SETTING_OUT, World
 
 RATE = 20.0
 
@@ -67,13 +67,21 @@ class Ahead:
         return np.sign(observation[4:6] - observation[:2]) * 0.5, b"ahead"
 
 
+class Slow(Ahead):
+    """Takes three periods for its first step."""
+
+    def act(self, observation: np.ndarray, sensed: Mapping, step: int) -> tuple[np.ndarray, bytes]:
+        time.sleep(3 / RATE * (step == 0))
+        return super().act(observation, sensed, step)
+
+
 class Driven:
     """A robot of the class ``Robot``, in a thread of this process."""
 
-    def __init__(self, env: CrossingEnv, name: str, endpoint: str, loss: float = 0.0):
+    def __init__(self, env: CrossingEnv, name: str, endpoint: str, loss: float = 0.0, member: type[Ahead] = Ahead):
         self.bus = Bus("tests", heard_by_robot(env.joint_spec, name), endpoint)
         self.heard: list[bytes] = []
-        self.robot = Robot(lambda seed: Ahead(self.heard), name, env.joint_spec, self.bus, loss=loss)
+        self.robot = Robot(lambda seed: member(self.heard), name, env.joint_spec, self.bus, loss=loss)
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.run)
 
@@ -195,6 +203,16 @@ def test_a_robot_that_says_nothing_brakes_and_is_counted(env: CrossingEnv, world
     assert world.robots["robot_1"].missed == 6 and moved[1] < 1e-3
     assert world.robots["robot_0"].missed < 6 and moved[0] > 0.02
     assert world.robots["robot_0"].counters.sent > 0
+
+
+def test_an_episode_sets_out_when_everyone_has_planned(env: CrossingEnv, world_bus: Bus, endpoint: str):
+    with Driven(env, "robot_0", endpoint) as quick, Driven(env, "robot_1", endpoint, member=Slow) as slow:
+        connected(world_bus, quick, slow)
+        world = World(env, env.joint_spec, world_bus, RATE, alive=lambda name: True)
+        episode = world.run_episode(seed=5_000)
+    assert 3 / RATE <= episode.setting_out < SETTING_OUT
+    assert all(len(robot.planning_ms) + robot.missed == 6 for robot in world.robots.values())
+    assert world.robots["robot_1"].planning_ms[0] >= 3_000 / RATE
 
 
 def test_a_robot_whose_process_has_ended_is_not_late_but_gone(env: CrossingEnv, world_bus: Bus, endpoint: str):

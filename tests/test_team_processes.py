@@ -147,7 +147,7 @@ def test_a_robot_of_a_safe_team_filters_its_own_actions(planner: Path):
 
 def test_the_table_says_what_became_of_every_robot(capsys: pytest.CaptureFixture[str]):
     robots = {"robot_0": RobotReport(missed=2, planning_ms=[3.0, 5.0]), "robot_1": RobotReport(ended_at=4)}
-    episodes = [EpisodeReport(1.0, 0.0, 0.0, 40, cut=False), EpisodeReport(0.0, 0.0, 0.0, 10, cut=True)]
+    episodes = [EpisodeReport(1.0, 0.0, 0.0, 40, False, 0.1), EpisodeReport(0.0, 0.0, 0.0, 10, True, 0.1)]
     print_report(TeamReport(rate=20.0, seconds=2.5, steps=50, late=0, episodes=episodes, robots=robots))
     said = capsys.readouterr().out
     assert "50 in 2.5 s, 0 began late" in said and "1, of which 1 succeeded" in said

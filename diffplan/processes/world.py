@@ -2,7 +2,8 @@
 
 At the beginning of a step every robot is told what it observes and senses, and nothing else. At its end, one period
 later, the world moves on with the actions that came. A robot whose action is missing brakes (the action nearest to 0),
-and that is counted.
+and that is counted. An episode sets out when all robots have planned: its first step alone lasts until everyone has
+answered, ``SETTING_OUT`` at most, for the first plan costs several times as much as those that go on from it.
 """
 
 import time
@@ -16,6 +17,8 @@ from pettingzoo import ParallelEnv
 from diffplan.processes.frames import WORLD, Counters, Frame, Kind, action_topic, pack_view, unpack_action, view_topic
 from diffplan.processes.transport import Bus
 from diffplan.spec import Actions, JointSpec
+
+SETTING_OUT = 1.0  # seconds
 
 
 @dataclass
@@ -45,7 +48,8 @@ class RobotReport:
 @dataclass(frozen=True)
 class EpisodeReport:
     """One episode: whether all robots succeeded (NaN where the environment does not say), its return and contacts (as
-    in ``EvaluationReport``), its steps, and whether it was cut short because the time was over.
+    in ``EvaluationReport``), its steps, whether it was cut short because the time was over, and the seconds until all
+    robots had planned its first step.
     """
 
     success: float
@@ -53,6 +57,7 @@ class EpisodeReport:
     contacts: float
     steps: int
     cut: bool
+    setting_out: float
 
 
 class World:
@@ -79,6 +84,7 @@ class World:
         self.index = {name: index for index, name in enumerate(spec.names)}
         self.robots = {name: RobotReport() for name in spec.names}
         self.steps, self.late, self._episode, self._due = 0, 0, -1, time.monotonic()
+        self._said: dict[str, np.ndarray] = {}  # by whom what was said in this step
 
     def run_episode(
         self, seed: int, end: float = np.inf, before_step: Callable[[int], None] = lambda step: None
@@ -93,18 +99,21 @@ class World:
         self._episode += 1
         observations, infos = self.env.reset(seed=seed)
         success: dict[str, float] = {}
-        step, total, contacts = 0, 0.0, float("nan")
+        step, total, contacts, setting_out = 0, 0.0, float("nan"), 0.0
         while self.env.agents and time.monotonic() < end:
             before_step(self.steps)
             self._keep_pace()
             self._show(step, observations, infos)
+            if step == 0:
+                setting_out = self._set_out()
             time.sleep(max(0.0, self._due - time.monotonic()))
             observations, rewards, _, _, infos = self.env.step(self._actions(step))
             step, self.steps = step + 1, self.steps + 1
             success |= {name: float(info["success"]) for name, info in infos.items() if "success" in info}
             total += sum(map(float, rewards.values())) / len(self.env.possible_agents)
             contacts = float(next((info["contacts"] for info in infos.values() if "contacts" in info), np.nan))
-        return EpisodeReport(min(success.values(), default=np.nan), total, contacts, step, bool(self.env.agents))
+        succeeded, cut = min(success.values(), default=np.nan), bool(self.env.agents)
+        return EpisodeReport(succeeded, total, contacts, step, cut, setting_out)
 
     def _keep_pace(self) -> None:
         """Sets when this step ends: one period after the last one, or after now where that is too soon."""
@@ -113,6 +122,17 @@ class World:
             self.late += self.steps > 0
             self._due = now + self.period
 
+    def _set_out(self) -> float:
+        """Returns as soon as everyone has answered the first step, which ends then; and after how many seconds."""
+        began = time.monotonic()
+        while time.monotonic() < began + SETTING_OUT:
+            waited_for = [name for name in self.env.agents if not self._hear(name, 0) and self.alive(name)]
+            if not waited_for:
+                break
+            self.bus.wait(action_topic(self.index[waited_for[0]]), self.period)
+        self._due = time.monotonic()
+        return self._due - began
+
     def _show(self, step: int, observations: dict[str, np.ndarray], infos: dict[str, dict[str, Any]]) -> None:
         for name in self.env.agents:
             view = pack_view(self.spec, observations[name], infos.get(name, {}).get("sensed", {}))
@@ -120,12 +140,15 @@ class World:
 
     def _actions(self, step: int) -> Actions:
         """What the robots do: what they want, within their bounds; those that did not say brake."""
-        wanted = {name: self._action(name, step) for name in self.env.agents}
-        stacked, _ = self.spec.stack_actions({name: action for name, action in wanted.items() if action is not None})
+        for name in self.env.agents:
+            if not self._hear(name, step):
+                self._miss(name)
+        stacked, _ = self.spec.stack_actions(self._said)
+        self._said = {}
         return self.spec.unstack_actions(stacked, np.isin(self.spec.names, self.env.agents))
 
-    def _action(self, name: str, step: int) -> np.ndarray | None:
-        """What this robot wants to do in this step; None, and counted, where it did not say."""
+    def _hear(self, name: str, step: int) -> bool:
+        """Whether this robot has said by now what it wants to do in this step."""
         robot = self.robots[name]
         for frame in self._answers(name):
             try:
@@ -133,14 +156,18 @@ class World:
             except ValueError:
                 robot.refused += 1
                 continue
-            if (frame.episode, frame.step) == (self._episode, step):
+            if (frame.episode, frame.step) == (self._episode, step) and name not in self._said:
                 robot.planning_ms.append(robot.counters.planning_us / 1e3)
-                return action
+                self._said[name] = action
+        return name in self._said
+
+    def _miss(self, name: str) -> None:
+        """Counts a robot that did not answer in time."""
+        robot = self.robots[name]
         if self.alive(name):
             robot.missed += 1
         elif robot.ended_at is None:
             robot.ended_at = self.steps
-        return None
 
     def _answers(self, name: str) -> list[Frame]:
         """The action frames of a robot that came in this step; what came beside them on its topic is counted."""
