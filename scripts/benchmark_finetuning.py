@@ -1,12 +1,16 @@
-"""Fine-tunes pretrained planners online from medium data, and writes docs/results/finetuning.json.
+"""Fine-tunes pretrained planners online, most from medium data, and writes docs/results/finetuning.json.
 
     python scripts/benchmark_finetuning.py --rows simple_spread --seeds 5
+    python scripts/benchmark_finetuning.py --rows simple_spread --steps 20000 --scratch d3rlpy-env/bin/python
     python scripts/benchmark_finetuning.py --exact-resumes 20
 
-gain: score of the fine-tuned planner over that of the pretrained one (first sample, no ranking), both on new starts.
+gain: score of the fine-tuned planner over that of the pretrained one (first sample, no ranking), both on new starts; of
+rows that begin with random data the score itself (``random_*``), as the pretrained one's is about 0.
 Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
 lowest score of a run's own evaluations over that of the planner that it began with, on the same starts. Figures of
 other methods than ``critic`` end with their name, those of robots that learn each for itself with "each".
+speedup_over_scratch: steps after which SAC, see ``online_baseline.py``, first scores as high as the fine-tuned planner,
+over the planner's own; where it never does within ``--scratch-steps``, these count.
 exact_resumes: tiny runs, killed at random moments and resumed, that end with the same metrics and weights.
 Everything is kept below runs/benchmark: an interrupted benchmark goes on.
 """
@@ -14,10 +18,11 @@ Everything is kept below runs/benchmark: an interrupted benchmark goes on.
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,7 +33,7 @@ from figures import RESULTS, Figure, kept, record
 
 import diffplan as dp
 from diffplan.evaluation import Interval, Policy, mean_interval
-from diffplan.files import claim, write_json
+from diffplan.files import claim, read_json, write_json
 from diffplan.finetuning import METHODS, Acting, Learning
 from diffplan.finetuning.loop import AUTO, weights_sha256
 
@@ -44,6 +49,7 @@ class Row:
 
     env: str
     options: dict[str, Any] = field(default_factory=dict)
+    skill: str = "medium"
     episodes: int = 6_000
     horizon: int = 32
     steps: int = 3_000
@@ -55,15 +61,17 @@ class Row:
     acting: dict[str, float] = field(default_factory=dict)  # options of ``Acting``
 
 
+SIMPLE_SPREAD = Row(
+    "mpe:simple_spread_v3",
+    horizon=12,
+    discount=0.95,
+    values={"reach": 0.5},
+    score="return",
+    acting={"refine": 1.0, "refine_price": 0.0},
+)
 ROWS = {
-    "simple_spread": Row(
-        "mpe:simple_spread_v3",
-        horizon=12,
-        discount=0.95,
-        values={"reach": 0.5},
-        score="return",
-        acting={"refine": 1.0, "refine_price": 0.0},
-    ),
+    "simple_spread": SIMPLE_SPREAD,
+    "simple_spread_random": replace(SIMPLE_SPREAD, skill="random"),
     "crossing_doorway": Row("crossing-v0", {"layout": "doorway"}, steps=6_000),
     "transport": Row("transport-v0", steps=6_000),
 }
@@ -80,7 +88,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         row.env,
         out=base / "data",
         episodes=row.episodes,
-        skill="medium",
+        skill=row.skill,
         seed=DATA_SEED,
         workers=0,
         env_options=row.options,
@@ -184,6 +192,9 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
         label: figure(label, "points", mean_interval(groups))
         for label, groups in (("before", before), ("after", after))
     }
+    if ROWS[name].skill == "random":
+        task = budget.removesuffix("_random")
+        return [figure(f"random_{task}", "points", mean_interval(after), {"before": beside["before"]})]
     worst = [curve.min() / start for curve, start in zip(curves, began, strict=True)]
     minutes = {phase: [[one["seconds"][phase] / 60] for one in results] for phase in PHASES}
     total = [[sum(minutes[phase][i][0] for phase in PHASES)] for i in range(seeds)]
@@ -193,6 +204,39 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
         figure(f"worst_on_the_way_{budget}", "ratio", mean_interval([[one] for one in worst])),
         figure(f"wall_minutes_{budget}", "min", mean_interval(total), shares),
     ]
+
+
+def speedup(name: str, arguments: argparse.Namespace) -> Figure:
+    """How many times the steps of the fine-tuned planner SAC needs from scratch to score as it does, seed by seed."""
+    (low, high), shares, ours, theirs = scale(name), [], [], []
+    script, row = Path(__file__).with_name("online_baseline.py"), ROWS[name]
+    for seed in range(arguments.seeds):
+        out = FOLDER / name / f"sac_{arguments.scratch_steps}_{seed}.json"
+        if not out.exists() or read_json(out)["curve"][-1]["steps"] < arguments.scratch_steps:
+            command = [arguments.scratch, script, "--env", row.env, "--out", out, "--discount", row.discount]
+            command += ["--steps", arguments.scratch_steps, "--seed", seed, "--episodes", arguments.episodes]
+            subprocess.run([str(part) for part in command], check=True)
+        curve = read_json(out)["curve"]
+        score = run_seed(name, seed, arguments)["after"]
+        reached = (one["steps"] for one in curve if np.mean(one["returns"]) >= np.mean(score))
+        shares.append([next(reached, arguments.scratch_steps) / arguments.steps])
+        ours.append([100 * (one - low) / (high - low) for one in score])
+        theirs.append([100 * (one - low) / (high - low) for one in curve[-1]["returns"]])
+    seeds, command = arguments.seeds, f"{COMMAND} --rows {name} --seeds {arguments.seeds} --steps {arguments.steps}"
+    command += (
+        f" --episodes {arguments.episodes} --scratch d3rlpy-env/bin/python --scratch-steps {arguments.scratch_steps}"
+    )
+
+    def figure(label: str, unit: str, value: Interval, beside: dict[str, Figure] | None = None) -> Figure:
+        count = seeds * arguments.episodes
+        return Figure(label, value.value, value.low, value.high, unit, seeds, count, command, beside or {})
+
+    after = f"after {arguments.steps // 1000}k steps of fine-tuning", f"after {arguments.scratch_steps // 1000}k of SAC"
+    beside = {
+        label: figure(label, "points", mean_interval(columns))
+        for label, columns in zip(after, (ours, theirs), strict=True)
+    }
+    return figure("speedup_over_scratch", "ratio", mean_interval(shares), beside)
 
 
 def ratio(above: list[np.ndarray], below: list[np.ndarray], resamples: int = 4_000) -> Interval:
@@ -272,10 +316,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--scratch", help="python of an environment that has d3rlpy: also train SAC from scratch")
+    parser.add_argument("--scratch-steps", type=int, default=300_000)
     parser.add_argument("--exact-resumes", type=int, metavar="KILLS", default=0)
     arguments = parser.parse_args()
     for name in arguments.rows:
         record(RESULTS / "finetuning.json", run(name, arguments))
+        if arguments.scratch:
+            record(RESULTS / "finetuning.json", [speedup(name, arguments)])
     if arguments.exact_resumes:
         record(RESULTS / "finetuning.json", [exact_resumes(arguments.exact_resumes)])
 
