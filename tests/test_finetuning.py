@@ -141,22 +141,35 @@ def test_how_critics_are_trusted_is_given_whole_or_left_open(options: dict[str, 
         Acting(**options)
 
 
-def test_a_run_that_begins_best_by_a_value_gradient_acts_so_and_resumes_so(
+def test_a_run_acts_in_the_way_that_scores_best_also_after_it_was_killed(
     tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored: list[dp.RecedingHorizonPolicy] = []
+    """A value gradient scores best at first, then refining at no price, which is tried after the fourth round."""
 
     def score(run: Run, policy: dp.RecedingHorizonPolicy) -> Interval:
-        scored.append(policy)
-        value = float(any(guide.levels is not None for guide in policy.sampling.guides))
+        (guided,) = [guide.levels is not None for guide in policy.sampling.guides] or [False]
+        assert policy.sampling.num_samples == (1 if guided or not policy.sampling.guides else 2)
+        value = 2.0 if run.rounds and (policy.refine, policy.refine_price) == (1.0, 0.0) else float(guided)
         return Interval(value, value, value)
 
     monkeypatch.setattr(Run, "_score", score)
-    brief = {"acting": Acting(2), "method": "critic", "evaluate_every": 36}
-    way = tune(tmp_path / "whole", **brief).acting.way
-    assert (way["guided"], way["num_samples"], way["refine"]) == (True, 1, 0.0)
-    assert scored[-1].sampling.num_samples == 1 and scored[-1].sampling.guides[0].levels is not None
-    assert tune(tmp_path / "whole", **brief, resume=True).acting.way == way
+    brief = {"acting": Acting(2), "method": "critic", "steps": 90}
+    whole, saved, calls = tune(tmp_path / "whole", **brief), Run._save, itertools.count()
+    assert [(row["score"], row["guided"], row["refine"]) for row in whole.rows] == [(1, True, 0)] * 4 + [
+        (2, False, 1)
+    ] * 2
+    assert whole.acting.way == {"num_samples": 2, "guided": False, "refine": 1.0, "refine_price": 0.0}
+
+    def killed(run: Run) -> None:
+        if next(calls) == 3:
+            raise Killed
+        saved(run)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Run, "_save", killed)
+        tune(tmp_path / "killed", **brief)
+    resumed = tune(tmp_path / "killed", **brief, resume=True)
+    assert (timeless(resumed), resumed.acting) == (timeless(whole), whole.acting)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -494,15 +507,15 @@ def test_a_killed_run_of_other_networks_resumes_to_the_bit_and_saves_them(
     how = Learning(**SMALL | {"critic_learning_rate": 1e-2}, policy_learning_rate=1e-3)
     brief = {"method": method, "each": each, "steps": 36, "learning": how}
     whole = tune(tmp_path / "whole", **brief)
-    judged, calls = Run._judged, itertools.count()
+    judgement, calls = Run._judgement, itertools.count()
 
     def killed(run: Run, *args: Any) -> Any:
         if next(calls) == 2:
             raise Killed
-        return judged(run, *args)
+        return judgement(run, *args)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Run, "_judged", killed)
+        patched.setattr(Run, "_judgement", killed)
         tune(tmp_path / "killed", **brief)
     assert timeless(tune(tmp_path / "killed", **brief, resume=True)) == timeless(whole)
     folder = "planners/b" if each else "planner"

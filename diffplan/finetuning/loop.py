@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class FinetuningReport:
         seconds: of this call.
         metrics: where the rows are written.
         policy: acts by what was learned, as in the run's evaluations.
-        acting: how that is; what was open is settled.
+        acting: how that is: as in the best round, where it was open.
     """
 
     method: str
@@ -199,6 +199,7 @@ def finetune(
             while run.acted < steps:
                 run.round()
                 show(run.acted, run.watch.best.value)
+    acting = replace(run.acting, **run.best_way)
     return FinetuningReport(
         name,
         run.offline,
@@ -210,8 +211,8 @@ def finetune(
         run.drift.found,
         time.perf_counter() - started,
         out / "metrics.jsonl",
-        learner.team(run.acting),
-        run.acting,
+        learner.team(acting),
+        acting,
     )
 
 

@@ -33,7 +33,8 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"refine": 1.0, "refine_price": 0.0},
     {"refine": 0.0, "guided": True, "num_samples": 1},
 )
-"""How acting may trust the critics, of which the best is found out: to rank, to refine at a price, to bend one plan."""
+"""How acting may trust the critics, of which the best is found out: to rank, to refine at a price, to bend one plan.
+Critics that are right about what data do can be wrong beside it, and get better."""
 
 Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 
@@ -49,8 +50,8 @@ class Acting:
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
         guided: whether the value's gradient moves plans as they are denoised, too, with that weight.
         refine: how far the critics may move first actions, in standard deviations of the data's; None: this, its price,
-            ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round. Critics that
-            are right about what data do can be wrong beside it.
+            ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round; later every
+            evaluation tries another way, too, which takes over if it scores higher.
         refine_price: what such a move must gain, see ``RecedingHorizonPolicy``; only with ``refine``.
         safety: keeps robots apart, also while exploring.
         partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see
@@ -125,6 +126,8 @@ class Run:
     rounds: int = 0
     updates: int = 0
     evaluated: int = 0  # environment steps at the last evaluation
+    others: list[dict[str, Any]] = field(default_factory=list)  # ways to act that wait for their turn to be tried
+    best_way: dict[str, Any] = field(default_factory=dict)  # of the best round
     seen: dict[str, int] = field(default_factory=dict)  # signs of collapse, and in how many rounds
     watch: Watch = field(default_factory=Watch)
 
@@ -141,9 +144,11 @@ class Run:
         else:
             plain = RecedingHorizonPolicy(self.planner, safety=self.acting.safety)
             self.offline = self._score(self.acting.beside_partners(plain, self.planner.spec))
-            if self.acting.refine is None and not self.method.on_policy:
-                choices = [replace(self.acting, **way) for way in WAYS]
-                self.acting = max(choices, key=lambda choice: self._score(self.method.team(choice)).value)
+            open_ = self.acting.refine is None and not self.method.on_policy
+            ways = [replace(self.acting, **way).way for way in WAYS] if open_ else [self.acting.way]
+            scores = [self._score_of(way) for way in ways]
+            best, *others = sorted(range(len(ways)), key=lambda place: -scores[place].value)
+            self.acting, self.others = replace(self.acting, **ways[best]), [ways[place] for place in others]
             self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
             self.watch.floor = self.offline.low if floor is None else floor
@@ -151,7 +156,7 @@ class Run:
         self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
         if not found:
             began = {"step": 0, "environment_steps": 0, "pretrained": self.offline.value}
-            self.log.write(began | self.acting.way | self._judged())
+            self.log.write(began | self._judgement(scores[best]))
             self._save()
 
     def _resume(self, checkpoint: Path) -> None:
@@ -161,7 +166,8 @@ class Run:
         self.acted, self.rounds, self.updates = state["acted"], state["rounds"], state["updates"]
         self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]
         self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
-        self.acting = replace(self.acting, **state["way"])
+        self.acting, self.others = replace(self.acting, **state["way"]), state["others"]
+        self.best_way = state["best_way"]
         self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
         self.watch.weights, self.watch.floor = below("best.", tensors), state["floor"]
         self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
@@ -245,18 +251,41 @@ class Run:
         return {name: float(np.mean(values)) for name, values in losses.items()}
 
     def _judged(self, changed: bool = False) -> dict[str, Any]:
-        """Scores the planner as it acts, keeps it or goes back, and says so; in a changed world, the kept one too."""
+        """Scores the planner as it acts and as it might; takes the better way. In a changed world the kept one, too."""
         if changed:
             learned = self.method.acting()
             self.method.act_by(self.watch.weights)
-            self.watch.best = self._score(self.method.team(self.acting))
+            self.watch.best = self._score_of(self.best_way)
             self.watch.floor = self.watch.best.low if self.facts["floor"] is None else self.facts["floor"]
             self.method.act_by(learned)
-        score = self._score(self.method.team(self.acting))
+        score = self._score_of(self.acting.way)
+        if self.others:
+            other, *self.others = self.others
+            self.others.append(other)  # its turn comes again last
+            if (found := self._score_of(other)).value > score.value:
+                score = found
+                self._take_up(other)
+        return self._judgement(score)
+
+    def _judgement(self, score: Interval) -> dict[str, Any]:
+        """Keeps the planner or goes back, after this score, and says so."""
+        row = {"score": score.value, "low": score.low, "high": score.high} | self.acting.way
         back = self.watch.judge(score, self.method.acting())
+        if self.watch.best is score:
+            self.best_way = self.acting.way
         if back:
             self.method.go_back(self.watch.weights)
-        return {"score": score.value, "low": score.low, "high": score.high, "rolled_back": back}
+            self._take_up(self.best_way)
+        return row | {"rolled_back": back}
+
+    def _take_up(self, way: dict[str, Any]) -> None:
+        """Acts so from now on; values are to be of a team that does."""
+        self.others = [one for one in (*self.others, self.acting.way) if one != way]
+        self.acting = replace(self.acting, **way)
+        self.method.refining(self.acting.refine or 0.0, self.acting.refine_price)
+
+    def _score_of(self, way: dict[str, Any]) -> Interval:
+        return self._score(self.method.team(replace(self.acting, **way)))
 
     def _score(self, policy: Policy) -> Interval:
         seed = evaluation_seed(self.facts["seed"])
@@ -282,6 +311,8 @@ class Run:
             "seen": self.seen,
             "pace": self.method.pace,
             "way": self.acting.way,
+            "others": self.others,
+            "best_way": self.best_way,
             "offline": asdict(self.offline),
             "diversity": self.pretrained_diversity,
             "best": asdict(self.watch.best),
@@ -301,7 +332,7 @@ class Run:
         finally:
             self.method.act_by(self.watch.weights)
             done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
-            done |= {"drifts": self.drift.found, **self.acting.way}
+            done |= {"drifts": self.drift.found, **self.best_way}
             done |= {"parent_provenance": self.parent_provenance, "online_data": self.replay.store.fingerprint}
             for folder, planner in self.method.planners().items():
                 planner.provenance = {**self.facts, **done}
