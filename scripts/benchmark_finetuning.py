@@ -8,7 +8,8 @@ gain: score of the fine-tuned planner over that of the pretrained one (first sam
 rows that begin with random data the score itself (``random_*``), as the pretrained one's is about 0.
 Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
 lowest score of a run's own evaluations over that of the planner that it began with, on the same starts. Figures of
-other methods than ``critic`` end with their name, those of robots that learn each for itself with "each".
+other methods than ``critic`` end with their name. co_learning_<n>: the score where n robots learn each for itself
+(``--each``), beside that of the planner that all began with.
 speedup_over_scratch: steps after which SAC, see ``online_baseline.py``, first scores as high as the fine-tuned planner,
 over the planner's own; where it never does within ``--scratch-steps``, these count.
 exact_resumes: tiny runs, killed at random moments and resumed, that end with the same metrics and weights.
@@ -73,6 +74,7 @@ ROWS = {
     "simple_spread": SIMPLE_SPREAD,
     "simple_spread_random": replace(SIMPLE_SPREAD, skill="random"),
     "crossing_doorway": Row("crossing-v0", {"layout": "doorway"}, steps=6_000),
+    "crossing_doorway_2": Row("crossing-v0", {"layout": "doorway", "num_robots": 2}, steps=6_000),
     "transport": Row("transport-v0", steps=6_000),
 }
 
@@ -187,7 +189,7 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     def figure(label: str, unit: str, value: Interval, beside: dict[str, Figure] | None = None) -> Figure:
         return Figure(label, value.value, value.low, value.high, unit, seeds, episodes, command, beside or {})
 
-    budget = f"{arguments.steps // 1000}k_{name}" + f"_{variant(arguments)}" * (variant(arguments) != AUTO)
+    budget = f"{arguments.steps // 1000}k_{name}" + f"_{arguments.method}" * (arguments.method != AUTO)
     beside = {
         label: figure(label, "points", mean_interval(groups))
         for label, groups in (("before", before), ("after", after))
@@ -195,6 +197,9 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     if ROWS[name].skill == "random":
         task = budget.removesuffix("_random")
         return [figure(f"random_{task}", "points", mean_interval(after), {"before": beside["before"]})]
+    if arguments.each:
+        number = dp.make(ROWS[name].env, **ROWS[name].options).joint_spec.num_agents
+        return [figure(f"co_learning_{number}", "points", mean_interval(after), {"before": beside["before"]})]
     worst = [curve.min() / start for curve, start in zip(curves, began, strict=True)]
     minutes = {phase: [[one["seconds"][phase] / 60] for one in results] for phase in PHASES}
     total = [[sum(minutes[phase][i][0] for phase in PHASES)] for i in range(seeds)]
