@@ -74,6 +74,17 @@ ROWS = {
         width=96,
         clearance=10.0,
     ),
+    "crossing_obstacles_8": Row(
+        "crossing_obstacles_8_success",
+        "crossing-v0",
+        {"layout": "obstacles", "num_robots": 8},
+        ({"layout": "obstacles", "num_robots": 4}, {"layout": "obstacles", "num_robots": 6}),
+        variants=(JOINT, UNGUIDED, SAFE),
+        episodes=8_000,
+        steps=5_000,
+        width=96,
+        clearance=10.0,
+    ),
     "transport_3": Row("transport_3_success", "transport-v0", steps=8_000, width=128, **LARGE | {"episodes": 7_000}),
     "simple_spread": Row(
         "simple_spread_expert_score",
