@@ -6,7 +6,7 @@ Two robots of three are commanded, the third is scripted. Data and planner are t
 where missing, with a value function. The new partners are of the held-out family that the pretrained planner copes
 with worst, on starts of its own. partner_shift_recovery: success with new partners after fine-tuning beside them, over
 that of the pretrained planner (first samples) with the families of the data. partner_shift_forgetting: what success
-with these has lost by then. Everything is kept below runs/benchmark: an interrupted benchmark goes on.
+with these has lost by then. Figures of other methods than ``critic`` end with their name. Everything is kept below runs/benchmark: an interrupted benchmark goes on.
 """
 
 import argparse
@@ -26,10 +26,13 @@ import diffplan as dp
 from diffplan.envs.crossing_partners import ScriptedPartners
 from diffplan.evaluation import Interval, mean_interval
 from diffplan.files import write_json
-from diffplan.finetuning import Acting
+from diffplan.finetuning import METHODS, Acting
+from diffplan.finetuning.loop import AUTO
 
 FOLDER = Path("runs/benchmark/partner_shift")
-COMMAND = "python scripts/benchmark_partner_shift.py --seeds {seeds} --steps {steps} --episodes {episodes}"
+COMMAND = (
+    "python scripts/benchmark_partner_shift.py --method {method} --seeds {seeds} --steps {steps} --episodes {episodes}"
+)
 VALUE_STEPS = 5_000
 CHOOSING = 50  # episodes by which the new family is chosen
 CHOOSING_SEED = 5_000
@@ -56,9 +59,9 @@ def beside(env: Any, families: Sequence[str]) -> dict[str, Any]:
     return {"partners": ScriptedPartners((PARTNER,), families, env.joint_spec.dt), "watched": (PARTNER,)}
 
 
-def run_seed(seed: int, steps: int, episodes: int) -> dict[str, Any]:
+def run_seed(seed: int, method: str, steps: int, episodes: int) -> dict[str, Any]:
     """Pretrains, chooses new partners, fine-tunes beside them, and tests with old and new; what is there is read."""
-    out = FOLDER / f"{steps}_{seed}"
+    out = FOLDER / f"{method}_{steps}_{seed}"
     if (found := kept(out / "result.json", episodes, "new, after")) is not None:
         return found
     env, planner = dp.make("crossing-v0", num_robots=3), pretrained(seed)
@@ -82,6 +85,7 @@ def run_seed(seed: int, steps: int, episodes: int) -> dict[str, Any]:
         env,
         offline=dataset_of(planner),
         out=out,
+        method=method,
         acting=Acting(**beside(env, new)),
         steps=steps,
         score="success",
@@ -101,13 +105,16 @@ def run_seed(seed: int, steps: int, episodes: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=list(METHODS), default=AUTO)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--episodes", type=int, default=100)
     arguments = parser.parse_args()
     partners.record_data()
-    found = [run_seed(seed, arguments.steps, arguments.episodes) for seed in range(arguments.seeds)]
+    how = (arguments.method, arguments.steps, arguments.episodes)
+    found = [run_seed(seed, *how) for seed in range(arguments.seeds)]
     count, command = arguments.seeds * arguments.episodes, COMMAND.format(**vars(arguments))
+    method = f"_{arguments.method}" * (arguments.method != AUTO)
 
     def figure(label: str, value: Interval, unit: str, others: Sequence[str] = ()) -> Figure:
         beside = {name: figure(name, mean_interval([one[name] for one in found]), "share") for name in others}
@@ -119,8 +126,8 @@ def main() -> None:
     record(
         RESULTS / "finetuning.json",
         [
-            figure("partner_shift_recovery", recovery, "ratio", ("old, before", "new, before", "new, after")),
-            figure("partner_shift_forgetting", mean_interval(lost), "share", ("old, after",)),
+            figure(f"partner_shift_recovery{method}", recovery, "ratio", ("old, before", "new, before", "new, after")),
+            figure(f"partner_shift_forgetting{method}", mean_interval(lost), "share", ("old, after",)),
         ],
     )
 
