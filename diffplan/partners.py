@@ -82,13 +82,22 @@ class WithPartners:
         spec: of the environment.
 
     Raises:
-        ValueError: a partner that the environment does not have, or nobody left to command.
+        ValueError: a partner that the environment does not have, or nobody left to command; a policy with a safety
+            filter or refinement that does not know its ``partners``.
     """
 
     def __init__(self, policy: Policy, partners: Policy, names: Sequence[str], spec: JointSpec):
         unknown = [name for name in names if name not in spec.agents]
         if unknown or len(set(names)) >= spec.num_agents:
             raise ValueError(f"partners {list(names)} must be some, not all, of {list(spec.names)}.")
+        known = set(policy.partners) if isinstance(policy, RecedingHorizonPolicy) else set(names)
+        if not set(names) <= known and (
+            getattr(policy, "safety", None) is not None or getattr(policy, "refine", False)
+        ):
+            raise ValueError(
+                f"the policy filters or refines actions of {list(names)}, too, whom it does not command; make it with "
+                f"partners={list(names)}."
+            )
         self.policy, self.partners, self.names, self.spec = policy, partners, tuple(names), spec
 
     @property

@@ -236,6 +236,25 @@ def test_a_planner_acts_beside_partners_and_remembers_none_of_their_actions(plan
     assert all(np.isnan(done["robot_2"]).all() and np.isfinite(done["robot_0"]).all() for done in remembered)
 
 
+def test_a_safety_filter_counts_on_no_partner_that_it_does_not_command(planner) -> None:
+    """One robot drives at the other: as a partner it goes on, and the ego makes good what it would have given way."""
+    env = dp.make("crossing-v0", num_robots=3)
+    spec, safety = env.joint_spec, dp.SafetyFilter(**env.robot_limits)
+    seen = {name: np.zeros(spec.observation_size, np.float32) for name in spec.names}
+    for name, place in zip(spec.names, (-0.15, 0.15, 0.9), strict=True):
+        seen[name][0] = place
+    wanted = {name: np.array([speed, 0], np.float32) for name, speed in zip(spec.names, (0.8, -0.8, 0), strict=True)}
+    alone = {name: action for name, action in wanted.items() if name != "robot_1"}
+    found = safety.filter_actions(spec, seen, wanted, partners=("robot_1",))
+    assert list(found) == list(wanted) and np.array_equal(found["robot_1"], wanted["robot_1"])
+    without = safety.filter_actions(spec, seen, alone)
+    assert all(np.array_equal(found[name], action) for name, action in without.items())
+    assert found["robot_0"][0] < safety.filter_actions(spec, seen, wanted)["robot_0"][0]
+    policy, partners = dp.RecedingHorizonPolicy(planner, safety=safety), ScriptedPartners(("robot_1",), ("bold",), 0.1)
+    with pytest.raises(ValueError, match=r"filters or refines actions of \['robot_1'\], too, whom it does not"):
+        dp.WithPartners(policy, partners, ("robot_1",), spec)
+
+
 def test_a_team_of_partners_alone_is_refused() -> None:
     spec = dp.make("crossing-v0", num_robots=2).joint_spec
     with pytest.raises(ValueError, match="some, not all"):

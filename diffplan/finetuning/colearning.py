@@ -51,8 +51,8 @@ class CoLearners(FrozenPrior):
 
     def team(self, acting: Acting, exploration: Exploration | None = None) -> Team:
         """Everyone by the plan that it makes itself."""
-        alone, spec = replace(acting, partners=None, watched=(), safety=None), self.planner.spec
-        filtered = None if acting.safety is None else functools.partial(acting.safety.filter_actions, spec)
+        alone, spec, safety = replace(acting, partners=None, safety=None), self.planner.spec, acting.safety
+        filtered = None if safety is None else functools.partial(safety.filter_actions, spec, partners=acting.watched)
         team = TeamOfPolicies({name: one.team(alone, exploration) for name, one in self.learners.items()}, filtered)
         return acting.beside_partners(team, spec)
 

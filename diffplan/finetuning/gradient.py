@@ -60,11 +60,13 @@ class TryingPolicy(RecedingHorizonPolicy):
     Args:
         planner: plans, one sample each.
         spread: in the normaliser's units, standard deviations of the data's actions for a Gaussian one.
-        safety: see ``RecedingHorizonPolicy``.
+        safety: see ``RecedingHorizonPolicy``; likewise ``partners``.
     """
 
-    def __init__(self, planner: DiffusionPlanner, spread: float, safety: SafetyFilter | None = None):
-        super().__init__(planner, safety=safety)
+    def __init__(
+        self, planner: DiffusionPlanner, spread: float, safety: SafetyFilter | None = None, partners: Sequence[str] = ()
+    ):
+        super().__init__(planner, safety=safety, partners=partners)
         self.spread, self.trials = spread, list[Trials]()
         self._bounds = normalized_bounds(planner.spec, planner.normalizer)
         self._features = planner.spec.feature_mask[:, planner.spec.observation_size :]
@@ -127,9 +129,8 @@ class PolicyGradient(FrozenPrior):
     def team(self, acting: "Acting", exploration: Exploration | None = None) -> "Team":
         """Acts by its first sample, as it learns; exploring, it tries actions."""
         if exploration is None:
-            policy = RecedingHorizonPolicy(self.planner, safety=acting.safety)
-            return acting.beside_partners(policy, self.planner.spec)
-        self.explorer = TryingPolicy(self.planner, self.learning.spread, acting.safety)
+            return acting.plain(self.planner)
+        self.explorer = TryingPolicy(self.planner, self.learning.spread, acting.safety, acting.watched)
         return acting.beside_partners(self.explorer, self.planner.spec)
 
     def refining(self, reach: float, price: float) -> None:

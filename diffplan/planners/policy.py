@@ -222,7 +222,7 @@ class RecedingHorizonPolicy:
             planned = plan.actions_at(episode.age)
             actions |= {name: action for name, action in planned.items() if name in seen}
         if self.safety is not None:
-            actions = self.safety.filter_actions(spec, seen, actions)
+            actions = self.safety.filter_actions(spec, seen, actions, self.partners)
         episode.past.append((seen, _own(actions, seen)))
         episode.age += 1
         episode.steps += 1

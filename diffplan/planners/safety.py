@@ -6,7 +6,7 @@ about, the filter takes the nearest to what the actions ``a`` do, by a quadratic
     ``min sum_i |u_i - F(a_i - v_i)|^2``  so that  ``n_ij . (u_i - u_j) >= s_ij - S(m_ij, s_ij)``,  ``low <= u <= high``
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -107,31 +107,34 @@ class SafetyFilter:
             least = self.radius + self.margin
             raise ValueError(f"half_width={self.half_width}, expected more than radius + margin = {least:g}; or None.")
 
-    def filter_actions(self, spec: JointSpec, observations: Mapping[str, Any], actions: Actions) -> Actions:
+    def filter_actions(
+        self, spec: JointSpec, observations: Mapping[str, Any], actions: Actions, partners: Sequence[str] = ()
+    ) -> Actions:
         """``filter`` of {agent: action}; positions, velocities and obstacles are read from the observations.
 
-        Agents that are observed and have no action here are partners that filter for themselves: so one robot of a
-        team without a head keeps apart from those that it sees.
+        Agents that are observed and have no action here, or are ``partners``, whose actions stay as they are, are taken
+        to filter for themselves: so one robot of a team without a head keeps apart from those that it sees.
 
         Raises:
             ValueError: a role that does not say where its planar position and velocity are, or has other actions.
         """
-        if not actions:
-            return {}
-        own = np.stack([_state(spec, name, observations[name]) for name in actions])
-        others = [_state(spec, name, seen) for name, seen in observations.items() if name not in actions]
+        mine = {name: action for name, action in actions.items() if name not in partners}
+        if not mine:
+            return dict(actions)
+        own = np.stack([_state(spec, name, observations[name]) for name in mine])
+        others = [_state(spec, name, seen) for name, seen in observations.items() if name not in mine]
         obstacles = [
-            np.asarray(observations[name], float)[list(spec.role_of(name).obstacles)].reshape(-1, 3) for name in actions
+            np.asarray(observations[name], float)[list(spec.role_of(name).obstacles)].reshape(-1, 3) for name in mine
         ]
         known = [rows[np.isfinite(rows).all(1)] for rows in obstacles]
         safe = self.filter(
             own[:, :2],
             own[:, 2:],
-            np.stack(list(actions.values())),
+            np.stack(list(mine.values())),
             np.unique(np.concatenate(known), axis=0),
             np.reshape(others, (-1, 4)),
         )
-        return dict(zip(actions, safe, strict=True))
+        return {**actions, **dict(zip(mine, safe, strict=True))}
 
     def filter(
         self,
