@@ -258,6 +258,8 @@ def test_a_planner_is_fine_tuned_and_its_curve_drawn(
     drawn = answer(capsys, "plot", out, "--kind", "finetuning", "--out", tmp_path / "curve.png")["out"]
     assert iio.imread(drawn).std() > 1
     assert parse(shlex.split(first["act with"])[1:])
+    trial = ("finetune", run, "--data", store, "--out", tmp_path / "tried", "--method", "gradient", "--steps", "20")
+    assert answer(capsys, *trial, "--episodes", "2", *brief)["act with"] == f"diffplan evaluate {tmp_path / 'tried'}"
 
 
 def test_options_lead_to_another_environment_than_that_of_the_data(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -271,7 +271,7 @@ def test_a_score_below_the_floor_brings_the_best_weights_back(
     tensors, facts = load_checkpoint(checkpoints(tmp_path / "checkpoints")[-1])
     assert (report.rollbacks, facts["state"]["pace"]) == (3, 0.125)
     for name in ("project.weight", "blocks.0.query_key_value.weight"):
-        assert torch.equal(tensors[f"denoiser.model.{name}"], tensors[f"best.denoiser.{name}"])
+        assert torch.equal(tensors[f"denoiser.model.{name}"], tensors[f"best/denoiser.{name}"])
 
 
 def test_only_a_score_below_doubt_is_undone() -> None:

@@ -135,7 +135,7 @@ class Finetune:
             "seconds": report.seconds,
         }
         if not self.each:
-            flags = _flags(report.acting) * trusted + " --safe" * self.safe
+            flags = (_flags(report.acting) if trusted else "") + " --safe" * self.safe
             facts["act with"] = f"diffplan evaluate {self.out}{flags}"
         show(facts, self.json)
 
@@ -144,4 +144,4 @@ def _flags(acting: "Acting") -> str:
     """Options of ``diffplan evaluate`` that act so."""
     guide = "value" if acting.guided else "rank"
     flags = f" --num-samples {acting.num_samples} --guide {guide}={acting.value_weight:g}"
-    return flags + f" --refine {acting.refine:g} --refine-price {acting.refine_price:g}" * bool(acting.refine)
+    return flags + (f" --refine {acting.refine:g} --refine-price {acting.refine_price:g}" if acting.refine else "")

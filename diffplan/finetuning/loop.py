@@ -32,7 +32,6 @@ from diffplan.finetuning.rounds import Acting, Run, Team
 from diffplan.finetuning.steering import NoiseSteering
 from diffplan.models.value import ValueFunction
 from diffplan.planners.planner import DiffusionPlanner
-from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.spec import JointSpec
 from diffplan.training import check_planner_fits
 from diffplan.value_training import check_fits, train_value
@@ -161,7 +160,9 @@ def finetune(
     facts: dict[str, Any] = {
         "method": name,
         "parent": weights_sha256(planner.denoiser),
+        "value": planner.value_function and weights_sha256(planner.value_function),
         "offline_data": offline.store.fingerprint,
+        "offline_windows": [offline.horizon, offline.history, offline.stride, _digest(offline.episodes)],
         "steps": steps,
         "acting": acting.to_dict(),
         "learning": asdict(learning),
@@ -177,7 +178,9 @@ def finetune(
         "floor": floor,
         "seed": seed,
     }
-    acting.beside_partners(RecedingHorizonPolicy(planner), planner.spec)  # raises unless partners are agents
+    if (acting.partners is None) != (not acting.watched):
+        raise ValueError(f"watched={acting.watched} and partners={acting.partners}; give both or neither.")
+    acting.plain(planner)  # raises unless partners are agents
     started = time.perf_counter()
     with opened(env, episodes) as worlds:
         spec = spec_from_env(worlds[0], planner.spec.dt)
@@ -222,6 +225,10 @@ def weights_sha256(network: nn.Module) -> str:
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _digest(numbers: np.ndarray) -> str:
+    return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()
 
 
 def _check(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,6 +35,8 @@ WAYS: tuple[dict[str, Any], ...] = (
 )
 """How acting may trust the critics, of which the best is found out: to rank, to refine at a price, to bend one plan.
 Critics that are right about what data do can be wrong beside it, and get better."""
+
+KEPT = "best/"  # before the names of the best round's tensors; those of agents have no slash
 
 Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 
@@ -76,13 +78,13 @@ class Acting:
                 f"refine_price={self.refine_price} and guided={self.guided} are of a given refine; without one, "
                 "they are tried out."
             )
-        if (self.partners is None) != (not self.watched):
-            raise ValueError(f"watched={self.watched} and partners={self.partners}; give both or neither.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the safety filter only as whether there is one, the partners by name."""
-        plain = {"value_weight": self.value_weight, "safe": self.safety is not None, "watched": list(self.watched)}
-        return self.way | plain
+        """Plain values; of who drives the partners only the kind."""
+        safety = self.safety and {f.name: getattr(self.safety, f.name) for f in fields(self.safety) if f.init}
+        partners = None if self.partners is None else type(self.partners).__name__
+        others = {"safety": safety, "partners": partners, "watched": list(self.watched)}
+        return self.way | {"value_weight": self.value_weight} | others
 
     @property
     def way(self) -> dict[str, Any]:
@@ -104,6 +106,11 @@ class Acting:
             partners=self.watched,
             safety=self.safety,
         )
+        return self.beside_partners(policy, planner.spec)
+
+    def plain(self, planner: DiffusionPlanner) -> Team:
+        """Acts by first samples."""
+        policy = RecedingHorizonPolicy(planner, safety=self.safety, partners=self.watched)
         return self.beside_partners(policy, planner.spec)
 
     def beside_partners(self, policy: RecedingHorizonPolicy | TeamOfPolicies, spec: JointSpec) -> Team:
@@ -142,8 +149,7 @@ class Run:
         if found:
             self._resume(found[-1])
         else:
-            plain = RecedingHorizonPolicy(self.planner, safety=self.acting.safety)
-            self.offline = self._score(self.acting.beside_partners(plain, self.planner.spec))
+            self.offline = self._score(self.acting.plain(self.planner))
             open_ = self.acting.refine is None and not self.method.on_policy
             ways = [replace(self.acting, **way).way for way in WAYS] if open_ else [self.acting.way]
             scores = [self._score_of(way) for way in ways]
@@ -169,7 +175,7 @@ class Run:
         self.acting, self.others = replace(self.acting, **state["way"]), state["others"]
         self.best_way = state["best_way"]
         self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
-        self.watch.weights, self.watch.floor = below("best.", tensors), state["floor"]
+        self.watch.weights, self.watch.floor = below(KEPT, tensors), state["floor"]
         self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
         self.replay.online_share = state["online_share"]
         self.method.load(tensors)
@@ -302,7 +308,7 @@ class Run:
         return [_present(one.spec, one.observations[0], one.agent_mask[0]) for one in starts]
 
     def _save(self) -> None:
-        tensors = self.method.tensors() | {f"best.{name}": tensor for name, tensor in self.watch.weights.items()}
+        tensors = self.method.tensors() | {f"{KEPT}{name}": tensor for name, tensor in self.watch.weights.items()}
         state = {
             "acted": self.acted,
             "rounds": self.rounds,
