@@ -209,6 +209,16 @@ def test_who_is_seen_elsewhere_than_it_told_or_has_told_nothing_for_long_is_not_
         np.testing.assert_allclose(question.observations["robot_0"][4:], NEAR["robot_0"][4:], atol=1e-3)
 
 
+def test_steps_that_a_slow_robot_missed_are_unknown_in_its_past(gaussian) -> None:
+    parts = (make_scheduler("flow"), gaussian.normalizer, gaussian.spec, HORIZON, 4)
+    member = TeamMember(dp.DiffusionPlanner(StandardNormal(2, HORIZON + 4), *parts), "a")
+    for step in (0, 1):
+        member.act(np.array([0.5 * step]), {"b": np.array([0.5])}, step)
+    past = member.ask(np.array([0.3]), {"b": np.array([0.5])}, 3).past
+    assert [seen["a"].tolist() for seen, _ in past[:2]] == [[0.0], [0.5]]
+    assert all(np.isnan(row).all() for part in past[2] for row in part.values()) and len(past) == 3
+
+
 def test_a_later_robot_gives_way_and_an_earlier_one_does_not(planner) -> None:
     manners = Manners(surprise=0.0)
     questions = []

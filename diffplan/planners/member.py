@@ -145,6 +145,7 @@ class TeamMember:
         self.told: Message | None = None
         self.heard: dict[str, Message] = {}
         self.supposed: dict[str, np.ndarray] = {}  # static entries of others, as it took them to be
+        self._gap = 1
         self._past: deque[tuple[Observations, Actions]] = deque(maxlen=max(1, planner.history))
         self._credit = self.manners.bytes_per_second or 0.0
 
@@ -184,8 +185,12 @@ class TeamMember:
 
     def ask(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], step: int) -> Question:
         """The first half of ``act``: what to ask the planner."""
-        last = self.plan and shifted(self.plan, step - self.step)  # more than one, if it was too slow for some
+        self._gap = step - self.step  # more than one, if it was too slow for some
+        last = self.plan and shifted(self.plan, self._gap)
         self.step = step
+        if self._past:
+            for _ in range(min(self._gap - 1, self.planner.history)):
+                self._past.append(self._unknown())
         heard = self._believed(sensed)
         strange = {name for name in heard if last and self._apart(name, heard[name], last) > self.manners.surprise}
         earlier = set(self.planner.spec.names[: self.index])
@@ -227,16 +232,19 @@ class TeamMember:
             self.plan = plan
             self._suppose(plan)
         elif self.plan is not None:
-            self.plan = shifted(self.plan, 1)
+            self.plan = shifted(self.plan, self._gap)
         actions = dict(self.plan.actions_at(0)) if self.plan else {}
         action = actions.get(self.name, np.zeros(self.planner.spec.role_of(self.name).action_size, np.float32))
         if self.safety is not None:
             action = self.safety.filter_actions(self.planner.spec, self._near, {self.name: action})[self.name]
-        unknown = {
-            name: np.full(self.planner.spec.role_of(name).action_size, np.nan) for name in self.planner.spec.names
-        }
-        self._past.append((self._seen, unknown | {self.name: action}))
+        self._past.append((self._seen, self._unknown()[1] | {self.name: action}))
         return action, self._speak() if self.manners.speak and self.plan else None
+
+    def _unknown(self) -> tuple[Observations, Actions]:
+        """A step of which nothing is known."""
+        roles = {name: self.planner.spec.role_of(name) for name in self.planner.spec.names}
+        observations = {name: np.full(role.observation_size, np.nan) for name, role in roles.items()}
+        return observations, {name: np.full(role.action_size, np.nan) for name, role in roles.items()}
 
     def _believed(self, sensed: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "H D"]]:
         """What was told and is still to come, but not by those who are seen elsewhere than they told."""

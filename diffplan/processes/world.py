@@ -18,7 +18,7 @@ from diffplan.processes.frames import WORLD, Counters, Frame, Kind, action_topic
 from diffplan.processes.transport import Bus
 from diffplan.spec import Actions, JointSpec
 
-SETTING_OUT = 1.0  # seconds
+SETTING_OUT = 1.0  # seconds, or a period where that is longer
 
 
 @dataclass
@@ -125,7 +125,7 @@ class World:
     def _set_out(self) -> float:
         """Returns as soon as everyone has answered the first step, which ends then; and after how many seconds."""
         began = time.monotonic()
-        while time.monotonic() < began + SETTING_OUT:
+        while time.monotonic() < began + max(SETTING_OUT, self.period):
             waited_for = [name for name in self.env.agents if not self._hear(name, 0) and self.alive(name)]
             if not waited_for:
                 break
