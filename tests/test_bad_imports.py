@@ -222,6 +222,15 @@ def test_a_soft_link_within_the_file_is_followed(tmp_path: Path):
     assert len(import_episodes(importer, tmp_path / "store")) == 12
 
 
+def test_hdf5_that_promises_more_than_its_file_can_hold_is_refused(tmp_path: Path):
+    importer = written("robomimic", tmp_path)
+    with h5py.File(importer.source, "a") as file:
+        demo = file["data/demo_1"]
+        del demo["rewards"]
+        demo.create_dataset("rewards", (4_000_000_000,), "f8", chunks=(1_000_000,))
+    assert "data/demo_1/rewards of shape (4000000000,) takes 32,000,000,000 bytes, which" in refused(importer, tmp_path)
+
+
 def test_ragged_and_missing_hdf5_arrays_are_named(tmp_path: Path):
     importer = written("robomimic", tmp_path)
     with h5py.File(importer.source, "a") as file:
@@ -367,6 +376,19 @@ def test_what_is_wrong_in_pedestrian_text_is_named_by_line(line: str, said: str,
     assert said in refused(EthUcy(tmp_path / "hotel.txt"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"frames": 1}, "frames=1; an episode has at least two"),
+        ({"frames": 4, "stride": 0}, "stride=0; pieces begin 1 frame or more apart"),
+        ({"frame_step": -10}, "frame_step=-10; frame numbers go on by 1 or more"),
+    ],
+)
+def test_pieces_of_recordings_that_make_no_sense_are_refused(options: dict, said: str, tmp_path: Path):
+    (tmp_path / "hotel.txt").write_text("0\t1.0\t2.0\t1.0\n10\t2.0\t2.0\t1.0\n")
+    assert said in refused(EthUcy(tmp_path / "hotel.txt", **options), tmp_path)
+
+
 def test_an_episode_length_that_the_data_contradict_is_refused(tmp_path: Path):
     write_omar(tmp_path / "spread", {0: episodes(CARS, [25, 25])})
     said = refused(Omar(tmp_path / "spread", episode_length=20), tmp_path)
@@ -474,7 +496,8 @@ def test_an_archive_of_impossible_episodes_is_refused(tmp_path: Path):
     importer = written("npz, exported", tmp_path)
     with np.load(importer.source) as archive:
         arrays = dict(archive)
-    for offsets in ([0.0, 6.0, 16.0, 19.0], [0, 6, 19], [0, 6, 6, 19], [0, 1, 16, 19], [0, 90, 16, 19]):
+    wrong = [0.0, 6.0, 16.0, 19.0], [0, 6, 19], [0, 6, 6, 19], [0, 1, 16, 19], [0, 90, 16, 19], [1, 6, 16, 19]
+    for offsets in (*wrong, [0, 6, 16, 18]):
         np.savez(importer.source, **(arrays | {"offsets": np.array(offsets)}))
         refused(importer, tmp_path)
 

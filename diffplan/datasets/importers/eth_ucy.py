@@ -8,7 +8,16 @@ import numpy as np
 
 from diffplan.datasets.importers.recognition import is_number, wrong_format
 from diffplan.datasets.importers.recording import Recording, check_dt
-from diffplan.datasets.importers.tracks import Tracks, agent_name, cut, episode, role_of, team, whole_steps
+from diffplan.datasets.importers.tracks import (
+    Tracks,
+    agent_name,
+    check_pieces,
+    cut,
+    episode,
+    role_of,
+    team,
+    whole_steps,
+)
 from diffplan.trajectory import Trajectory
 
 
@@ -43,8 +52,9 @@ class EthUcy:
         paths = sorted(source.glob("*.txt")) if source.is_dir() else [source]
         if not paths or not all(path.is_file() for path in paths):
             raise wrong_format(source, "eth_ucy", "text files of four columns: frame, pedestrian, x, y")
-        if self.frames is not None and self.frames < 2:
-            raise ValueError(f"frames={self.frames}; an episode has at least two.")
+        check_pieces(self.frames, self.stride)
+        if self.frame_step < 1:
+            raise ValueError(f"frame_step={self.frame_step}; frame numbers go on by 1 or more.")
         recordings = [self._read(path) for path in paths]
         pieces = [p for one in recordings for p in cut(one, self.frames, self.stride, self.least, self.complete)]
         if not pieces:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.datasets.importers.recording import check_finite
+from diffplan.datasets.importers.recording import MOST_COMPRESSED, check_finite
 
 REMEDY = "copy the file anew"
 
@@ -72,4 +72,9 @@ def numbers(group: Any, name: str, path: Path) -> np.ndarray:
     dataset, where = child(group, name, path), f"{path}: {group.name.rstrip('/')}/{name}"
     if not hasattr(dataset, "dtype") or dataset.dtype.kind not in "fiub":
         raise ValueError(f"{where} is {getattr(dataset, 'dtype', 'a group')}, expected an array of real numbers.")
+    size, most = dataset.size * dataset.dtype.itemsize, MOST_COMPRESSED * path.stat().st_size
+    if size > most:
+        raise ValueError(
+            f"{where} of shape {dataset.shape} takes {size:,} bytes, which this file cannot hold; {REMEDY}."
+        )
     return check_finite(dataset[()], where)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.datasets.importers.parquet import read_parquet
+from diffplan.datasets.importers.parquet import open_parquet, read_parquet
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import HELD, Recording, check_finite, held, joint_episode, make_spec
 from diffplan.files import inside, read_json
@@ -134,6 +134,8 @@ def _files(info: Any, source: Path) -> list[Path]:
 def _episodes(files: list[Path], widths: dict[str, int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Index and columns [rows, width] of every episode."""
     for path in files:
+        if not open_parquet(path).metadata.num_rows:
+            continue
         table = read_parquet(path, [*widths, "episode_index", "frame_index"])
         for key, width in widths.items():
             got = math.prod(table[key].shape[1:])

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffplan.datasets.importers.npy import REMEDY, read_header
 from diffplan.datasets.importers.recognition import wrong_format
-from diffplan.datasets.importers.recording import Recording
+from diffplan.datasets.importers.recording import MOST_COMPRESSED, Recording
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
@@ -40,6 +40,11 @@ class Npz:
             labels, offsets = json.loads(str(arrays["labels"])), arrays["offsets"].tolist()
             if arrays["offsets"].dtype.kind not in "iu" or len(labels) != len(offsets) - 1:
                 raise ValueError(f"{len(labels)} labels, offsets {offsets[:3]}...")
+            if not isinstance(labels, list) or not all(isinstance(one, dict) for one in labels):
+                raise ValueError("labels are no list of objects")
+            rows = len(arrays["agent_mask"])
+            if offsets[0] != 0 or offsets[-1] != rows or any(stop - start < 2 for start, stop in pairwise(offsets)):
+                raise ValueError(f"offsets {offsets[:3]}... to {offsets[-1]} of {rows} rows")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source} has a damaged spec or labels ({error}); export the file anew.") from error
 
@@ -75,6 +80,8 @@ def _array(archive: zipfile.ZipFile, name: str, source: Path) -> np.ndarray:
     with archive.open(f"{name}.npy") as file:
         shape, fortran, dtype = read_header(file, where)
         expected, size = file.tell() + dtype.itemsize * math.prod(shape), archive.getinfo(f"{name}.npy").file_size
+        if size > MOST_COMPRESSED * max(1, archive.getinfo(f"{name}.npy").compress_size):
+            raise ValueError(f"{where} has {size:,} bytes, which its part of the archive cannot hold; {REMEDY}.")
         if size != expected:
             raise ValueError(f"{where} has {size:,} bytes, but its header says {expected:,} for {shape}; {REMEDY}.")
         return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")

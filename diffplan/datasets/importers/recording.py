@@ -12,6 +12,7 @@ from diffplan.spec import JointSpec, Role
 from diffplan.trajectory import Trajectory
 
 MOST_AGENTS = 10_000
+MOST_COMPRESSED = 1_032  # bytes that deflate makes of one, at most
 UNBOUNDED = (-1.0, 1.0)  # stands for bounds that the files do not tell, until all actions have been seen
 
 

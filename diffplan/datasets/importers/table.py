@@ -11,7 +11,17 @@ import numpy as np
 from diffplan.datasets.importers.parquet import read_parquet
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import Recording, check_dt
-from diffplan.datasets.importers.tracks import METRES, Tracks, agent_name, cut, episode, role_of, team, whole_steps
+from diffplan.datasets.importers.tracks import (
+    METRES,
+    Tracks,
+    agent_name,
+    check_pieces,
+    cut,
+    episode,
+    role_of,
+    team,
+    whole_steps,
+)
 from diffplan.trajectory import Trajectory
 
 _JITTER = 0.05  # of a step, how far a time may be off the grid
@@ -61,6 +71,7 @@ class Table:
 
     def read(self) -> Recording:
         check_dt(self.dt)
+        check_pieces(self.frames, self.stride)
         source = Path(self.source)
         tables = {path: _columns(path) for path in _paths(source)}
         observed = self._observed(tables)

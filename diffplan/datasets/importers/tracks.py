@@ -123,6 +123,14 @@ def agent_name(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def check_pieces(frames: int | None, stride: int | None) -> None:
+    """Raises ``ValueError`` for pieces that are no episodes, or do not go on."""
+    if frames is not None and frames < 2:
+        raise ValueError(f"frames={frames}; an episode has at least two.")
+    if stride is not None and stride < 1:
+        raise ValueError(f"stride={stride}; pieces begin 1 frame or more apart.")
+
+
 def cut(tracks: Tracks, frames: int | None, stride: int | None, least: int, whole: bool) -> Iterator[Piece]:
     """The pieces of ``frames`` frames, one every ``stride``, in which there are at least ``least`` agents.
 
