@@ -87,10 +87,10 @@ def claim(folder: str | Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
     found = read_json(path)
-    found = found if isinstance(found, dict) else {}
-    other = {name: found.get(name) for name in {**settings, **found} if found.get(name) != settings.get(name)}
-    if other:
-        now = {name: settings.get(name) for name in other}
+    if found != settings:
+        found = found if isinstance(found, dict) else {}
+        names = [n for n in {**settings, **found} if n not in found or n not in settings or found[n] != settings[n]]
+        other, now = ({name: one.get(name, "nothing") for name in names} for one in (found, settings))
         raise ValueError(f"{folder} is of other settings, {other} instead of {now}; choose another, or delete it.")
 
 
