@@ -8,10 +8,11 @@ gain: score of the fine-tuned planner over that of the pretrained one (first sam
 rows that begin with random data the score itself (``random_*``), as the pretrained one's is about 0.
 Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
 lowest score of a run's own evaluations over that of the planner that it began with, on the same starts. Figures of
-other methods than ``critic`` end with their name. co_learning_<n>: the score where n robots learn each for itself
+other methods than ``critic`` end with their name. co_learning_<n>_*: the score where n robots learn each for itself
 (``--each``), beside that of the planner that all began with.
-speedup_over_scratch: steps after which SAC, see ``online_baseline.py``, first scores as high as the fine-tuned planner,
-over the planner's own; where it never does within ``--scratch-steps``, these count.
+speedup_over_scratch, of simple_spread: steps after which SAC, see ``online_baseline.py``, first scores as high as the
+fine-tuned planner, over the planner's own; where it never does within ``--scratch-steps``, these count. The recorded
+episodes that only the planner began with do not.
 exact_resumes: tiny runs, killed at random moments and resumed, that end with the same metrics and weights.
 Everything is kept below runs/benchmark: an interrupted benchmark goes on.
 """
@@ -194,12 +195,10 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
         label: figure(label, "points", mean_interval(groups))
         for label, groups in (("before", before), ("after", after))
     }
-    if ROWS[name].skill == "random":
-        task = budget.removesuffix("_random")
-        return [figure(f"random_{task}", "points", mean_interval(after), {"before": beside["before"]})]
-    if arguments.each:
+    if arguments.each or ROWS[name].skill == "random":
         number = dp.make(ROWS[name].env, **ROWS[name].options).joint_spec.num_agents
-        return [figure(f"co_learning_{number}", "points", mean_interval(after), {"before": beside["before"]})]
+        label = f"co_learning_{number}_{budget}" if arguments.each else f"random_{budget.removesuffix('_random')}"
+        return [figure(label, "points", mean_interval(after), {"before": beside["before"]})]
     worst = [curve.min() / start for curve, start in zip(curves, began, strict=True)]
     minutes = {phase: [[one["seconds"][phase] / 60] for one in results] for phase in PHASES}
     total = [[sum(minutes[phase][i][0] for phase in PHASES)] for i in range(seeds)]
@@ -216,7 +215,7 @@ def speedup(name: str, arguments: argparse.Namespace) -> Figure:
     (low, high), shares, ours, theirs = scale(name), [], [], []
     script, row = Path(__file__).with_name("online_baseline.py"), ROWS[name]
     for seed in range(arguments.seeds):
-        out = FOLDER / name / f"sac_{arguments.scratch_steps}_{seed}.json"
+        out = FOLDER / name / f"sac_{arguments.scratch_steps}_{seed}_{arguments.episodes}.json"
         if not out.exists() or read_json(out)["curve"][-1]["steps"] < arguments.scratch_steps:
             command = [arguments.scratch, script, "--env", row.env, "--out", out, "--discount", row.discount]
             command += ["--steps", arguments.scratch_steps, "--seed", seed, "--episodes", arguments.episodes]
@@ -228,9 +227,8 @@ def speedup(name: str, arguments: argparse.Namespace) -> Figure:
         ours.append([100 * (one - low) / (high - low) for one in score])
         theirs.append([100 * (one - low) / (high - low) for one in curve[-1]["returns"]])
     seeds, command = arguments.seeds, f"{COMMAND} --rows {name} --seeds {arguments.seeds} --steps {arguments.steps}"
-    command += (
-        f" --episodes {arguments.episodes} --scratch d3rlpy-env/bin/python --scratch-steps {arguments.scratch_steps}"
-    )
+    command += f" --method {arguments.method} --episodes {arguments.episodes}" + " --each" * arguments.each
+    command += f" --scratch d3rlpy-env/bin/python --scratch-steps {arguments.scratch_steps}"
 
     def figure(label: str, unit: str, value: Interval, beside: dict[str, Figure] | None = None) -> Figure:
         count = seeds * arguments.episodes
@@ -325,6 +323,8 @@ def main() -> None:
     parser.add_argument("--scratch-steps", type=int, default=300_000)
     parser.add_argument("--exact-resumes", type=int, metavar="KILLS", default=0)
     arguments = parser.parse_args()
+    if arguments.scratch and (arguments.rows != ["simple_spread"] or arguments.scratch_steps % 10_000):
+        parser.error("--scratch is of --rows simple_spread, and of --scratch-steps in tens of thousands")
     for name in arguments.rows:
         record(RESULTS / "finetuning.json", run(name, arguments))
         if arguments.scratch:

@@ -6,7 +6,8 @@ Two robots of three are commanded, the third is scripted. Data and planner are t
 where missing, with a value function. The new partners are of the held-out family that the pretrained planner copes
 with worst, on starts of its own. partner_shift_recovery: success with new partners after fine-tuning beside them, over
 that of the pretrained planner (first samples) with the families of the data. partner_shift_forgetting: what success
-with these has lost by then. Figures of other methods than ``critic`` end with their name. Everything is kept below runs/benchmark: an interrupted benchmark goes on.
+with these has lost by then. Figures of other methods than ``critic`` end with their name. Everything is kept below
+runs/benchmark: an interrupted benchmark goes on.
 """
 
 import argparse
