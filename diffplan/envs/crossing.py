@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
-from jaxtyping import Bool, Float, UInt8
-from pettingzoo import ParallelEnv
+from jaxtyping import Bool, Float
 
 from diffplan.envs.behavior import SkilledPolicy
 from diffplan.envs.crossing_expert import MEDIUM_NOISE, STYLES, CrossingExpert
@@ -25,7 +24,7 @@ from diffplan.envs.crossing_layouts import ARENA, LAYOUTS, OBSTACLES, RADIUS, pl
 from diffplan.envs.crossing_model import DT, HEIGHT, MASS, MAX_FORCE, SUBSTEPS, V_MAX, VELOCITY_GAIN, build_model
 from diffplan.envs.crossing_traffic import TrafficExpert
 from diffplan.envs.crossing_turnover import Turnover, free_place
-from diffplan.envs.scene import AGENT_COLORS, Paths, SceneRenderer, draw_disc, draw_paths
+from diffplan.envs.scene import AGENT_COLORS, SceneEnv, draw_disc
 from diffplan.envs.sensed import Sensed
 from diffplan.spec import Actions, JointSpec, Observations, Role
 
@@ -38,7 +37,7 @@ PARKED = 10.0
 Robots = Bool[np.ndarray, "N"]
 
 
-class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
+class CrossingEnv(SceneEnv):
     """Robots that swap places across a square of 2.4 m; robots have a radius of 0.08 m.
 
     An action is the desired velocity (m/s, two entries, norm at most 1), tracked by actuators of at most 5 N an axis
@@ -66,6 +65,7 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "crossing_v0", "render_modes": ["rgb_array"], "render_fps": 10}
+    camera_distance: ClassVar[float] = 3.6
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         turnover: float | None = None,
     ):
-        _check_options(num_robots, layout, sensing_radius, max_steps, render_mode, turnover)
-        self.num_robots, self.layout, self.render_mode = num_robots, layout, render_mode
+        _check_options(num_robots, layout, sensing_radius, max_steps, turnover)
+        self.num_robots, self.layout = num_robots, layout
         self.sensing_radius = sensing_radius
         self.turnover = None if turnover is None else Turnover(round(turnover / DT), num_robots)
         self.max_steps = max_steps or (60 + 25 * num_robots if layout == "doorway" else 100)
@@ -105,17 +105,13 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             "dt": DT,
             "half_width": ARENA,
         }
-        self.model = build_model(num_robots, obstacles, doorway=layout == "doorway")
-        self.data = mujoco.MjData(self.model)
+        super().__init__(build_model(num_robots, obstacles, doorway=layout == "doorway"), render_mode)
         self._robot_geoms = [self.model.geom(name).id for name in names]
         self._robot_of_geom = {geom: index for index, geom in enumerate(self._robot_geoms)}
         self._obstacle_geoms = [self.model.geom(f"obstacle_{k}").id for k in range(obstacles)]
         self.starts, self.goals = np.zeros((2, num_robots, 2))
         self._there = np.zeros(num_robots, bool)
         self.obstacles = np.zeros((obstacles, 3))
-        self._renderer: SceneRenderer | None = None
-        self._paths: Paths = {}
-        self._alpha = 1.0
         self._rng = np.random.default_rng()
 
     def observation_space(self, agent: str) -> Box:
@@ -290,36 +286,12 @@ class CrossingEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         robots = np.concatenate([self.positions, self.data.qvel.reshape(-1, 2), self.goals], 1)
         return np.concatenate([robots.ravel(), self.obstacles.ravel()]).astype(np.float32)
 
-    def overlay(self, paths: Paths, alpha: float = 0.35) -> None:
-        """Draws {agent: S polylines of H points (m)} into the frames from now on; ``overlay({})`` clears them."""
-        unknown = [name for name in paths if name not in self.possible_agents]
-        if unknown:
-            raise ValueError(f"paths of agents {unknown}, but the environment has {self.possible_agents}.")
-        for name, path in paths.items():
-            if np.ndim(path) != 3 or np.shape(path)[-1] != 2:
-                raise ValueError(f"paths of {name!r} have shape {np.shape(path)}, expected (S, H, 2).")
-        self._paths, self._alpha = dict(paths), alpha
-
-    def render(self) -> UInt8[np.ndarray, "height width 3"]:
-        """A picture of the arena. Raises ``RuntimeError`` without OpenGL and ``ValueError`` without ``render_mode``."""
-        if self.render_mode is None:
-            raise ValueError("render_mode=None; make the environment with render_mode='rgb_array' to render.")
-        if self._renderer is None:
-            self._renderer = SceneRenderer(self.model, distance=3.6)
-        return self._renderer.frame(self.data, self._draw)
-
     def _draw(self, scene: mujoco.MjvScene) -> None:
         inside = self.positions[:, 0] < PARKED
         for goal, color in zip(self.goals[inside], np.array(AGENT_COLORS)[: self.num_robots][inside], strict=True):
             draw_disc(scene, (*goal, 0.002), RADIUS, color)
             draw_disc(scene, (*goal, 0.004), 0.72 * RADIUS, (1.0, 1.0, 1.0))
-        for name, paths in self._paths.items():
-            draw_paths(scene, np.asarray(paths), AGENT_COLORS[self.possible_agents.index(name)], self._alpha, 0.02)
-
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        super()._draw(scene)
 
 
 parallel_env = CrossingEnv
@@ -349,7 +321,6 @@ def _check_options(
     layout: str,
     sensing_radius: float | None,
     max_steps: int | None,
-    render_mode: str | None,
     turnover: float | None,
 ) -> None:
     if isinstance(num_robots, bool) or not isinstance(num_robots, int) or not 2 <= num_robots <= 16:
@@ -360,8 +331,6 @@ def _check_options(
         raise ValueError(f"sensing_radius={sensing_radius}; give a positive distance (m), or None to sense everywhere.")
     if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
         raise ValueError(f"max_steps={max_steps!r}; give a positive whole number, or None for the layout's own limit.")
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode={render_mode!r}; choose 'rgb_array' or None.")
     if turnover is not None and (layout == "doorway" or not turnover >= DT or num_robots < 4):
         raise ValueError(
             f"turnover={turnover} with {num_robots} robots, layout={layout!r}; give a time of at least {DT} s and 4 "

@@ -1,10 +1,12 @@
 """Pictures of MuJoCo scenes: the robots' colours, the lights, and plans drawn into the scene."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import mujoco
 import numpy as np
 from jaxtyping import Float, UInt8
+from pettingzoo import ParallelEnv
 
 Color = tuple[float, float, float]
 
@@ -89,6 +91,56 @@ class SceneRenderer:
 
     def close(self) -> None:
         self._renderer.close()
+
+
+class SceneEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
+    """What environments of one MuJoCo scene share: model, state, and pictures with plans drawn into them.
+
+    Args:
+        model: the scene; ``data`` is its state.
+        render_mode: ``"rgb_array"`` or None.
+
+    Raises:
+        ValueError: another mode.
+    """
+
+    camera_distance: ClassVar[float]  # m
+
+    def __init__(self, model: mujoco.MjModel, render_mode: str | None):
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode={render_mode!r}; choose 'rgb_array' or None.")
+        self.model, self.data, self.render_mode = model, mujoco.MjData(model), render_mode
+        self._renderer: SceneRenderer | None = None
+        self._paths: Paths = {}
+        self._alpha = 1.0
+
+    def overlay(self, paths: Paths, alpha: float = 0.35) -> None:
+        """Draws {agent: S polylines of H points (m)} into the frames from now on; ``overlay({})`` clears them."""
+        unknown = [name for name in paths if name not in self.possible_agents]
+        if unknown:
+            raise ValueError(f"paths of agents {unknown}, but the environment has {self.possible_agents}.")
+        for name, path in paths.items():
+            if np.ndim(path) != 3 or np.shape(path)[-1] != 2:
+                raise ValueError(f"paths of {name!r} have shape {np.shape(path)}, expected (S, H, 2).")
+        self._paths, self._alpha = dict(paths), alpha
+
+    def render(self) -> UInt8[np.ndarray, "height width 3"]:
+        """A picture of the scene. Raises ``RuntimeError`` without OpenGL and ``ValueError`` without ``render_mode``."""
+        if self.render_mode is None:
+            raise ValueError("render_mode=None; make the environment with render_mode='rgb_array' to render.")
+        if self._renderer is None:
+            self._renderer = SceneRenderer(self.model, distance=self.camera_distance)
+        return self._renderer.frame(self.data, self._draw)
+
+    def _draw(self, scene: mujoco.MjvScene) -> None:
+        """Adds to the scene what is no part of the model: the paths."""
+        for name, paths in self._paths.items():
+            draw_paths(scene, np.asarray(paths), AGENT_COLORS[self.possible_agents.index(name)], self._alpha, 0.02)
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
 
 def draw_disc(scene: mujoco.MjvScene, center: Sequence[float], radius: float, color: Color, alpha: float = 1.0) -> None:

@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
-from jaxtyping import Float, UInt8
-from pettingzoo import ParallelEnv
+from jaxtyping import Float
 
 from diffplan.envs.behavior import SkilledPolicy
-from diffplan.envs.scene import AGENT_COLORS, Paths, SceneRenderer, draw_paths
+from diffplan.envs.scene import SceneEnv
 from diffplan.envs.transport_expert import MEDIUM_NOISE, STYLES, TransportExpert
 from diffplan.envs.transport_model import DT, PILLAR_RADIUS, SUBSTEPS, V_MAX, build_model, place
 from diffplan.spec import Actions, JointSpec, Observations, Role
@@ -25,7 +24,7 @@ POSITION_TOLERANCE, YAW_TOLERANCE, HOLD_STEPS = 0.05, np.deg2rad(10.0), 5
 YAW_WEIGHT, SUCCESS_BONUS = 0.2, 5.0
 
 
-class TransportEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
+class TransportEnv(SceneEnv):
     """Robots that push a box over 2.3 to 2.6 m to a goal pose; they have a radius of 0.03 m, the box 0.3 m by 0.4 m.
 
     An action is the desired velocity (m/s, two entries within 0.6), tracked by actuators of at most 10 N an axis on
@@ -49,10 +48,11 @@ class TransportEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "transport_v0", "render_modes": ["rgb_array"], "render_fps": 10}
+    camera_distance: ClassVar[float] = 4.7
 
     def __init__(self, num_robots: int = 3, max_steps: int = 150, render_mode: str | None = None):
-        _check_options(num_robots, max_steps, render_mode)
-        self.num_robots, self.max_steps, self.render_mode = num_robots, max_steps, render_mode
+        _check_options(num_robots, max_steps)
+        self.num_robots, self.max_steps = num_robots, max_steps
         self.possible_agents = [f"robot_{i}" for i in range(num_robots)]
         self.agents: list[str] = []
         static, pillar = tuple(range(8, 15)), (12, 13, 14)
@@ -63,13 +63,9 @@ class TransportEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self._observation_spaces = {name: Box(-np.inf, np.inf, (15,)) for name in self.possible_agents}
         self._action_spaces = {name: Box(-V_MAX, V_MAX, (2,)) for name in self.possible_agents}
         self.state_space = Box(-np.inf, np.inf, (4 * num_robots + 12,))
-        self.model = build_model(num_robots)
-        self.data = mujoco.MjData(self.model)
+        super().__init__(build_model(num_robots), render_mode)
         self._robots = {self.model.geom(name).id for name in self.possible_agents}
         self._box, self._pillar = self.model.geom("box").id, self.model.geom("pillar").id
-        self._renderer: SceneRenderer | None = None
-        self._paths: Paths = {}
-        self._alpha = 1.0
         self._rng = np.random.default_rng()
 
     def observation_space(self, agent: str) -> Box:
@@ -181,33 +177,6 @@ class TransportEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         values = [self.box, self.data.qvel[:3], robots.ravel(), self.goal, self.pillar, [PILLAR_RADIUS]]
         return np.concatenate(values).astype(np.float32)
 
-    def overlay(self, paths: Paths, alpha: float = 0.35) -> None:
-        """Draws {agent: S polylines of H points (m)} into the frames from now on; ``overlay({})`` clears them."""
-        unknown = [name for name in paths if name not in self.possible_agents]
-        if unknown:
-            raise ValueError(f"paths of agents {unknown}, but the environment has {self.possible_agents}.")
-        for name, path in paths.items():
-            if np.ndim(path) != 3 or np.shape(path)[-1] != 2:
-                raise ValueError(f"paths of {name!r} have shape {np.shape(path)}, expected (S, H, 2).")
-        self._paths, self._alpha = dict(paths), alpha
-
-    def render(self) -> UInt8[np.ndarray, "height width 3"]:
-        """A picture of the scene. Raises ``RuntimeError`` without OpenGL and ``ValueError`` without ``render_mode``."""
-        if self.render_mode is None:
-            raise ValueError("render_mode=None; make the environment with render_mode='rgb_array' to render.")
-        if self._renderer is None:
-            self._renderer = SceneRenderer(self.model, distance=4.7)
-        return self._renderer.frame(self.data, self._draw)
-
-    def _draw(self, scene: mujoco.MjvScene) -> None:
-        for name, paths in self._paths.items():
-            draw_paths(scene, np.asarray(paths), AGENT_COLORS[self.possible_agents.index(name)], self._alpha, 0.02)
-
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-
 
 parallel_env = TransportEnv
 
@@ -223,13 +192,11 @@ def behavior_policy(skill: str = "expert", style: str = "mixed") -> SkilledPolic
     return SkilledPolicy(TransportExpert, skill, style, STYLES, MEDIUM_NOISE)
 
 
-def _check_options(num_robots: int, max_steps: int, render_mode: str | None) -> None:
+def _check_options(num_robots: int, max_steps: int) -> None:
     if not isinstance(num_robots, int) or not 2 <= num_robots <= 4:
         raise ValueError(f"num_robots={num_robots!r}; choose a whole number from 2 to 4.")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"max_steps={max_steps!r}; give a positive whole number.")
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode={render_mode!r}; choose 'rgb_array' or None.")
 
 
 def _pose_entries(pose: np.ndarray) -> list[float]:
