@@ -65,6 +65,11 @@ def check_out(out: str | Path | None, resume: bool) -> None:
         raise ValueError("resume=True needs out=, the folder of the run to continue.")
 
 
+def due(done: int, every: int, steps: int) -> bool:
+    """Whether to write a checkpoint after so many steps: one every so often, and at the end."""
+    return done % every == 0 or done == steps
+
+
 def load_newest(out: Path, facts: dict[str, Any], load: Callable[[dict[str, Tensor]], None]) -> int:
     """Lets ``load`` take the newest checkpoint of the run in ``out``, and returns its step; 0 where there is none.
 

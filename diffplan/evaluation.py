@@ -108,6 +108,7 @@ def evaluate(
         progress: show a bar with the time left.
 
     Raises:
+        TypeError: no policy.
         ValueError: the policy's agents are not the environment's.
     """
     if episodes < 1 or batch_size < 1:
@@ -115,6 +116,10 @@ def evaluate(
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps}; give a positive whole number, or None for the environment's own end.")
     seeds = [episode_seed(seed, i) for i in range(episodes)]
+    if not hasattr(policy, "reset"):
+        raise TypeError(
+            f"a {type(policy).__name__} is no policy; a planner acts through one: RecedingHorizonPolicy(planner)."
+        )
     with opened(env, min(episodes, batch_size)) as envs, Progress(disable=not progress) as bar:
         task = bar.add_task("evaluating", total=episodes)
         return evaluate_in(envs, policy, seeds, max_steps, lambda: bar.advance(task))

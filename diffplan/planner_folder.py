@@ -14,7 +14,19 @@ def find_planner(path: str | Path) -> Path:
         for candidate in (folder, replaced(folder)):
             if (candidate / INDEX).is_file():
                 return candidate
-    raise ValueError(f"{path} is not a saved planner (no {INDEX}); make one with `diffplan train DATA --out {path}`.")
+    if (Path(path) / "manifest.json").is_file():
+        raise ValueError(
+            f"{path} is a store of episodes, no planner; `diffplan train {path} --out RUN` makes one of it."
+        )
+    if team := team_folders(path):
+        raise ValueError(f"{path} holds a planner for every agent; name one of them, e.g. {next(iter(team.values()))}.")
+    raise ValueError(f"{path} is not a saved planner (no {INDEX}); make one with `diffplan train DATA --out RUN`.")
+
+
+def team_folders(path: str | Path) -> dict[str, Path]:
+    """{agent: its planner's folder} of a run in which every agent learned for itself; {} where it is none."""
+    found = sorted(Path(path).glob(f"planners/*/{INDEX}"))
+    return {index.parent.name: index.parent for index in found}
 
 
 def replaced(path: Path) -> Path:

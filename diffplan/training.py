@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffplan.augmentation import Augmentation
-from diffplan.checkpoints import check_out, load_newest, save_checkpoint
+from diffplan.checkpoints import check_out, due, load_newest, save_checkpoint
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.denoising import Exercises
@@ -88,7 +88,7 @@ def train(
         seed: of everything random.
         out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
-        checkpoint_every: steps between two checkpoints.
+        checkpoint_every: steps between two checkpoints; there is one at the end, too.
         log_every: steps between two lines of metrics.
         compile: use ``torch.compile`` (slow to start, faster steps).
         tensorboard: also write TensorBoard event files to ``out/tensorboard``.
@@ -157,7 +157,7 @@ def train(
                 seconds = time.perf_counter() - started
                 log.write({"step": step + 1, "loss": float(loss.detach()), "learning_rate": rate, "seconds": seconds})
             advance(float(loss.detach()))
-            if out is not None and accelerator.is_main_process and (step + 1) % checkpoint_every == 0:
+            if out is not None and accelerator.is_main_process and due(step + 1, checkpoint_every, steps):
                 save_checkpoint(Path(out) / "checkpoints", step + 1, run.tensors(), {"run": facts})
     log.close()
     networks.load_state_dict(run.ema)

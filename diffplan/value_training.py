@@ -25,7 +25,7 @@ from jaxtyping import Bool
 from rich.progress import track
 from torch import Tensor
 
-from diffplan.checkpoints import check_out, load_newest, save_checkpoint
+from diffplan.checkpoints import check_out, due, load_newest, save_checkpoint
 from diffplan.datasets.transitions import TransitionBatch, reward_statistics, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.metrics import MetricsLog
@@ -91,7 +91,7 @@ def train_value(
         seed: of everything random.
         out: folder for ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
-        checkpoint_every: steps between two checkpoints.
+        checkpoint_every: steps between two checkpoints; there is one at the end, too.
         log_every: steps between two lines of the report.
         progress: show a bar.
 
@@ -127,7 +127,7 @@ def train_value(
         parts = learner.update(batch, step)
         if (step + 1) % log_every == 0 or step + 1 == steps:
             log.write({"step": step + 1, **{name: float(part.detach()) for name, part in parts.items()}})
-        if folder and (step + 1) % checkpoint_every == 0:
+        if folder and due(step + 1, checkpoint_every, steps):
             save_checkpoint(folder / "checkpoints", step + 1, learner.tensors(), {"run": facts})
     value.eval()
     found = {name: [row[name] for row in log.rows] for name in ("step", *PARTS)}

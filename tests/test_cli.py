@@ -260,6 +260,9 @@ def test_a_planner_is_fine_tuned_and_its_curve_drawn(
     assert parse(shlex.split(first["act with"])[1:])
     trial = ("finetune", run, "--data", store, "--out", tmp_path / "tried", "--method", "gradient", "--steps", "20")
     assert answer(capsys, *trial, "--episodes", "2", *brief)["act with"] == f"diffplan evaluate {tmp_path / 'tried'}"
+    each = answer(capsys, *command[:5], tmp_path / "each", *command[6:], "--each")
+    assert "success" in answer(capsys, *shlex.split(each["act with"])[1:], "--episodes", "2")
+    assert "holds a planner for every agent; name one of them" in complaint(capsys, "plan", tmp_path / "each")
 
 
 def test_options_lead_to_another_environment_than_that_of_the_data(run: Path, capsys: pytest.CaptureFixture[str]):
@@ -306,7 +309,16 @@ def test_a_store_is_drawn(store: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ("train STORE --out OUT --horizon 30 --patch-size 4", "patch_size=4"),
         ("train STORE --out FILE/run", "FILE"),
         ("plan OUT", "diffplan train"),
-        ("plan STORE", "not a saved planner"),
+        ("plan STORE", "is a store of episodes, no planner"),
+        ("plan RUN --forecast STORE:99", "the store has the episodes 0 to"),
+        ("plan RUN --forecast STORE", "or STORE:EPISODE"),
+        ("plan RUN --given robot_0=fly", "fly is neither straight nor stay"),
+        ("plan RUN --resample --num-samples 1 --guide separation=1", "num_samples=2 or more"),
+        ("train STORE --out STORE", "is a store of episodes; choose another --out"),
+        ("train STORE --out PLANNER", "is a saved planner itself"),
+        ("evaluate RUN --realism 1", "--realism ranks candidates; give more"),
+        ("evaluate RUN --refine-price 0.5", "give that, too, e.g. --refine 1"),
+        ("finetune RUN --data STORE --out OUT --guided", "of a --refine that is given"),
         ("plan RUN --env transport-v0", "role"),
         ("plan RUN --num-samples 0", "num_samples=0"),
         ("plan RUN --out FILE/plan.safetensors", "FILE"),
@@ -323,6 +335,7 @@ def test_an_error_is_one_line_that_names_it(
 ):
     (tmp_path / "FILE").touch()
     places = {"OUT": tmp_path / "OUT", "FILE": tmp_path / "FILE", "STORE": store, "RUN": run}
+    places["PLANNER"] = run / "planner"
     for word, place in places.items():
         line = " ".join(part.replace(word, str(place)) if part.startswith(word) else part for part in line.split())
     assert named in complaint(capsys, *line.split())

@@ -77,6 +77,23 @@ def test_an_absent_agent_has_no_actions_and_an_unknown_one_has(planner, observat
     assert list(plan.actions_at(0)) == ["robot_0", "robot_1"]
 
 
+def test_an_infinite_entry_is_as_unknown_as_one_that_is_no_number(planner, observations) -> None:
+    infinite, unknown = ({name: row.copy() for name, row in observations.items()} for _ in range(2))
+    infinite["robot_0"][1], unknown["robot_0"][1] = np.inf, np.nan
+    plan = planner(infinite, seed=1)
+    assert np.isfinite(plan.observations).all()
+    assert np.array_equal(plan.observations, planner(unknown, seed=1).observations)
+
+
+def test_a_function_is_no_guide_and_a_planner_no_policy(planner, observations) -> None:
+    guide = dp.ConstraintGuide(lambda plan: plan.actions.square().sum((2, 3, 4)))
+    for guides in ([lambda plan: 0.0], guide):
+        with pytest.raises(TypeError, match=r"a list of guides; ConstraintGuide\(function\) makes one"):
+            planner(observations, guides=guides)
+    with pytest.raises(TypeError, match=r"a planner acts through one: RecedingHorizonPolicy\(planner\)"):
+        dp.evaluate(planner, "crossing-v0", episodes=1)
+
+
 def test_what_happened_before_changes_the_plan(planner, dataset, observations) -> None:
     episode = dataset.store[0]
     steps = [

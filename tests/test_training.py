@@ -51,6 +51,9 @@ def test_a_run_writes_a_planner_metrics_and_the_newest_checkpoints(crossing_stor
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step_00000004", "step_00000006"]
+    train_again = {**RUN, "checkpoint_every": 4}
+    dp.train(dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1), dataset, out=tmp_path / "last", **train_again)
+    assert [path.name for path in checkpoints(tmp_path / "last" / "checkpoints")] == ["step_00000004", "step_00000006"]
     reloaded = dp.DiffusionPlanner.from_pretrained(tmp_path)
     assert all(torch.equal(value, weights(reloaded)[name]) for name, value in weights(planner).items())
 

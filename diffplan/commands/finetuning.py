@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Finetune:
     """Improves a trained planner by acting in its environment, and keeps the best of it.
 
-    The folder gets planner/, the replay store, metrics.jsonl and checkpoints/. Ctrl-C leaves the
+    The folder gets planner/ (or planners/AGENT/), the replay store, metrics.jsonl and checkpoints/. Ctrl-C leaves the
     best planner so far; the same command with --resume goes on, bit for bit.
 
     For example:
@@ -34,7 +34,7 @@ class Finetune:
         method: critic refreshes the value function only, weighted lets the denoiser learn too, noise learns
             which noise the frozen denoiser begins with, gradient moves its last step towards what went better
             by trial; auto is critic, until another is measured to pay.
-        steps: joint environment steps in all, also when resumed.
+        steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
         online_share: share of every batch that comes from what is met now; more once the world is found to
             have changed.
         each: every agent learns for itself, with a planner of its own (planners/NAME), and executes its own part.
@@ -42,7 +42,7 @@ class Finetune:
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
-        num_samples: candidates a plan; this and the next four do not concern gradient, which acts by first samples.
+        num_samples: candidates a plan; as what critics may do, no matter of --method gradient.
         value_weight: of the value in the ranking; more explores less.
         guided: let the value's gradient move plans, too; only with --refine.
         refine: how far the critics may move first actions, in standard deviations; by default what scores best at the
@@ -93,6 +93,10 @@ class Finetune:
 
         if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner", "planners")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
+        if self.refine is None and (self.guided or self.refine_price != Finetune.refine_price):
+            raise ValueError(
+                "--guided and --refine-price are of a --refine that is given, e.g. --refine 0; else ways are tried."
+            )
         planner, env = load(self.path, None, self.env, self.option)
         with waiting("reading the data", shown=not self.json):
             offline = load_dataset(self.data, planner.horizon, planner.history, planner.normalizer)
@@ -134,9 +138,8 @@ class Finetune:
             "drifts": [f"episode {first}" for first in report.drifts],
             "seconds": report.seconds,
         }
-        if not self.each:
-            flags = (_flags(report.acting) if trusted else "") + " --safe" * self.safe
-            facts["act with"] = f"diffplan evaluate {self.out}{flags}"
+        flags = (_flags(report.acting) if trusted else "") + " --safe" * self.safe
+        facts["act with"] = f"diffplan evaluate {self.out}{flags}"
         show(facts, self.json)
 
 

@@ -47,8 +47,8 @@ class MakePlan:
             that --out wrote; repeat it for more.
         forecast: forecast under the actions of FILE, a plan that --out wrote, or of STORE:EPISODE, from its
             first step on.
-        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, rank (by value), separation:METRES,
-            clearance:METRES, speed:LIMIT.
+        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, rank (by value), separation:METRES
+            (separation alone: the robots' diameter), clearance:METRES, speed:LIMIT.
         resample: resample the candidates as particles while they are denoised; needs --guide.
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.
@@ -141,6 +141,8 @@ def parse_given(words: list[str], planner: "DiffusionPlanner", observations: "Ob
         if not (equals and what) or agent not in observations:
             there = f"the robots are {list(observations)}"
             raise ValueError(f"--given {word!r} is not ROBOT=straight, ROBOT=stay or ROBOT=FILE; {there}.")
+        if what not in COURSES and not Path(what).is_file():
+            raise ValueError(f"--given {word!r}: {what} is neither straight nor stay, nor a file that --out wrote.")
         if what in COURSES:
             course = straight if what == "straight" else stay
             told = course(planner.spec, agent, observations, planner.horizon)
@@ -162,13 +164,18 @@ def parse_forecast(word: str, planner: "DiffusionPlanner") -> tuple["Observation
     spec, cells = planner.spec, Cells.unknown(planner.spec, planner.horizon)
     store, colon, number = word.rpartition(":")
     if colon and number.isdigit():
-        episode = TrajectoryStore.open(store)[int(number)]
+        recorded = TrajectoryStore.open(store)
+        if int(number) >= len(recorded):
+            raise ValueError(f"--forecast {word}: the store has the episodes 0 to {len(recorded) - 1}.")
+        episode = recorded[int(number)]
         if episode.spec.names != spec.names:
             raise ValueError(f"{word} is of agents {list(episode.spec.names)}, the planner of {list(spec.names)}.")
         present, there = episode.observations[0], episode.agent_mask[0]
         actions = episode.actions[: planner.horizon].swapaxes(0, 1)
         cells.actions[there, : actions.shape[1]] = actions[there]
         return _named(spec, present, there), cells, episode
+    if not Path(word).is_file():
+        raise ValueError(f"--forecast {word}: give a file that --out wrote, or STORE:EPISODE, e.g. data/crossing:7.")
     plan = _load_plan(Path(word), planner).best()
     cells.actions[plan.agent_mask] = plan.actions[0, plan.agent_mask]
     return _named(spec, plan.observations[0, :, 0], plan.agent_mask), cells, None

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,9 @@ from diffplan.commands.worlds import Options, Run, Scheduler, load, make_safety,
 
 if TYPE_CHECKING:
     from diffplan.datasets import TrajectoryDataset
+    from diffplan.evaluation import Policy
     from diffplan.models import ValueFunction
+    from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy, SafetyFilter
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Train:
         width: channels of a token.
         depth: number of blocks.
         patch_size: steps a token, a divisor of history + horizon; the largest of 8, 4, 2, 1 by default.
-        agent_attention: cut attention to other agents: every agent plans alone (the ablation).
+        agent_attention: let agents attend to each other; without it every agent plans alone (the ablation).
         prediction: what the network's output is.
         return_conditioning: also learn to plan for a return that is asked for.
         frames: see positions in the agents' own frames, and how agents stand to each other; needs --normalizer motion.
@@ -53,9 +56,9 @@ class Train:
         mirror: mirror every second window, likewise.
         scale: scale windows by up to this factor, likewise.
         value_steps: then train a value function too, for so many steps; it becomes part of the planner.
-        discount: of its rewards, a step; rewards more than 1 / (1 - discount) steps ahead count little.
-        reach: it expects first actions moved uphill of the data's by up to so many standard deviations: about
-            half of what --refine does later.
+        discount: of the value function's rewards; those more than 1 / (1 - discount) steps ahead count little.
+        reach: let the value function expect a team whose actions are refined, by so many standard deviations
+            from those of the data; give about half of the later --refine.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes.
         learning_rate: peak of the schedule.
@@ -111,6 +114,8 @@ class Train:
     def run(self) -> None:
         from diffplan.augmentation import Augmentation
         from diffplan.datasets import load_dataset
+        from diffplan.datasets.manifest import MANIFEST
+        from diffplan.planner_folder import INDEX
         from diffplan.planners import DiffusionPlanner
         from diffplan.training import train
         from diffplan.value_training import train_value
@@ -118,6 +123,10 @@ class Train:
         with waiting("reading the data", shown=not self.json):
             layout = (self.horizon, self.history, self.normalizer, self.stride)
             dataset = load_dataset(self.path, *layout, inside=self.inside, crowd=self.crowd)
+        if (self.out / INDEX).exists():
+            raise ValueError(f"{self.out} is a saved planner itself, no run; choose another --out.")
+        if (self.out / MANIFEST).exists():
+            raise ValueError(f"{self.out} is a store of episodes; choose another --out, e.g. runs/{self.out.name}.")
         if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         planner = DiffusionPlanner.for_dataset(
@@ -201,7 +210,7 @@ class Evaluate:
       diffplan evaluate runs/crossing --num-samples 16 --guide value=0.5 --guide separation:0.2=10
 
     Args:
-        path: folder of a run or of a planner.
+        path: folder of a run or of a planner; or of a run of finetune --each, where each agent follows its own.
         env: environment to act in; by default the one that the data are from.
         option: an option of the environment as NAME=VALUE; repeat it for more.
         episodes: how many.
@@ -214,14 +223,14 @@ class Evaluate:
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
         warm_start_level: noise level at which later plans start from the last one; 1 is pure noise.
         warm_start_steps: denoising steps of those.
-        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, rank (by value), separation:METRES,
-            clearance:METRES, speed:LIMIT.
+        guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, rank (by value), separation:METRES
+            (separation alone: the robots' diameter), clearance:METRES, speed:LIMIT.
         resample: resample the candidates as particles while they are denoised; needs --guide.
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.
         realism: weight of how likely a plan looks to the unguided network, in the ranking.
         refine: how far the value function may move first actions, in standard deviations.
-        refine_price: share of the returns' spread that a move by a standard deviation must gain.
+        refine_price: share of the returns' spread that a move by a standard deviation must gain; only with --refine.
         decode_actions: read actions off the planned observations (inverse dynamics).
         deadline_ms: plan in this time; a plan that takes longer is not used, and counted.
         safe: change actions where robots would come too close (SafetyFilter).
@@ -255,10 +264,54 @@ class Evaluate:
 
     def run(self) -> None:
         from diffplan.evaluation import evaluate
+        from diffplan.partners import TeamOfPolicies
+        from diffplan.planner_folder import team_folders
+
+        self._check()
+        team = team_folders(self.path)
+        planners = [load(path, self.scheduler, self.env, self.option) for path in team.values() or [self.path]]
+        env, safety = planners[0][1], None
+        if self.safe:
+            safety = make_safety(env)
+        if team:
+            filtered = None if safety is None else partial(safety.filter_actions, planners[0][0].spec)
+            members = {name: self._policy(planner) for name, (planner, _) in zip(team, planners, strict=True)}
+            policy: Policy = TeamOfPolicies(members, filtered)
+        else:
+            policy = self._policy(planners[0][0], safety)
+        report = evaluate(
+            policy,
+            env,
+            episodes=self.episodes,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            max_steps=self.max_steps,
+            progress=not self.json,
+        )
+        if self.json:
+            return show(report.to_dict(), as_json=True)
+        facts = {**report.summary(), "plan_ms": f"{report.plan_ms:.1f}", "fallbacks": report.fallbacks}
+        if safety is not None:
+            stats = safety.stats
+            facts["filter"] = f"changed {stats.changed} of {stats.calls} joint actions, {stats.infeasible} infeasible"
+        show(facts)
+
+    def _check(self) -> None:
+        """Raises ``ValueError`` for options that would change nothing."""
+        if self.num_samples == 1:
+            alone = [word for word in self.guide if word.startswith("rank")]
+            if alone or self.realism:
+                raise ValueError(
+                    f"{'--guide ' + alone[0] if alone else '--realism'} ranks candidates; give more of them, "
+                    "e.g. --num-samples 16."
+                )
+        if self.refine_price != Evaluate.refine_price and not self.refine:
+            raise ValueError("--refine-price is of --refine; give that, too, e.g. --refine 1.")
+
+    def _policy(self, planner: "DiffusionPlanner", safety: "SafetyFilter | None" = None) -> "RecedingHorizonPolicy":
         from diffplan.planners import RecedingHorizonPolicy
 
-        planner, env = load(self.path, self.scheduler, self.env, self.option)
-        policy = RecedingHorizonPolicy(
+        return RecedingHorizonPolicy(
             planner,
             execute_steps=self.execute_steps,
             num_samples=self.num_samples,
@@ -274,21 +327,5 @@ class Evaluate:
             refine=self.refine,
             refine_price=self.refine_price,
             deadline_ms=self.deadline_ms,
-            safety=make_safety(env) if self.safe else None,
+            safety=safety,
         )
-        report = evaluate(
-            policy,
-            env,
-            episodes=self.episodes,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            max_steps=self.max_steps,
-            progress=not self.json,
-        )
-        if self.json:
-            return show(report.to_dict(), as_json=True)
-        facts = {**report.summary(), "plan_ms": f"{report.plan_ms:.1f}", "fallbacks": report.fallbacks}
-        if policy.safety is not None:
-            stats = policy.safety.stats
-            facts["filter"] = f"changed {stats.changed} of {stats.calls} joint actions, {stats.infeasible} infeasible"
-        show(facts)

@@ -32,7 +32,7 @@ class Team:
         option: an option of the environment as NAME=VALUE; repeat it for more.
         mode: how robots agree on a way: by messages, by drawing the same noise (shared), or not at all (silent).
         transport: what carries frames and messages.
-        rate: steps a second.
+        rate: steps a second; by default as many as a second of the environment has.
         episodes: how many; by default 1, or as many as fit into --seconds.
         seconds: stop then, also amid an episode.
         seed: settles the starts of the episodes, and the robots' random streams.
@@ -48,7 +48,7 @@ class Team:
     option: Options = field(default_factory=list)
     mode: Literal["messages", "shared", "silent"] = "messages"
     transport: Literal["zenoh"] = "zenoh"
-    rate: float = 20.0
+    rate: float | None = None
     episodes: int | None = None
     seconds: float | None = None
     seed: int = 0

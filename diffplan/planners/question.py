@@ -18,7 +18,8 @@ class Question:
     """What one plan starts from.
 
     Args:
-        observations: the present. An agent without a key is absent; a NaN entry is unknown (partial observability).
+        observations: the present. An agent without a key is absent; an entry that is not finite is unknown (partial
+            observability, or a sensor that failed).
         past: (observations, actions) of earlier steps, the latest last.
         given: further known cells: a goal, a partner's announced plan, actions to forecast under. Cells with a noise
             level count as that well known, and less than what is known anyway (the present, static entries).
@@ -58,6 +59,13 @@ class Sampling:
                 raise ValueError(f"{name}={getattr(self, name)}; ask for at least one.")
         if not 0 < self.warm_start_level <= 1:
             raise ValueError(f"warm_start_level={self.warm_start_level}; choose a noise level in (0, 1].")
+        if isinstance(self.guides, Guide) or not all(isinstance(one, Guide) for one in self.guides):
+            raise TypeError(
+                "guides= takes a list of guides; ConstraintGuide(function) makes one of a function, and keeps plans "
+                "where that is 0."
+            )
+        if self.resample and self.num_samples < 2:
+            raise ValueError("resample=True needs candidates to choose from; give num_samples=2 or more.")
         if self.resample and not self.guides:
             raise ValueError("resample=True needs guides; without them every candidate counts alike.")
         if not 0 <= self.realism < float("inf"):
@@ -86,6 +94,7 @@ def known_grid(
     exists = np.repeat((spec.feature_mask & agent_mask[:, None])[:, None], W, axis=1)
     exists[:, :history] = False
     known, ceiling = np.ones_like(exists), np.ones((spec.num_agents, W), np.float32)
+    present = np.where(np.isfinite(present), present, np.float32(np.nan))
     values[:, history, :O] = present
     static = spec.static_mask[:, None, :O]
     values[..., :O] = np.where(static, present[:, None], values[..., :O])

@@ -64,7 +64,7 @@ def run_team(
     env: ParallelEnv[str, Any, Any],
     *,
     mode: Mode = "messages",
-    rate: float = 20.0,
+    rate: float | None = None,
     episodes: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -83,7 +83,7 @@ def run_team(
         planner: folder of a run or of a planner.
         env: the world; its agents are the robots.
         mode: how the robots agree on a way: by messages, by drawing the same noise (shared), or not at all (silent).
-        rate: steps a second.
+        rate: steps a second; None: 1 / dt, real time.
         episodes: how many; by default 1, or as many as fit into ``seconds``.
         seconds: stop then, also amid an episode.
         seed: settles the starts of the episodes (the same as those of ``evaluate``) and the robots' random streams.
@@ -100,6 +100,7 @@ def run_team(
     planned, kill = read_spec(planner), dict(kill or {})
     spec = spec_from_env(env, planned.dt)
     planned.check_same_roles(spec, "the planner", "the environment")
+    rate = 1 / spec.dt if rate is None else rate
     _check(spec, rate, episodes, seconds, loss, kill)
     limits = getattr(env, "robot_limits", None) if safe else None
     if safe and limits is None:
