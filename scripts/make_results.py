@@ -39,6 +39,8 @@ MAIN = (
     "crossing_medium_ranking",
     "transport_medium_none",
     "transport_medium_gradient",
+    "crossing_8_filtered_contact_free",
+    "crossing_8_filtered_success",
     "open_team_8_success",
     "open_team_12_success",
     "enter_leave_drop",
@@ -47,9 +49,14 @@ MAIN = (
     "style_accuracy_10",
     "decentral_shared_seed_success",
     "decentral_messages_success",
+    "team_missed_steps",
     "gain_100k_simple_spread",
     "gain_100k_crossing_doorway",
     "gain_100k_transport",
+    "random_100k_simple_spread",
+    "speedup_over_scratch",
+    "partner_shift_recovery",
+    "partner_shift_forgetting",
     "eth_ucy_marginal_ade",
     "eth_ucy_joint_ade",
     "nba_rebound_joint_ade",
@@ -95,7 +102,8 @@ def all_figures() -> Iterator[Figure]:
 
 def row(one: Figure) -> str:
     beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
-    value = f"{one.value:.3g} {one.unit} ({one.low:.3g} to {one.high:.3g})"
+    unit = "" if one.unit in ("", "share", "ratio") else f" {one.unit}"
+    value = f"{one.value:.3g}{unit} ({one.low:.3g} to {one.high:.3g})"
     return f"| `{one.figure}` | {value} | {beside} | {one.seeds}, {one.episodes:,} | `{one.command}` |"
 
 
