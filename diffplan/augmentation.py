@@ -33,11 +33,13 @@ class Augmentation:
     def check(self, spec: JointSpec, normalizer: str) -> None:
         """Raises ``ValueError`` unless agents have positions of two entries that are scaled alike."""
         wrong = [name for name, role in spec.roles.items() if len(role.position) != 2]
-        if wrong or normalizer != "motion":
+        if normalizer != "motion":
             raise ValueError(
-                f"augmentation with normalizer={normalizer!r}, roles without a position of two entries: {wrong}; load "
-                "the dataset with normalizer='motion'."
+                f"augmentation with normalizer={normalizer!r}; load the dataset with normalizer='motion' (--normalizer "
+                "motion)."
             )
+        if wrong:
+            raise ValueError(f"augmentation turns positions of two entries, and the roles {wrong} have none.")
 
     def __call__(
         self, cells: Float[Tensor, "B N W D"], spec: JointSpec, generator: torch.Generator

@@ -87,10 +87,18 @@ def load_newest(out: Path, facts: dict[str, Any], load: Callable[[dict[str, Tens
 
 def check_same_run(path: Path, theirs: dict[str, Any], facts: dict[str, Any]) -> None:
     """Raises ``ValueError`` naming the differing settings when the checkpoint at ``path`` is of another run."""
-    differing = [key for key, value in facts.items() if theirs.get(key) != json.loads(json.dumps(value))]
-    if differing:
-        there, here = ({key: of.get(key) for key in differing} for of in (theirs, facts))
+    there, here = _differing({key: theirs.get(key) for key in facts}, json.loads(json.dumps(facts)))
+    if there != here:
         raise ValueError(
             f"{path} is of another run: {there} there, {here} here; "
             "resume with the same settings and data, or choose another folder."
         )
+
+
+def _differing(one: Any, other: Any) -> tuple[Any, Any]:
+    """What of two values differs: of dictionaries only those entries."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return one, other
+    pairs = {key: _differing(one.get(key), other.get(key)) for key in {**one, **other}}
+    kept = [key for key, (left, right) in pairs.items() if left != right]
+    return {key: pairs[key][0] for key in kept}, {key: pairs[key][1] for key in kept}

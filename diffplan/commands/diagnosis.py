@@ -49,6 +49,8 @@ class Guidance:
 
         if self.plot:
             check_ending("--plot", self.plot)
+        if not self.weights:
+            raise ValueError("--weights names no weight to try; give some, e.g. --weights 0 1 10.")
         planner, env = load(self.path, self.scheduler, self.env, self.option)
         points = sweep_guidance(
             planner,

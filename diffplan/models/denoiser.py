@@ -290,6 +290,9 @@ def _check_entries(size: int, window: int, neighbours: int, history: int, **entr
         if len(pair) and (len(set(pair)) != 2 or not all(0 <= entry < size for entry in pair)):
             raise ValueError(f"{name}={list(pair)}; give two of the {size} entries, or none.")
     if (neighbours or len(entries["velocity"]) or len(entries["goal"])) and not len(entries["position"]):
-        raise ValueError("neighbours, velocity and goal need position: without it agents have no frames.")
+        raise ValueError(
+            "neighbours, velocity and goal need position: without it agents have no frames; for_dataset(frames=True) "
+            "(--frames) gives it."
+        )
     if neighbours < 0 or not 0 <= history < window:
         raise ValueError(f"neighbours={neighbours}, history={history}; expected 0 or more, and below window={window}.")

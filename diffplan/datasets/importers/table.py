@@ -104,7 +104,8 @@ class Table:
             missing = [name for name in named if name is not None and name not in table]
             if missing:
                 raise ValueError(
-                    f"{path} has no columns {missing}; it has {list(table)}: say which is which (time=, ...)."
+                    f"{path} has no columns {missing}; it has {list(table)}: say which is which, e.g. "
+                    "time='frame', agent='id' (--time frame --agent id)."
                 )
             lists = [name for name in named if name is not None and table[name].ndim > 1]
             if lists:
