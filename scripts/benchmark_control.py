@@ -44,6 +44,7 @@ class Row:
     steps: int = 3_000
     width: int = 64
     batch_size: int = 50  # episodes side by side
+    warm_start_steps: int = 1  # denoising steps of a replan
     clearance: float = 0.0  # weight of the guides that keep robots apart and clear of obstacles
     random_return: float | None = None  # counts as 0, the data's own return as 100 (mean over agents); None: success
 
@@ -83,6 +84,7 @@ ROWS = {
         episodes=8_000,
         steps=5_000,
         width=96,
+        warm_start_steps=3,
         clearance=10.0,
     ),
     "transport_3": Row("transport_3_success", "transport-v0", steps=8_000, width=128, **LARGE | {"episodes": 7_000}),
@@ -146,10 +148,11 @@ def planner_of(name: str, seed: int) -> Path:
 
 def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
     """How a variant of a row acts: with guides where the row has them, and the safety filter where it says so."""
+    replanning = {"warm_start_steps": row.warm_start_steps}
     if not row.clearance or variant == UNGUIDED:
-        return {}
+        return replanning
     guides = [dp.ConstraintGuide.separation(0.2, row.clearance), dp.ConstraintGuide.clearance(0.05, row.clearance)]
-    return {"guides": guides} | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
+    return replanning | {"guides": guides} | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
 
 
 def recipe(row: Row) -> dict[str, Any]:
