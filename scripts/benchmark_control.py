@@ -152,7 +152,9 @@ def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
     if not row.clearance or variant == UNGUIDED:
         return replanning
     guides = [dp.ConstraintGuide.separation(0.2, row.clearance), dp.ConstraintGuide.clearance(0.05, row.clearance)]
-    return replanning | {"guides": guides} | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
+    return (
+        replanning | {"guides": guides} | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
+    )
 
 
 def recipe(row: Row) -> dict[str, Any]:
