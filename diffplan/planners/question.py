@@ -64,10 +64,10 @@ class Sampling:
                 "guides= takes a list of guides; ConstraintGuide(function) makes one of a function, and keeps plans "
                 "where that is 0."
             )
-        if self.resample and self.num_samples < 2:
-            raise ValueError("resample=True needs candidates to choose from; give num_samples=2 or more.")
         if self.resample and not self.guides:
             raise ValueError("resample=True needs guides; without them every candidate counts alike.")
+        if self.resample and self.num_samples < 2:
+            raise ValueError("resample=True needs candidates to choose from; give num_samples=2 or more.")
         if not 0 <= self.realism < float("inf"):
             raise ValueError(f"realism={self.realism}; give the weight of the realism term, 0 or more.")
         if self.target_return is not None and not 0 <= self.target_return <= 1:
