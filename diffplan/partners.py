@@ -90,9 +90,10 @@ class WithPartners:
         unknown = [name for name in names if name not in spec.agents]
         if unknown or len(set(names)) >= spec.num_agents:
             raise ValueError(f"partners {list(names)} must be some, not all, of {list(spec.names)}.")
-        known = set(policy.partners) if isinstance(policy, RecedingHorizonPolicy) else set(names)
-        if not set(names) <= known and (
-            getattr(policy, "safety", None) is not None or getattr(policy, "refine", False)
+        if (
+            isinstance(policy, RecedingHorizonPolicy)
+            and (policy.safety is not None or policy.refine)
+            and not set(names) <= set(policy.partners)
         ):
             raise ValueError(
                 f"the policy filters or refines actions of {list(names)}, too, whom it does not command; make it with "

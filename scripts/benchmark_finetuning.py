@@ -83,7 +83,7 @@ ROWS = {
 def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Pretrains, fine-tunes and tests one planner; what is there already is read."""
     row, base = ROWS[name], FOLDER / name
-    out = base / f"{variant(arguments)}_{arguments.steps}_{seed}"
+    out = base / f"{arguments.method}{'_each' * arguments.each}_{arguments.steps}_{seed}"
     if (found := kept(out / "result.json", arguments.episodes, "before")) is not None:
         return found
     env = dp.make(row.env, **row.options)
@@ -126,10 +126,6 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     }
     write_json(out / "result.json", result)
     return result
-
-
-def variant(arguments: argparse.Namespace) -> str:
-    return arguments.method + "_each" * arguments.each
 
 
 PHASES = ("acting", "planning", "learning", "evaluating")

@@ -68,13 +68,9 @@ def run_seed(seed: int, method: str, steps: int, episodes: int) -> dict[str, Any
     env, planner = dp.make("crossing-v0", num_robots=3), pretrained(seed)
 
     def success(acting: Acting | None, families: Sequence[str], number: int, first: int) -> list[float]:
+        """Of the planner as ``acting`` has it, or by its first samples (None)."""
         with_partners = replace(acting or Acting(), **beside(env, families))
-        if acting is None:
-            policy: Any = with_partners.beside_partners(
-                dp.RecedingHorizonPolicy(planner, partners=(PARTNER,)), planner.spec
-            )
-        else:
-            policy = with_partners.policy(planner)
+        policy = with_partners.plain(planner) if acting is None else with_partners.policy(planner)
         return list(map(float, dp.evaluate(policy, env, episodes=number, seed=first).success))
 
     tried = {family: success(None, (family,), CHOOSING, CHOOSING_SEED + seed) for family in HELDOUT}
@@ -95,9 +91,8 @@ def run_seed(seed: int, method: str, steps: int, episodes: int) -> dict[str, Any
         resume=True,
         progress=False,
     )
-    result |= {
-        f"{label}, after": success(report.acting, who, episodes, first) for label, who in (("old", SEEN), ("new", new))
-    }
+    acting = None if METHODS[method].on_policy else report.acting
+    result |= {f"{label}, after": success(acting, who, episodes, first) for label, who in (("old", SEEN), ("new", new))}
     result |= {"way": report.acting.way, "drifts": report.drifts, "offline": report.offline.value}
     result["curve"] = [one["score"] for one in report.rows if "score" in one]
     write_json(out / "result.json", result)

@@ -54,7 +54,6 @@ MAIN = (
     "gain_100k_crossing_doorway",
     "gain_100k_transport",
     "random_100k_simple_spread",
-    "speedup_over_scratch",
     "partner_shift_recovery",
     "partner_shift_forgetting",
     "eth_ucy_marginal_ade",

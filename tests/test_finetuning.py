@@ -3,7 +3,8 @@
 import functools
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,25 @@ def straight(tune: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return out, tune(out)
 
 
+class Killed(BaseException):
+    """Nothing expects it, as nothing expects a kill."""
+
+
+@contextmanager
+def killed_at(place: str, call: int) -> Iterator[None]:
+    """A run in the body is killed when it comes to this method of ``Run`` for the ``call``-th time, from 0 on."""
+    original, calls = getattr(Run, place), itertools.count()
+
+    def killed(run: Run, *args: Any) -> Any:
+        if next(calls) == call:
+            raise Killed
+        return original(run, *args)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Run, place, killed)
+        yield
+
+
 def timeless(report: FinetuningReport) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not name.endswith("_s")} for row in report.rows]
 
@@ -154,19 +174,13 @@ def test_a_run_acts_in_the_way_that_scores_best_also_after_it_was_killed(
 
     monkeypatch.setattr(Run, "_score", score)
     brief = {"acting": Acting(2), "method": "critic", "steps": 90}
-    whole, saved, calls = tune(tmp_path / "whole", **brief), Run._save, itertools.count()
+    whole = tune(tmp_path / "whole", **brief)
     assert [(row["score"], row["guided"], row["refine"]) for row in whole.rows] == [(1, True, 0)] * 4 + [
         (2, False, 1)
     ] * 2
     assert whole.acting.way == {"num_samples": 2, "guided": False, "refine": 1.0, "refine_price": 0.0}
 
-    def killed(run: Run) -> None:
-        if next(calls) == 3:
-            raise Killed
-        saved(run)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Run, "_save", killed)
+    with killed_at("_save", 3):
         tune(tmp_path / "killed", **brief)
     resumed = tune(tmp_path / "killed", **brief, resume=True)
     assert (timeless(resumed), resumed.acting) == (timeless(whole), whole.acting)
@@ -183,46 +197,22 @@ def test_acting_improves_a_planner_beyond_doubt(method: str, tune: Callable, tmp
     assert report.rows[-1]["met"] > report.offline.high
 
 
-class Killed(BaseException):
-    """Nothing expects it, as nothing expects a kill."""
-
-
 @pytest.mark.parametrize(("place", "call"), [("_act", 0), ("_act", 2), ("_learn", 2), ("_judged", 2), ("_save", 0)])
 def test_a_run_killed_at_any_place_resumes_to_the_bit(
-    place: str,
-    call: int,
-    straight: tuple[Path, FinetuningReport],
-    tune: Callable,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    place: str, call: int, straight: tuple[Path, FinetuningReport], tune: Callable, tmp_path: Path
 ) -> None:
-    original, calls = getattr(Run, place), itertools.count()
-
-    def killed(run: Run, *args: Any) -> Any:
-        if next(calls) == call:
-            raise Killed
-        return original(run, *args)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Run, place, killed)
+    with killed_at(place, call):
         tune(tmp_path)
     assert timeless(tune(tmp_path, resume=True)) == timeless(straight[1])
     weights = [dp.DiffusionPlanner.from_pretrained(one) for one in (straight[0], tmp_path)]
     assert len({weights_sha256(one.denoiser) + weights_sha256(one.value_function) for one in weights}) == 1
 
 
-def test_episodes_that_a_killed_run_recorded_are_not_acted_again(
-    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: Any) -> Any:
-        raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Run, "_learn", killed)
+def test_episodes_that_a_killed_run_recorded_are_not_acted_again(tune: Callable, tmp_path: Path) -> None:
+    with killed_at("_learn", 0):
         tune(tmp_path)
     before = dp.TrajectoryStore.open(tmp_path / "replay").fingerprint
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Run, "_learn", killed)
+    with killed_at("_learn", 0):
         tune(tmp_path, resume=True)
     assert dp.TrajectoryStore.open(tmp_path / "replay").fingerprint == before
 
@@ -502,20 +492,12 @@ def test_a_method_that_is_loaded_goes_on_to_the_bit(
 
 @pytest.mark.parametrize(("method", "each"), [("noise", False), ("gradient", False), ("weighted", True)])
 def test_a_killed_run_of_other_networks_resumes_to_the_bit_and_saves_them(
-    method: str, each: bool, tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, each: bool, tune: Callable, tmp_path: Path
 ) -> None:
     how = Learning(**SMALL | {"critic_learning_rate": 1e-2}, policy_learning_rate=1e-3)
     brief = {"method": method, "each": each, "steps": 36, "learning": how}
     whole = tune(tmp_path / "whole", **brief)
-    judgement, calls = Run._judgement, itertools.count()
-
-    def killed(run: Run, *args: Any) -> Any:
-        if next(calls) == 2:
-            raise Killed
-        return judgement(run, *args)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Run, "_judgement", killed)
+    with killed_at("_judgement", 2):
         tune(tmp_path / "killed", **brief)
     assert timeless(tune(tmp_path / "killed", **brief, resume=True)) == timeless(whole)
     folder = "planners/b" if each else "planner"
@@ -562,9 +544,7 @@ def test_partners_that_change_raise_the_share_of_what_is_met_since(
     assert (report.best.value, report.rollbacks) == (-1.0, 0)  # what scored 4 did so beside other partners
 
 
-def test_partners_are_not_commanded_and_a_run_beside_them_resumes_to_the_bit(
-    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_partners_are_not_commanded_and_a_run_beside_them_resumes_to_the_bit(tune: Callable, tmp_path: Path) -> None:
     brief = {
         "acting": Acting(2, refine=0.5, partners=Partner(0), watched=("b",)),
         "steps": 2 * 20 * STEPS,
@@ -575,15 +555,7 @@ def test_partners_are_not_commanded_and_a_run_beside_them_resumes_to_the_bit(
     store = dp.TrajectoryStore.open(tmp_path / "whole" / "replay")
     assert (store[0].actions[:, 1] == 1).all()
     assert (store[0].actions[:, 0] != 1).any()
-    saved, calls = Run._save, itertools.count()
-
-    def killed(run: Run) -> None:
-        if next(calls) == 2:
-            raise Killed
-        saved(run)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Run, "_save", killed)
+    with killed_at("_save", 2):
         tune(tmp_path / "killed", **brief)
     resumed = tune(tmp_path / "killed", **brief, resume=True)
     assert timeless(resumed) == timeless(whole)

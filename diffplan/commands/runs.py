@@ -270,9 +270,8 @@ class Evaluate:
         self._check()
         team = team_folders(self.path)
         planners = [load(path, self.scheduler, self.env, self.option) for path in team.values() or [self.path]]
-        env, safety = planners[0][1], None
-        if self.safe:
-            safety = make_safety(env)
+        env = planners[0][1]
+        safety = make_safety(env) if self.safe else None
         if team:
             filtered = None if safety is None else partial(safety.filter_actions, planners[0][0].spec)
             members = {name: self._policy(planner) for name, (planner, _) in zip(team, planners, strict=True)}

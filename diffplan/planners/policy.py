@@ -77,7 +77,7 @@ class RecedingHorizonPolicy:
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch
             are made together) is not used: the robots follow the last one, or brake: the action nearest to 0; counted
             in ``stats``.
-        partners: agents that others drive: ``refine`` leaves what is foreseen of them.
+        partners: agents that others drive: ``refine`` leaves what is foreseen of them, ``safety`` their actions.
         safety: changes what is executed where robots would come too close, and counts that in its own ``stats``; needs
             a spec whose roles say where position and velocity are.
         memory: past steps to plan with; None: as many as the planner takes.
