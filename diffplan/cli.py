@@ -17,6 +17,7 @@ from typing import Annotated, Any, Union, get_args
 
 import tyro
 
+from diffplan import __version__
 from diffplan.commands import COMMANDS, Command
 from diffplan.commands.group import Group
 
@@ -50,6 +51,9 @@ def main(args: Sequence[str] | None = None) -> int:
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen MuJoCo's default cannot draw
     debug, arguments = "--debug" in arguments, [one for one in arguments if one != "--debug"]
     name = " ".join(["diffplan", *(one for one in arguments[:1] if one in COMMANDS)])
+    if arguments == ["--version"]:
+        print(f"diffplan {__version__}")
+        return 0
     try:
         with terminable():
             return parse(arguments).run() or 0

@@ -122,6 +122,11 @@ def test_a_flag_has_the_default_of_the_argument_that_it_is_named_after(command: 
     assert {name: flags[name] for name in shared} == {name: defaults[name] for name in shared}
 
 
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"diffplan {dp.__version__}\n"
+
+
 def test_a_collected_store_is_described_as_json(store: Path, capsys: pytest.CaptureFixture[str]):
     info = answer(capsys, "data", "info", store)
     assert info["episodes"] == 4
@@ -327,7 +332,7 @@ def test_a_store_is_drawn(store: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ("evaluate RUN --execute-steps 9", "execute_steps=9"),
         ("evaluate RUN --episodes 1 --warm-start-level 2", "warm_start_level=2"),
         ("plot RUN --kind rollout --out OUT.png", ".mp4"),
-        ("plot STORE --kind learning-curve --out OUT.png", "metrics.jsonl"),
+        ("plot STORE --kind learning-curve --out OUT.png", "metrics.jsonl is not there; name the folder"),
     ],
 )
 def test_an_error_is_one_line_that_names_it(

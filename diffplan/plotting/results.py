@@ -55,7 +55,7 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
 
 def _losses(run: "Run") -> tuple[np.ndarray, np.ndarray]:
     if isinstance(run, str | Path):
-        path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
+        path = _metrics_of(run)
         source, rows = str(path), [_metrics_row(path, number, line) for number, line in _numbered_lines(path)]
     else:
         source, rows = "the report", [(float(step), loss) for step, loss in zip(run.steps, run.losses, strict=True)]
@@ -63,6 +63,13 @@ def _losses(run: "Run") -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{source} holds no metrics yet; train for at least log_every steps.")
     steps, losses = np.array(rows).T
     return steps, losses
+
+
+def _metrics_of(run: str | Path) -> Path:
+    path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; name the folder of a run of `diffplan train`.")
+    return path
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -131,7 +138,7 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
 def _scores(run: "str | Path | FinetuningReport") -> tuple[tuple[np.ndarray, ...], float]:
     """Environment steps, score, its interval, and whether it was undone, of evaluated rounds; the pretrained score."""
     if isinstance(run, str | Path):
-        path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
+        path = _metrics_of(run)
         source, rows = str(path), [_json_row(path, number, line) for number, line in _numbered_lines(path)]
     else:
         source, rows = "the report", run.rows
