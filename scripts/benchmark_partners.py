@@ -28,7 +28,7 @@ FOLDER = Path("runs/benchmark/partners")
 COMMAND = "python scripts/benchmark_partners.py --seeds {seeds} --episodes {episodes}"
 HORIZON, HISTORY, BATCH, WIDTH, DEPTH = 24, 16, 64, 64, 2
 DATA_EPISODES = 2_000
-ROUNDS = ((1_600, 0.25), (1_400, 0.1))
+ROUNDS = ((2_000, 0.25), (8_000, 0.1))
 """Steps of training, and the share of windows that begin where episodes do: first how to choose, then how to arrive."""
 MIX = dp.QuestionMix(
     plan=0.15,
@@ -49,7 +49,9 @@ VARIANTS = (INFERRED, NONE, IN_CONTEXT, TOLD)
 SEEN, HELDOUT = tuple(TRAINING_FAMILIES), tuple(HELDOUT_FAMILIES)
 NAMES, PARTNER = ("robot_0", "robot_1", "robot_2"), "robot_2"
 OBSERVED = (0, 5, 10, 20)
-AHEAD, SAMPLES = 20, 20
+AHEAD = 20
+FORESEEING = Sampling(num_samples=50, num_inference_steps=20)
+PARTICLE_COUNT = 20
 LATENT_SIZE = {INFERRED: 8, TOLD: STYLE_SIZE}
 
 
@@ -116,7 +118,7 @@ def question(episode: dp.Trajectory, step: int, variant: str) -> dp.Question:
 def predictions(planner: dp.DiffusionPlanner, episodes: list[dp.Trajectory], step: int, variant: str) -> dict[str, Any]:
     """Errors of the partner's predicted path (m), how often the 80 % region holds, and families recognised."""
     questions = [question(episode, step, variant) for episode in episodes]
-    plans = planner.answer(questions, Sampling(num_samples=SAMPLES, num_inference_steps=5))
+    plans = planner.answer(questions, FORESEEING)
     rows: dict[str, list[float]] = {"recognised": []}
     for episode, plan in zip(episodes, plans, strict=True):
         partner = str(episode.labels["partner"])
@@ -133,7 +135,7 @@ def particle_predictions(planner: dp.DiffusionPlanner, episodes: list[dp.Traject
     parts = (planner.denoiser, planner.scheduler, planner.normalizer, planner.spec, planner.horizon, planner.history)
     rows: dict[str, list[float]] = {}
     for episode in episodes:
-        particles = dp.PartnerParticles(dp.DiffusionPlanner(*parts), [str(episode.labels["partner"])], SAMPLES)
+        particles = dp.PartnerParticles(dp.DiffusionPlanner(*parts), [str(episode.labels["partner"])], PARTICLE_COUNT)
         for now in range(step + 1):
             plan = particles.observe(dict(question(episode, now, NONE).observations), seed=now)
         for name, value in score(plan, episode, step).items():
