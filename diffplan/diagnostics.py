@@ -1,5 +1,6 @@
 """What guidance costs and gains: its strength against realism, what the guides ask for, success and contacts."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,13 +48,16 @@ def sweep_guidance(
         seed: of starts and noise.
 
     Raises:
-        ValueError: as ``DiffusionPlanner.__call__`` and ``evaluate``.
+        ValueError: as ``DiffusionPlanner.__call__`` and ``evaluate``; one candidate and guides that only rank.
     """
+    asked, tried = guides(1.0), {weight: guides(weight) for weight in weights}
+    for guide in itertools.chain(*tried.values()):
+        guide.check(planner.spec, planner.normalizer, planner.horizon)
+    if num_samples == 1 and all(guide.levels is None for guide in asked):
+        raise ValueError("num_samples=1 leaves nothing to guides that only rank; give more candidates, e.g. 16.")
     starts = [env.reset(seed=episode_seed(seed, index))[0] for index in range(episodes)]
-    asked = guides(1.0)
     points = []
-    for weight in weights:
-        chosen = guides(weight)
+    for weight, chosen in tried.items():
         plans = [planner(one, guides=chosen, num_samples=num_samples, seed=i).best() for i, one in enumerate(starts)]
         figures = {
             "realism": mean_interval([[float(realism(planner, plan)[0]) for plan in plans]]),

@@ -61,9 +61,9 @@ class EvaluationReport:
     fallbacks: int
 
     def summary(self) -> dict[str, Interval]:
-        """Success rate, contact rate, return, and makespan (s, or steps where dt is 1) of the successes."""
+        """Success rate, contact rate, return, and makespan of the successes (environment steps)."""
         columns = {"success": self.success, "contacts": np.minimum(1.0, self.contacts).tolist(), "return": self.returns}
-        columns["steps"] = [float(s) for s, won in zip(self.steps, self.success, strict=True) if won] or [np.nan]
+        columns["steps"] = [float(s) for s, won in zip(self.steps, self.success, strict=True) if won == 1] or [np.nan]
         return {name: mean_interval([values]) for name, values in columns.items() if not np.isnan(values).all()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,10 +79,12 @@ def mean_interval(groups: Sequence[Sequence[float]], seed: int = 0, resamples: i
     """
     rng = np.random.default_rng(seed)
     arrays = [np.asarray(group, float) for group in groups]
-    means = np.stack([array[rng.integers(len(array), size=(resamples, len(array)))].mean(1) for array in arrays])
-    pick = rng.integers(len(arrays), size=(len(arrays), resamples))
-    resampled = np.take_along_axis(means, pick, axis=0).mean(0)
-    low, high = np.quantile(resampled, (0.025, 0.975))
+    picks = rng.integers(len(arrays), size=(resamples, len(arrays)))
+    means = np.empty(picks.shape)
+    for index, array in enumerate(arrays):
+        picked = picks == index  # every pick of a group draws its episodes anew
+        means[picked] = array[rng.integers(len(array), size=(picked.sum(), len(array)))].mean(1)
+    low, high = np.quantile(means.mean(1), (0.025, 0.975))
     return Interval(float(np.mean([array.mean() for array in arrays])), float(low), float(high))
 
 

@@ -58,8 +58,13 @@ def _whole(line: str) -> bool:
 
 
 def _tensorboard_writer(out: Path) -> Any:
+    return summary_writer()(str(out / "tensorboard"))
+
+
+def summary_writer() -> Any:
+    """TensorBoard's class for files of scalars. Raises ``ImportError`` with the pip command where it is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError('TensorBoard is missing; install it with: pip install "diffplan[track]"') from error
-    return SummaryWriter(str(out / "tensorboard"))
+    return SummaryWriter

@@ -120,12 +120,21 @@ class WithPartners:
         """Everybody's actions."""
         ours = self.policy([seen and watched(seen, self.names, self.spec) for seen in observations])
         theirs = self.partners(observations)
-        return [
+        together: list[Actions | None] = [
             None
             if seen is None
             else {**(mine or {}), **{name: (other or {})[name] for name in self.names if name in seen}}
             for seen, mine, other in zip(observations, ours, theirs, strict=True)
         ]
+        _tell(self.policy, [done and self._unseen(done) for done in together])
+        _tell(self.partners, together)
+        return together
+
+    def _unseen(self, actions: Actions) -> Actions:
+        """The actions as the egos know them: partners' are not seen."""
+        return {
+            name: np.full_like(action, np.nan) if name in self.names else action for name, action in actions.items()
+        }
 
 
 class TeamOfPolicies:
@@ -169,10 +178,19 @@ class TeamOfPolicies:
                 own = {name: theirs[place] or {} for name, theirs in found.items()}
                 actions = actions | {name: one[name] for name, one in own.items() if name in one}
                 together[place] = actions if self.filtered is None else self.filtered(seen, actions)
-        for policy in self.policies.values():
-            if isinstance(policy, RecedingHorizonPolicy):
-                policy.took(together)
+        self.took(together)
         return together
+
+    def took(self, actions: Sequence[Actions | None]) -> None:
+        """What was done instead of the actions of the last call: planners remember it so."""
+        for policy in self.policies.values():
+            _tell(policy, actions)
+
+
+def _tell(policy: Policy, actions: Sequence[Actions | None]) -> None:
+    """Lets a policy that remembers what was done know of it; others do not ask."""
+    if isinstance(policy, RecedingHorizonPolicy | TeamOfPolicies):
+        policy.took(actions)
 
 
 def watched(observations: Observations, partners: Sequence[str], spec: JointSpec) -> Observations:

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 from pettingzoo import ParallelEnv
 
-from diffplan.datasets.collection import run_episode
+from diffplan.datasets.collection import EpisodeRecorder, run_episode
 from diffplan.envs.spaces import spec_from_env
-from diffplan.evaluation import Policy
+from diffplan.evaluation import Policy, SensingPolicy
 from diffplan.files import atomic_path
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan, Trajectory
@@ -61,7 +61,8 @@ def record_rollout(policy: Policy, env: ParallelEnv[str, Any, Any], seed: int = 
         )
     camera = _Camera(policy, env, seed, overlay and hasattr(env, "overlay"))
     try:
-        trajectory = run_episode(env, camera, spec_from_env(env), seed)
+        spec = spec_from_env(env)
+        trajectory = run_episode(EpisodeRecorder(env, spec), camera, spec, seed)
         camera.shoot(None)
     finally:
         camera.clear()
@@ -78,10 +79,13 @@ class _Camera:
         self.frames: list[np.ndarray] = []
         self.plans: list[Plan | None] = []
 
-    def reset(self, env: Any, seed: int) -> None:
+    def reset(self, env: EpisodeRecorder, seed: int) -> None:
+        self.recorder = env
         self.policy.reset([self.seed])
 
     def __call__(self, observations: Observations) -> Actions:
+        if isinstance(self.policy, SensingPolicy):
+            self.policy.sense([self.recorder.infos])
         (actions,) = self.policy([observations])
         (plan,) = getattr(self.policy, "plans", [None])
         self.plans.append(plan)

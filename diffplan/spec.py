@@ -300,6 +300,20 @@ class JointSpec:
             ) from error
 
 
+def sensed_by(
+    name: str, observations: Observations, infos: Mapping[str, Any], spec: JointSpec
+) -> Mapping[str, np.ndarray]:
+    """What an agent senses of the others: what the environment's ``infos`` tell, else all but their static entries."""
+    told = infos.get(name, {})
+    if "sensed" in told:
+        sensed: Mapping[str, np.ndarray] = told["sensed"]
+        return sensed
+    others = {other: np.array(seen, np.float32) for other, seen in observations.items() if other != name}
+    for other, seen in others.items():
+        seen[list(spec.role_of(other).static)] = np.nan
+    return others
+
+
 def _likeliest(action: Float[np.ndarray, "A"], legal: Float[np.ndarray, "_"] | None) -> Float[np.ndarray, "A"]:
     """One-hot of the largest entry, of the legal ones where any is known to be."""
     allowed = np.ones(len(action), bool) if legal is None or not (legal > 0.5).any() else legal > 0.5

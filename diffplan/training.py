@@ -118,8 +118,8 @@ def train(
         "start_share": start_share,
         "styles": styles and styles.fingerprint,
         "data": dataset.store.fingerprint,
-        "windows": [len(dataset), dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
-        "normalizer": planner.normalizer.config.kind,
+        "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
+        "normalizer": planner.normalizer.fingerprint,
         "denoiser": {k: v for k, v in planner.denoiser.config.items() if not k.startswith("_")},
     }
     if dataset.crowd is not None and takes_latents(planner, styles):

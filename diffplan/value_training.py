@@ -113,8 +113,8 @@ def train_value(
         "rates": [learning_rate, expectile, target_rate, reach],
         "seed": seed,
         "data": dataset.store.fingerprint,
-        "windows": [len(dataset), dataset.stride, dataset.inside],
-        "normalizer": dataset.normalizer and dataset.normalizer.config.kind,
+        "windows": [dataset.digest, dataset.stride, dataset.inside],
+        "normalizer": dataset.normalizer and dataset.normalizer.fingerprint,
         "value_function": {k: v for k, v in value.config.items() if not k.startswith("_")},
     }
     folder = None if out is None else Path(out)

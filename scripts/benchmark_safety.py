@@ -2,7 +2,7 @@
 
     python scripts/benchmark_safety.py --seeds 5
 
-The planner learns from teams of 4 and 6; pillars stand elsewhere in every episode. All but "without guides" are guided
+Pillars stand elsewhere in every episode. All but "without guides" are guided
 by separation and clearance. An episode is free of contacts when no robot touched anything in any of its steps. Data,
 planners and evaluations are those of ``benchmark_control.py``, and kept where that keeps its own.
 """

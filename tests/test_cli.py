@@ -21,6 +21,7 @@ from diffplan.cli import main, parse
 from diffplan.commands import COMMANDS
 from diffplan.commands.group import Group
 from diffplan.datasets import TrajectoryStore
+from diffplan.diagnostics import sweep_guidance
 from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
 from diffplan.trajectory import Plan
 
@@ -239,6 +240,16 @@ def test_a_sweep_over_a_guides_weight_is_drawn(run: Path, tmp_path: Path, capsys
     assert {"realism", "guides", "success", "contacts"} <= set(table["separation 0"])
     assert table["separation 100"]["guides"]["value"] > table["separation 0"]["guides"]["value"]
     assert iio.imread(picture).std() > 0
+
+
+def test_a_sweep_that_cannot_be_made_is_refused_before_any_episode(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("diffplan.diagnostics.evaluate", None)
+    planner, env = DiffusionPlanner.from_pretrained(run), dp.make("crossing-v0")
+    for levels, weights, named in (((0, 1), (0, 1, -1), "weight=-1"), (None, (0, 1), "num_samples=1 leaves nothing")):
+        with pytest.raises(ValueError, match=named):
+            sweep_guidance(
+                planner, env, lambda w, levels=levels: [dp.ConstraintGuide.separation(0.2, w, levels)], weights
+            )
 
 
 def test_a_value_function_is_trained_into_a_planner_that_is_there(

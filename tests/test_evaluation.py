@@ -9,7 +9,7 @@ from pettingzoo import ParallelEnv
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
 from diffplan.envs import behavior_policy
-from diffplan.evaluation import mean_interval
+from diffplan.evaluation import EvaluationReport, mean_interval
 
 
 class Still:
@@ -42,6 +42,20 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
         interval = mean_interval([rng.normal(size=50)], seed=trial, resamples=500)
         hits += interval.low <= 0 <= interval.high
     assert 0.89 <= hits / 200 <= 0.99
+
+
+def test_the_interval_over_several_seeds_is_that_of_drawing_seeds_and_then_episodes() -> None:
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(mean, size=40) for mean in (0.0, 0.1)]
+    found = mean_interval(groups)
+    drawn = [np.mean([rng.choice(groups[pick], 40).mean() for pick in rng.integers(2, size=2)]) for _ in range(4_000)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    assert found.high - found.low == pytest.approx(high - low, rel=0.06)
+
+
+def test_episodes_of_unknown_success_have_no_makespan() -> None:
+    report = EvaluationReport([float("nan"), 1.0, 0.0], [0.0] * 3, [0.0] * 3, [10, 20, 30], 1.0, 0)
+    assert report.summary()["steps"].value == 20
 
 
 def test_spread_between_seeds_widens_the_interval() -> None:

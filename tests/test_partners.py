@@ -280,3 +280,17 @@ def test_a_picture_of_a_belief_needs_one(planner, dataset) -> None:
     )
     with pytest.raises(ValueError, match="no belief.*partner_encoder"):
         dp.plot_belief([plan], dataset.store[0], "robot_1")
+
+
+def test_nobody_remembers_what_it_only_planned_for_others(planner) -> None:
+    """Roles without static entries: nothing in the observations says who is only watched."""
+    env, spec = dp.make("crossing-v0", num_robots=3), dp.make("crossing-v0", num_robots=3).joint_spec
+    bare = replace(spec, roles={name: replace(role, static=()) for name, role in spec.roles.items()})
+    ego, other = dp.RecedingHorizonPolicy(planner), dp.RecedingHorizonPolicy(planner, num_inference_steps=2)
+    for first in (ego, dp.TeamOfPolicies({"robot_0": ego, "robot_1": dp.RecedingHorizonPolicy(planner)})):
+        team = dp.WithPartners(first, other, ("robot_2",), bare)
+        team.reset([0])
+        (done,) = team([env.reset(seed=0)[0]])
+        ((_, mine),), ((_, theirs),) = ego._episodes[0].past, other._episodes[0].past
+        assert np.isnan(mine["robot_2"]).all() and np.array_equal(mine["robot_0"], done["robot_0"])
+        assert all(np.array_equal(theirs[name], done[name]) for name in spec.names)

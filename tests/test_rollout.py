@@ -133,3 +133,13 @@ def test_a_filmstrip_has_times_from_start_to_end(rollout):
     assert np.array_equal(last, rollout.frames[-1])
     with pytest.raises(ValueError, match="columns=0"):
         plot_filmstrip(rollout, columns=0)
+
+
+def test_robots_that_sense_are_filmed_as_they_are_evaluated(policy):
+    def made(**options):
+        return make("crossing-v0", num_robots=4, max_steps=4, sensing_radius=0.5, **options)
+
+    team = dp.DecentralizedTeam(policy.planner)
+    filmed = record_rollout(team, made(render_mode="rgb_array"), seed=5, overlay=False)
+    ((_, total, _, _),) = run_batch(team, [made()], [5])
+    assert filmed.trajectory.rewards.sum() / 4 == pytest.approx(total, abs=1e-6)

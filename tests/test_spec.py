@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from diffplan.spec import JointSpec, Role
+from diffplan.spec import JointSpec, Role, sensed_by
 
 ARM = Role(3, (-1.0, -2.0), (1.0, 2.0), position=(0, 1), static=(2,))
 BASE = Role(5, (0.0,), (4.0,))
@@ -124,3 +124,12 @@ def test_a_role_of_choices_survives_json_and_older_specs_have_none():
 def test_legal_entries_are_one_for_each_choice(discrete, legal):
     with pytest.raises(ValueError, match="one entry for each choice"):
         Role(5, (0.0,) * 3, (1.0,) * 3, discrete=discrete, legal=legal)
+
+
+def test_an_agent_senses_what_the_environment_tells_or_all_but_what_is_static() -> None:
+    seen = {name: np.arange(width, dtype=np.float32) for name, width in (("left", 3), ("base", 5), ("right", 3))}
+    others = sensed_by("left", seen, {"left": {}}, SPEC)
+    assert list(others) == ["base", "right"] and np.array_equal(others["base"], seen["base"])
+    assert np.array_equal(others["right"], [0, 1, np.nan], equal_nan=True) and seen["right"][2] == 2
+    told = {"base": seen["base"]}
+    assert sensed_by("left", seen, {"left": {"sensed": told}}, SPEC) is told

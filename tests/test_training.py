@@ -145,6 +145,15 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path,
     foreign = dp.TrajectoryDataset(other, horizon=8, normalizer=dataset.normalizer)
     with pytest.raises(ValueError, match="is of another run: {'data'"):
         dp.train(planner, foreign, **RUN, out=tmp_path / "run", resume=True)
+    some = {"horizon": 8, "normalizer": dataset.normalizer, "episodes": dataset.episodes[:-1]}
+    others = dp.TrajectoryDataset(dataset.store, **some)
+    with pytest.raises(ValueError, match="is of another run: {'windows'"):
+        dp.train(planner, others, **RUN, out=tmp_path / "run", resume=True)
+    other = dp.Normalizer.fit(dataset.store, episodes=[0])
+    planner.register_modules(normalizer=other)
+    dataset = dp.TrajectoryDataset(dataset.store, horizon=8, normalizer=other)
+    with pytest.raises(ValueError, match="is of another run: {'normalizer'"):
+        dp.train(planner, dataset, **RUN, out=tmp_path / "run", resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: Path) -> None:

@@ -146,5 +146,6 @@ class Finetune:
 def _flags(acting: "Acting") -> str:
     """Options of ``diffplan evaluate`` that act so."""
     guide = "value" if acting.guided else "rank"
-    flags = f" --num-samples {acting.num_samples} --guide {guide}={acting.value_weight:g}"
+    chosen = acting.guided or acting.num_samples > 1  # one candidate leaves nothing to rank
+    flags = f" --num-samples {acting.num_samples}" + f" --guide {guide}={acting.value_weight:g}" * chosen
     return flags + (f" --refine {acting.refine:g} --refine-price {acting.refine_price:g}" if acting.refine else "")

@@ -142,12 +142,14 @@ class EpisodeRecorder:
         self.observations: list[Observations] = [{name: seen[name] for name in self.env.agents}]
         self.steps: list[tuple[Actions, dict[str, float], dict[str, bool], dict[str, bool]]] = []
         self.success: dict[str, bool] = {}
+        self.infos = infos
         return seen, infos
 
     def step(self, actions: Actions) -> tuple[Any, ...]:
         """Steps the environment, and remembers what came of it."""
         present = list(self.env.agents)
         seen, rewards, terminations, truncations, infos = self.env.step(actions)
+        self.infos = infos
         self.steps.append((actions, rewards, terminations, truncations))
         self.observations.append({name: seen[name] for name in seen if name in present or name in self.env.agents})
         self.success |= {name: bool(infos[name]["success"]) for name in present if "success" in infos.get(name, {})}

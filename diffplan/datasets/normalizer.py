@@ -3,6 +3,8 @@
 normalized = (value - center[role]) / scale[role]
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Self
@@ -53,6 +55,12 @@ class Normalizer(SchedulerMixin, ConfigMixin):
     def __repr__(self) -> str:
         roles, entries = self._center.shape
         return f"Normalizer({self.config.kind!r}, {roles} roles, {entries} entries)"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its kind and statistics."""
+        told = {name: self.config[name] for name in sorted(self.config) if not name.startswith("_")}
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     @classmethod
     def fit(

@@ -1,5 +1,6 @@
 """Windows of a store: some steps of history and a horizon of steps from the present on, drawn by index, normalised."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -170,6 +171,11 @@ class TrajectoryDataset:
         episode, step = self.locate(np.arange(len(self)))
         (there,) = self.store.take((self.store.first_rows[episode] + step)[:, None], "agent_mask")
         return np.asarray(there[:, 0].sum(-1))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of which episodes of the store it holds."""
+        return hashlib.sha256(self.episodes.astype(np.int64).tobytes()).hexdigest()
 
     @cached_property
     def return_ranks(self) -> Float[np.ndarray, "E"]:

@@ -30,6 +30,7 @@ from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.rounds import Acting, Run, Team
 from diffplan.finetuning.steering import NoiseSteering
+from diffplan.metrics import summary_writer
 from diffplan.models.value import ValueFunction
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.spec import JointSpec
@@ -162,7 +163,7 @@ def finetune(
         "parent": weights_sha256(planner.denoiser),
         "value": planner.value_function and weights_sha256(planner.value_function),
         "offline_data": offline.store.fingerprint,
-        "offline_windows": [offline.horizon, offline.history, offline.stride, _digest(offline.episodes)],
+        "offline_windows": [offline.horizon, offline.history, offline.stride, offline.digest],
         "steps": steps,
         "acting": acting.to_dict(),
         "learning": asdict(learning),
@@ -181,6 +182,8 @@ def finetune(
     if (acting.partners is None) != (not acting.watched):
         raise ValueError(f"watched={acting.watched} and partners={acting.partners}; give both or neither.")
     acting.plain(planner)  # raises unless partners are agents
+    if tensorboard:
+        summary_writer()  # raises where it is missing
     started = time.perf_counter()
     with opened(env, episodes) as worlds:
         spec = spec_from_env(worlds[0], planner.spec.dt)
@@ -227,10 +230,6 @@ def weights_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _digest(numbers: np.ndarray) -> str:
-    return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()
-
-
 def _check(
     planner: DiffusionPlanner,
     offline: TrajectoryDataset,
@@ -255,7 +254,8 @@ def _check(
 
 def _check_agents(spec: JointSpec, offline: TrajectoryDataset) -> None:
     """Raises ``ValueError`` unless the environment's agents are those of the data."""
-    if spec.agents != offline.spec.agents or spec.roles != offline.spec.roles:
+    ours, theirs = ([*one.agents.items(), *one.roles.items()] for one in (spec, offline.spec))
+    if ours != theirs:  # in order, which settles whose row is whose
         raise ValueError(
             f"the environment has {spec} with agents {spec.agents}, {offline.store.path} has {offline.spec} with "
             f"{offline.spec.agents}; fine-tune in the environment of the data, or give data of this one."

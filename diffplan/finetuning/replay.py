@@ -103,9 +103,8 @@ class Replay:
     def return_ranks(self) -> Float[np.ndarray, "E"]:
         """Where every episode's team return stands among the offline ones, 0 (worst) to 1 (best)."""
         known, met = np.sort(self.offline.store.returns.sum(1)), self.store.returns.sum(1)
-        return np.concatenate([self.offline.return_ranks, (np.searchsorted(known, met) / len(known))]).astype(
-            np.float32
-        )
+        ranks = np.mean([np.searchsorted(known, met, side) for side in ("left", "right")], axis=0) / len(known)
+        return np.concatenate([self.offline.return_ranks, ranks]).astype(np.float32)
 
 
 def round_seeds(seed: int, round_: int, episodes: int) -> Int[np.ndarray, "E"]:

@@ -71,6 +71,12 @@ class Acting:
     watched: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples={self.num_samples}; at least one candidate is needed.")
+        for name in ("value_weight", "refine"):
+            number = getattr(self, name)
+            if number is not None and not 0 <= number < float("inf"):
+                raise ValueError(f"{name}={number}; give a finite number, 0 or more.")
         if not 0 <= self.refine_price < float("inf"):
             raise ValueError(f"refine_price={self.refine_price}; give a share of the returns' spread, 0 or more.")
         if self.refine is None and (self.refine_price != PRICE or self.guided):

@@ -14,7 +14,7 @@ from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import shifted
 from diffplan.planners.question import Question
 from diffplan.planners.safety import SafetyFilter
-from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.spec import Actions, JointSpec, Observations, sensed_by
 from diffplan.trajectory import Plan
 
 
@@ -77,7 +77,7 @@ class DecentralizedTeam:
                 member = episode.members[name]
                 for arrived in episode.channel.deliver(name, episode.step):
                     member.receive(arrived)
-                sensed = self._sensed(name, seen or {}, infos)
+                sensed = sensed_by(name, seen or {}, infos or {}, self.planner.spec)
                 asked.append((episode, member, member.ask(observation, sensed, episode.step)))
         for (episode, member, _), plan in zip(asked, self._answers([one[1:] for one in asked]), strict=True):
             episode.actions[member.name], data = member.follow(plan)
@@ -92,15 +92,6 @@ class DecentralizedTeam:
     def plans(self) -> list[Plan | None]:
         """What the members of each environment intend, each for itself, put together; from the next step on."""
         return [episode.intentions(self.planner.spec) for episode in self._episodes]
-
-    def _sensed(self, name: str, seen: Observations, infos: Mapping[str, Any] | None) -> Mapping[str, np.ndarray]:
-        if infos is not None and "sensed" in infos.get(name, {}):
-            sensed: Mapping[str, np.ndarray] = infos[name]["sensed"]
-            return sensed
-        others = {other: np.array(row, np.float32) for other, row in seen.items() if other != name}
-        for other, row in others.items():
-            row[list(self.planner.spec.role_of(other).static)] = np.nan
-        return others
 
     def _answers(self, asked: Sequence[tuple[TeamMember, Question]]) -> list[Plan]:
         """The plans of all members, and how long they took."""

@@ -16,7 +16,7 @@ from pettingzoo import ParallelEnv
 
 from diffplan.processes.frames import WORLD, Counters, Frame, Kind, action_topic, pack_view, unpack_action, view_topic
 from diffplan.processes.transport import Bus
-from diffplan.spec import Actions, JointSpec
+from diffplan.spec import Actions, JointSpec, sensed_by
 
 SETTING_OUT = 1.0  # seconds, or a period where that is longer
 
@@ -135,14 +135,18 @@ class World:
 
     def _show(self, step: int, observations: dict[str, np.ndarray], infos: dict[str, dict[str, Any]]) -> None:
         for name in self.env.agents:
-            view = pack_view(self.spec, observations[name], infos.get(name, {}).get("sensed", {}))
+            sensed = sensed_by(name, {one: observations[one] for one in self.env.agents}, infos, self.spec)
+            view = pack_view(self.spec, observations[name], sensed)
             self.bus.publish(view_topic(self.index[name]), Frame(Kind.VIEW, WORLD, self._episode, step, view))
 
     def _actions(self, step: int) -> Actions:
         """What the robots do: what they want, within their bounds; those that did not say brake."""
         for name in self.env.agents:
             if not self._hear(name, step):
-                self._miss(name)
+                self.robots[name].missed += self.alive(name)
+        for name, robot in self.robots.items():
+            if robot.ended_at is None and not self.alive(name):
+                robot.ended_at = self.steps
         stacked, _ = self.spec.stack_actions(self._said)
         self._said = {}
         return self.spec.unstack_actions(stacked, np.isin(self.spec.names, self.env.agents))
@@ -160,14 +164,6 @@ class World:
                 robot.planning_ms.append(robot.counters.planning_us / 1e3)
                 self._said[name] = action
         return name in self._said
-
-    def _miss(self, name: str) -> None:
-        """Counts a robot that did not answer in time."""
-        robot = self.robots[name]
-        if self.alive(name):
-            robot.missed += 1
-        elif robot.ended_at is None:
-            robot.ended_at = self.steps
 
     def _answers(self, name: str) -> list[Frame]:
         """The action frames of a robot that came in this step; what came beside them on its topic is counted."""
