@@ -2,9 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from signal import SIGINT, SIGTERM
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -65,9 +69,72 @@ def check_out(out: str | Path | None, resume: bool) -> None:
         raise ValueError("resume=True needs out=, the folder of the run to continue.")
 
 
-def due(done: int, every: int, steps: int) -> bool:
-    """Whether to write a checkpoint after so many steps: one every so often, and at the end."""
-    return done % every == 0 or done == steps
+@contextmanager
+def whole() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back until the body has ended, so that it is done whole or not begun."""
+    if threading.current_thread() is not threading.main_thread():  # who alone is interrupted
+        yield
+        return
+    caught: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: caught.append(number)) for one in (SIGINT, SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for number in caught:
+            signal.raise_signal(number)
+
+
+class Kept:
+    """The checkpoints of a run under way: one every so many steps, one at the end, one when it is interrupted.
+
+    Args:
+        out: the run's folder; None keeps nothing.
+        first: steps done when it begins.
+        steps: and when it ends.
+        every: steps between two checkpoints.
+        tensors: all that the run learned so far.
+        facts: what run it is, see ``load_newest``.
+
+    Example:
+        ``with Kept(...) as kept: ... with kept.step(): update() ... kept.save_if_due()``
+    """
+
+    def __init__(
+        self,
+        out: Path | None,
+        first: int,
+        steps: int,
+        every: int,
+        tensors: Callable[[], dict[str, Tensor]],
+        facts: dict[str, Any],
+    ):
+        self.folder, self.tensors, self.facts = out and out / "checkpoints", tensors, facts
+        self.first, self.done, self.steps, self.every = first, first, steps, every
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around what a step changes and tells: all of it is done, or nothing."""
+        with whole():
+            yield
+            self.done += 1
+
+    def save_if_due(self) -> None:
+        """After every step."""
+        if self.done % self.every == 0 or self.done == self.steps:
+            self._save()
+
+    def _save(self) -> None:
+        if self.folder is not None:
+            save_checkpoint(self.folder, self.done, self.tensors(), {"run": self.facts})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind in (KeyboardInterrupt, SystemExit) and self.done > self.first:
+            self._save()
 
 
 def load_newest(out: Path, facts: dict[str, Any], load: Callable[[dict[str, Tensor]], None]) -> int:

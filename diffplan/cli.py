@@ -54,14 +54,21 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"diffplan {__version__}")
         return 0
+    resumable = False
     try:
         with terminable():
-            return parse(arguments).run() or 0
+            command = parse(arguments)
+            resumable = hasattr(command, "resume")
+            return command.run() or 0
     except SystemExit as end:  # --help, or terminated
         return int(end.code or 0)
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; everything that was written is whole.", file=sys.stderr)
+        onwards = " --resume goes on from there." * resumable
+        print(f"{name}: interrupted; everything that was written is whole.{onwards}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except EXPECTED as error:
         if debug:
             raise

@@ -20,6 +20,8 @@ def find_planner(path: str | Path) -> Path:
         )
     if team := team_folders(path):
         raise ValueError(f"{path} holds a planner for every agent; name one of them, e.g. {next(iter(team.values()))}.")
+    if (Path(path) / "metrics.jsonl").is_file():
+        raise ValueError(f"{path} is a run that has not ended; the command that began it goes on with --resume.")
     raise ValueError(f"{path} is not a saved planner (no {INDEX}); make one with `diffplan train DATA --out RUN`.")
 
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffplan.augmentation import Augmentation
-from diffplan.checkpoints import check_out, due, load_newest, save_checkpoint
+from diffplan.checkpoints import Kept, check_out, load_newest
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.denoising import Exercises
@@ -88,7 +88,7 @@ def train(
         seed: of everything random.
         out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
-        checkpoint_every: steps between two checkpoints; there is one at the end, too.
+        checkpoint_every: steps between two checkpoints; there is one at the end, too, and one when interrupted.
         log_every: steps between two lines of metrics.
         compile: use ``torch.compile`` (slow to start, faster steps).
         tensorboard: also write TensorBoard event files to ``out/tensorboard``.
@@ -145,25 +145,30 @@ def train(
     )
     share = batch_size // accelerator.num_processes
     loss_of = _Loss(model, dataset, exercises, start_share, share, seed, accelerator.process_index)
-    log = MetricsLog(Path(out) if out is not None and accelerator.is_main_process else None, first, tensorboard)
-    started = time.perf_counter()
-    with _bar(progress and accelerator.is_main_process, steps, first) as advance:
+    folder = Path(out) if out is not None and accelerator.is_main_process else None
+    log, started = MetricsLog(folder, first, tensorboard), time.perf_counter()
+    keeping = Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
+    with keeping as kept, _bar(progress and accelerator.is_main_process, steps, first) as advance:
         for step in range(first, steps):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
                 loss = loss_of(step)
             rate = learning_rate * _schedule(step, steps)
-            run.update(loss, rate, step)
-            if (step + 1) % log_every == 0 or step + 1 == steps:
-                seconds = time.perf_counter() - started
-                log.write({"step": step + 1, "loss": float(loss.detach()), "learning_rate": rate, "seconds": seconds})
+            with kept.step():
+                run.update(loss, rate, step)
+                if (step + 1) % log_every == 0 or step + 1 == steps:
+                    row = {
+                        "loss": float(loss.detach()),
+                        "learning_rate": rate,
+                        "seconds": time.perf_counter() - started,
+                    }
+                    log.write({"step": step + 1, **row})
             advance(float(loss.detach()))
-            if out is not None and accelerator.is_main_process and due(step + 1, checkpoint_every, steps):
-                save_checkpoint(Path(out) / "checkpoints", step + 1, run.tensors(), {"run": facts})
+            kept.save_if_due()
     log.close()
     networks.load_state_dict(run.ema)
     networks.eval()
-    if out is not None and accelerator.is_main_process:
-        planner.save_pretrained(Path(out) / "planner")
+    if folder is not None:
+        planner.save_pretrained(folder / "planner")
     steps_logged, losses = [row["step"] for row in log.rows], [row["loss"] for row in log.rows]
     return TrainingReport(steps_logged, losses, time.perf_counter() - started, log.path)
 

@@ -25,7 +25,7 @@ from jaxtyping import Bool
 from rich.progress import track
 from torch import Tensor
 
-from diffplan.checkpoints import check_out, due, load_newest, save_checkpoint
+from diffplan.checkpoints import Kept, check_out, load_newest
 from diffplan.datasets.transitions import TransitionBatch, reward_statistics, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.metrics import MetricsLog
@@ -91,7 +91,7 @@ def train_value(
         seed: of everything random.
         out: folder for ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
-        checkpoint_every: steps between two checkpoints; there is one at the end, too.
+        checkpoint_every: steps between two checkpoints; there is one at the end, too, and one when interrupted.
         log_every: steps between two lines of the report.
         progress: show a bar.
 
@@ -120,15 +120,16 @@ def train_value(
     folder = None if out is None else Path(out)
     first = load_newest(folder, facts, learner.load) if resume and folder else 0
     log, started = MetricsLog(folder, first), time.perf_counter()
-    for step in track(range(first, steps), "value function", disable=not progress):
-        indices = dataset.draw(batch_size, np.random.default_rng([seed, step]))
-        batch = take_transitions(dataset, indices, value.config.discount, return_steps)
-        learner.optimizer.param_groups[0]["lr"] = learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        parts = learner.update(batch, step)
-        if (step + 1) % log_every == 0 or step + 1 == steps:
-            log.write({"step": step + 1, **{name: float(part.detach()) for name, part in parts.items()}})
-        if folder and due(step + 1, checkpoint_every, steps):
-            save_checkpoint(folder / "checkpoints", step + 1, learner.tensors(), {"run": facts})
+    with Kept(folder, first, steps, checkpoint_every, learner.tensors, facts) as kept:
+        for step in track(range(first, steps), "value function", disable=not progress):
+            indices = dataset.draw(batch_size, np.random.default_rng([seed, step]))
+            batch = take_transitions(dataset, indices, value.config.discount, return_steps)
+            learner.optimizer.param_groups[0]["lr"] = learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+            with kept.step():
+                parts = learner.update(batch, step)
+                if (step + 1) % log_every == 0 or step + 1 == steps:
+                    log.write({"step": step + 1, **{name: float(part.detach()) for name, part in parts.items()}})
+            kept.save_if_due()
     value.eval()
     found = {name: [row[name] for row in log.rows] for name in ("step", *PARTS)}
     logged = found.pop("step")

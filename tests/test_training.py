@@ -14,7 +14,7 @@ import torch
 import diffplan as dp
 from diffplan.checkpoints import checkpoints, save_checkpoint
 from diffplan.planners.estimator import uses_bfloat16
-from diffplan.training import check_world_size
+from diffplan.training import DenoiserRun, check_world_size
 
 SIZES = {"width": 16, "depth": 1}
 RUN = {"steps": 6, "batch_size": 4, "checkpoint_every": 2, "log_every": 1, "progress": False}
@@ -80,6 +80,27 @@ def test_a_run_killed_at_any_moment_resumes_to_the_bit(crossing_store: Path, tmp
     long = {**RUN, "steps": 100_000}
     resumed, straight = (until(crossing_store, tmp_path / name, reached + 3, long) for name in ("killed", "straight"))
     assert resumed == straight
+
+
+def test_a_run_keeps_what_it_did_until_ctrl_c_amid_a_step(crossing_store: Path, tmp_path: Path, monkeypatch) -> None:
+    planner, dataset = fresh(crossing_store)
+    update = DenoiserRun.update
+
+    def interrupted(run: DenoiserRun, loss: torch.Tensor, rate: float, step: int) -> None:
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        update(run, loss, rate, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DenoiserRun, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dp.train(planner, dataset, **RUN | {"checkpoint_every": 100}, out=tmp_path / "cut")
+    assert [path.name for path in checkpoints(tmp_path / "cut" / "checkpoints")] == ["step_00000004"]
+    losses = []
+    for name, resume in (("cut", True), ("straight", False)):
+        planner, dataset = fresh(crossing_store)
+        losses.append(dp.train(planner, dataset, **RUN, out=tmp_path / name, resume=resume).losses)
+    assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
 def until(store: Path, out: Path, step: int, run: dict) -> list[tuple[int, float]]:
