@@ -156,12 +156,8 @@ def train(
             with kept.step():
                 run.update(loss, rate, step)
                 if (step + 1) % log_every == 0 or step + 1 == steps:
-                    row = {
-                        "loss": float(loss.detach()),
-                        "learning_rate": rate,
-                        "seconds": time.perf_counter() - started,
-                    }
-                    log.write({"step": step + 1, **row})
+                    row = {"step": step + 1, "loss": float(loss.detach()), "learning_rate": rate}
+                    log.write(row | {"seconds": time.perf_counter() - started})
             advance(float(loss.detach()))
             kept.save_if_due()
     log.close()

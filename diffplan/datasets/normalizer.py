@@ -58,9 +58,9 @@ class Normalizer(SchedulerMixin, ConfigMixin):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of its kind and statistics."""
+        """Its kind, and the SHA-256 of its statistics."""
         told = {name: self.config[name] for name in sorted(self.config) if not name.startswith("_")}
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        return f"{self.config.kind} {hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
 
     @classmethod
     def fit(
