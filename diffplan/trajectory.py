@@ -84,6 +84,11 @@ class Trajectory:
         """Sum of each agent's rewards."""
         return np.asarray(self.rewards.sum(0))
 
+    def after(self, step: int) -> Self:
+        """What happened from a step on."""
+        columns = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
+        return dataclasses.replace(self, **{name: getattr(self, name)[step:] for name in columns})
+
     @classmethod
     def from_steps(
         cls,

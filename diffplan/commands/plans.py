@@ -1,19 +1,22 @@
 """Making plans: for the whole team, round what robots are told to do, or of the world under given actions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from diffplan.commands.output import check_ending, save_figure, show
-from diffplan.commands.worlds import Options, Run, Scheduler, load, parse_guides
+from diffplan.commands.worlds import Options, Run, Scheduler, load, load_planner, parse_guides
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
     from diffplan.planners import DiffusionPlanner
-    from diffplan.spec import Observations
+    from diffplan.spec import Actions, Observations
     from diffplan.trajectory import Cells, Plan, Trajectory
 
+Past: TypeAlias = "Sequence[tuple[Observations, Actions]]"
 COURSES = ("straight", "stay")
 
 
@@ -34,6 +37,7 @@ class MakePlan:
       diffplan plan runs/crossing --given robot_0=plan.safetensors --given robot_1=stay
       diffplan plan runs/crossing --forecast plan.safetensors --plot forecast.png
       diffplan plan runs/crossing --forecast data/crossing:7 --plot forecast.png
+      diffplan plan runs/walkers --forecast data/walkers:3@12 --plot walk.png
 
     Args:
         path: folder of a run or of a planner.
@@ -45,8 +49,9 @@ class MakePlan:
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
         given: what a robot will do, as ROBOT=straight (to its goal), ROBOT=stay or ROBOT=FILE, a plan
             that --out wrote; repeat it for more.
-        forecast: forecast under the actions of FILE, a plan that --out wrote, or of STORE:EPISODE, from its
-            first step on.
+        forecast: forecast under the actions of FILE, a plan that --out wrote, or of STORE:EPISODE[@STEP]: from
+            that step on, by default from the first one before which there is all the past that the planner takes.
+            Where agents have no actions, as people in recordings, it is a forecast of what they do.
         guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, rank (by value), separation:METRES
             (separation alone: the robots' diameter), clearance:METRES, speed:LIMIT.
         resample: resample the candidates as particles while they are denoised; needs --guide.
@@ -83,29 +88,36 @@ class MakePlan:
             check_ending("--plot", self.plot)
         if self.out:
             check_ending("--out", self.out, (".safetensors",))
-        if self.forecast and self.given:
-            raise ValueError("--forecast gives all robots' actions already; leave --given out.")
-        planner, env = load(self.path, self.scheduler, self.env, self.option)
+        if self.forecast and (self.given or self.env or self.option):
+            raise ValueError(
+                "--forecast says who is there, and gives all their actions; leave --given, --env and --option out."
+            )
         cells: Cells | None
+        past: Past = ()
         happened = None
         if self.forecast:
-            observations, cells, happened = parse_forecast(self.forecast, planner)
+            planner = load_planner(self.path, self.scheduler)
+            planner, observations, past, cells, happened = parse_forecast(self.forecast, planner)
         else:
+            planner, env = load(self.path, self.scheduler, self.env, self.option)
             observations, _ = env.reset(seed=self.seed)
             cells = parse_given(self.given, planner, observations)
-        plan = self._sample(planner, observations, cells)
+        plan = self._sample(planner, observations, past, cells)
         if self.out:
             plan.save(self.out)
         if self.plot:
-            free = self._sample(planner, observations, None) if self.given else None
+            free = self._sample(planner, observations, past, None) if self.given else None
             save_figure(self._figure(plan, free, happened), self.plot)
         first = {name: action.tolist() for name, action in plan.actions_at(0).items()}
         written = {name: str(path) for name, path in (("plot", self.plot), ("out", self.out)) if path}
         show({"plan": str(plan), "actions_at_0": first, **written}, self.json)
 
-    def _sample(self, planner: "DiffusionPlanner", observations: "Observations", given: "Cells | None") -> "Plan":
+    def _sample(
+        self, planner: "DiffusionPlanner", observations: "Observations", past: "Past", given: "Cells | None"
+    ) -> "Plan":
         return planner(
             observations,
+            past=past,
             given=given,
             num_samples=self.num_samples,
             num_inference_steps=self.num_inference_steps,
@@ -152,33 +164,56 @@ def parse_given(words: list[str], planner: "DiffusionPlanner", observations: "Ob
     return cells
 
 
-def parse_forecast(word: str, planner: "DiffusionPlanner") -> tuple["Observations", "Cells", "Trajectory | None"]:
-    """Where a plan or a recorded episode begins, all its actions, and what happened, where that is known.
+def parse_forecast(
+    word: str, planner: "DiffusionPlanner"
+) -> tuple["DiffusionPlanner", "Observations", Past, "Cells", "Trajectory | None"]:
+    """What ``--forecast`` names: the planner for its agents, what they see and what was before, all their actions, and
+    what happened from then on, where that is known.
 
     Raises:
-        ValueError: no such plan or episode, or one of other agents.
+        ValueError: no such plan, episode or step, or one of other agents than the planner knows.
     """
-    from diffplan.datasets import TrajectoryStore
-    from diffplan.trajectory import Cells
+    from diffplan.trajectory import Cells, Plan
 
-    spec, cells = planner.spec, Cells.unknown(planner.spec, planner.horizon)
-    store, colon, number = word.rpartition(":")
-    if colon and number.isdigit():
-        recorded = TrajectoryStore.open(store)
-        if int(number) >= len(recorded):
-            raise ValueError(f"--forecast {word}: the store has the episodes 0 to {len(recorded) - 1}.")
-        episode = recorded[int(number)]
-        if episode.spec.names != spec.names:
-            raise ValueError(f"{word} is of agents {list(episode.spec.names)}, the planner of {list(spec.names)}.")
-        present, there = episode.observations[0], episode.agent_mask[0]
-        actions = episode.actions[: planner.horizon].swapaxes(0, 1)
+    store, colon, where = word.rpartition(":")
+    number, _, at = where.partition("@")
+    if colon and number.isdigit() and (at.isdigit() or (at == "" and "@" not in where)):
+        episode = _episode(word, store, int(number))
+        planner = planner.for_agents(episode.spec)
+        step = int(at) if at else min(planner.history, len(episode) - 1)
+        if step >= len(episode):
+            raise ValueError(f"--forecast {word}: the episode has the steps 0 to {len(episode) - 1}.")
+        before = range(max(0, step - planner.history), step)
+        past = [(_at(episode, "observations", one), _at(episode, "actions", one)) for one in before]
+        happened, cells = episode.after(step), Cells.unknown(planner.spec, planner.horizon)
+        actions = happened.actions[: planner.horizon].swapaxes(0, 1)
+        there = happened.agent_mask[0]
         cells.actions[there, : actions.shape[1]] = actions[there]
-        return _named(spec, present, there), cells, episode
+        return planner, _at(episode, "observations", step), past, cells, happened
     if not Path(word).is_file():
-        raise ValueError(f"--forecast {word}: give a file that --out wrote, or STORE:EPISODE, e.g. data/crossing:7.")
-    plan = _load_plan(Path(word), planner).best()
+        raise ValueError(f"--forecast {word}: give a file that --out wrote, or STORE:EPISODE[@STEP], as data/store:7.")
+    plan = Plan.load(Path(word)).best()
+    planner = planner.for_agents(plan.spec)
+    _check_plan(Path(word), plan, planner)
+    cells = Cells.unknown(planner.spec, planner.horizon)
     cells.actions[plan.agent_mask] = plan.actions[0, plan.agent_mask]
-    return _named(spec, plan.observations[0, :, 0], plan.agent_mask), cells, None
+    return planner, _named(plan.spec, plan.observations[0, :, 0], plan.agent_mask), (), cells, None
+
+
+def _episode(word: str, store: str, number: int) -> "Trajectory":
+    from diffplan.datasets import TrajectoryStore
+
+    recorded = TrajectoryStore.open(store)
+    if number >= len(recorded):
+        raise ValueError(f"--forecast {word}: the store has the episodes 0 to {len(recorded) - 1}.")
+    return recorded[number]
+
+
+def _at(episode: "Trajectory", what: str, step: int) -> "dict[str, np.ndarray]":
+    """{agent: what it observed or did at a step} of those that were there."""
+    width = "observation_size" if what == "observations" else "action_size"
+    rows = zip(episode.spec.names, getattr(episode, what)[step], episode.agent_mask[step], strict=True)
+    return {name: row[: getattr(episode.spec.role_of(name), width)] for name, row, there in rows if there}
 
 
 def _named(spec: Any, present: Any, there: Any) -> "Observations":
@@ -191,13 +226,17 @@ def _load_plan(path: Path, planner: "DiffusionPlanner") -> "Plan":
     from diffplan.trajectory import Plan
 
     plan = Plan.load(path)
+    _check_plan(path, plan, planner)
+    return plan
+
+
+def _check_plan(path: Path, plan: "Plan", planner: "DiffusionPlanner") -> None:
     if plan.spec.names != planner.spec.names or plan.horizon != planner.horizon:
         theirs = f"{list(plan.spec.names)}, {plan.horizon} steps"
         raise ValueError(
             f"{path} is a plan of {theirs}, but this is one of {list(planner.spec.names)}, {planner.horizon} steps; "
             "give the same --option as for that plan."
         )
-    return plan
 
 
 def _present_left_open(cells: "Cells") -> "Cells":

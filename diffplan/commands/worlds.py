@@ -107,13 +107,20 @@ def make_env(env_id: str, options: dict[str, Any]) -> Any:
 def load(path: Path, scheduler: str | None, env_id: str | None, option: list[str]) -> tuple["DiffusionPlanner", Any]:
     """A planner and the environment that it shall act in: the one named, or the one that its data are from."""
     from diffplan.envs.spaces import spec_from_env
+
+    planner = load_planner(path, scheduler)
+    env = make_world(planner.spec, env_id, parse_options(option))
+    return planner.for_agents(spec_from_env(env, planner.spec.dt)), env
+
+
+def load_planner(path: Path, scheduler: str | None) -> "DiffusionPlanner":
+    """A saved planner, with its own scheduler or the one named."""
     from diffplan.planners import DiffusionPlanner, make_scheduler
 
     planner = DiffusionPlanner.from_pretrained(path)
     if scheduler:
         planner.scheduler = make_scheduler(scheduler)
-    env = make_world(planner.spec, env_id, parse_options(option))
-    return planner.for_agents(spec_from_env(env, planner.spec.dt)), env
+    return planner
 
 
 def make_world(spec: "JointSpec", env_id: str | None, options: dict[str, Any]) -> Any:
@@ -121,5 +128,9 @@ def make_world(spec: "JointSpec", env_id: str | None, options: dict[str, Any]) -
     if env_id is not None:
         return make_env(env_id, options)
     if spec.env_id is None:
-        raise ValueError("the planner's data name no environment; choose one with --env, e.g. --env crossing-v0.")
+        raise ValueError(
+            "the planner's data name no environment: they are imported, or of an environment made in Python. Choose "
+            "one with --env, forecast what is recorded (diffplan plan RUN --forecast STORE:EPISODE), or plan and "
+            "evaluate in Python (DiffusionPlanner.from_pretrained)."
+        )
     return make_env(spec.env_id, spec.env_options | options)
