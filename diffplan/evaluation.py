@@ -49,7 +49,8 @@ class EvaluationReport:
         returns: reward summed over steps, mean over agents.
         contacts: contacts that the environment counted (NaN where it does not).
         steps: environment steps; for a success, its makespan.
-        plan_ms: wall-clock milliseconds a plan (NaN for policies that do not plan).
+        plan_ms: wall-clock milliseconds a plan, of batches of plans that are made at once: how long one robot waits
+            shows ``batch_size=1`` (NaN for policies that do not plan).
         fallbacks: plans that were late or not finite and never reached the robots.
     """
 

@@ -223,6 +223,22 @@ def test_a_worker_that_dies_is_an_error_and_leaves_a_valid_store(tmp_path, impor
     TrajectoryStore.open(tmp_path).verify()
 
 
+class Unlabelled:
+    def reset(self, env, seed):
+        self.env = env
+
+    def __call__(self, observations):
+        return {name: self.env.action_space(name).sample() for name in observations}
+
+
+@pytest.mark.parametrize("policy", [lambda observations: {}, lambda: dict, Unlabelled.__call__])
+def test_what_is_no_behaviour_policy_is_refused_before_a_store_is_there(tmp_path, policy):
+    with pytest.raises(ValueError, match="no behaviour policy.*: it has reset"):
+        collect_episodes(Relay, policy, out=tmp_path / "data", episodes=1, workers=0, progress=False)
+    assert not (tmp_path / "data").exists()
+    assert len(collect_episodes(Relay, Unlabelled, out=tmp_path / "data", episodes=1, workers=0, progress=False)) == 1
+
+
 def test_an_unknown_environment_is_an_error_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="unknown environment 'nowhere-v0'"):
         collect_episodes("nowhere-v0", out=tmp_path, episodes=1, workers=1, progress=False)

@@ -107,7 +107,7 @@ def test_what_was_executed_is_dashed_and_goals_are_rings(plan, episodes):
     rings = [one.get_offsets()[0] for one in dots if not len(one.get_facecolor())]
     assert np.allclose(rings, list(goals.values()))
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert [*plan.spec.names, "", "now", "best plan", "every 0.5 s", "5 candidates", "executed", "goal"] == legend
+    assert [*plan.spec.names, "", "now", "best plan", "every 0.5 s", "5 candidates", "what happened", "goal"] == legend
 
 
 def test_absent_agents_are_not_drawn(plan):

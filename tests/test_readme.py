@@ -2,7 +2,18 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
+HOW_TO = (Path(__file__).parents[1] / "docs" / "howto.md").read_text()
+TINIER = {
+    "episodes=500": "episodes=4",
+    "episodes=2_000": "episodes=3, workers=0",
+    "steps=1_000)": "steps=2)",
+    "steps=10_000": "steps=2",
+    "steps=20_000": "steps=120, episodes=3, critic_steps=2, evaluate_every=120, evaluation_episodes=1",
+    "episodes=100": "episodes=1",
+}
 TINY = {"episodes=1_000": "episodes=3", "steps=3_000": "steps=2", "episodes=100": "episodes=1"}
 
 
@@ -19,10 +30,22 @@ def test_the_quickstart_runs(tmp_path: Path, monkeypatch) -> None:
     assert len(namespace["report"].success) == 1
 
 
-def test_every_command_that_the_readme_shows_exists() -> None:
+def test_the_how_to_runs(tmp_path: Path, monkeypatch) -> None:
+    code = "".join(re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL))
+    for large, tiny in TINIER.items():
+        assert code.count(large) >= 1, large
+        code = code.replace(large, tiny)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    exec(compile(code, "howto.md", "exec"), namespace)
+    assert namespace["paths"].shape == (20, 24, 2)
+    assert np.isfinite(namespace["better"].best.value)
+
+
+def test_every_command_that_the_readme_and_the_how_to_show_exists() -> None:
     from diffplan.cli import parse
 
-    blocks = re.findall(r"```bash\n(diffplan .*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```bash\n(diffplan .*?)```", README + HOW_TO, re.DOTALL)
     assert len(blocks) > 1
     for line in "".join(blocks).splitlines():
         parse(shlex.split(line, comments=True)[1:])

@@ -1,10 +1,12 @@
 """What robots may be told to do, forecasts under given actions, and their pictures and commands."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import diffplan as dp
 from diffplan.cli import main
@@ -88,6 +90,34 @@ def test_a_forecast_has_the_actions_of_a_plan_or_of_an_episode(run, crossing_sto
     assert picture.stat().st_size > 10_000
 
 
+def test_a_forecast_begins_at_any_step_knows_what_was_before_and_needs_no_environment(crossing_store, tmp_path, capsys):
+    episode, found = dp.TrajectoryStore.open(crossing_store)[2], {}
+    for history in (0, 4):
+        planner = dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=8, history=history), width=16)
+        torch.nn.init.normal_(planner.denoiser.project.weight, std=0.1)
+        torch.nn.init.normal_(planner.denoiser.embed_sample.weight, std=0.1)
+        planner.spec = dataclasses.replace(planner.spec, env_id=None)
+        planner.save_pretrained(tmp_path / f"{history}")
+        for at in ("@6", ""):
+            out = tmp_path / "forecast.safetensors"
+            answer(capsys, "plan", tmp_path / f"{history}", "--forecast", f"{crossing_store}:2{at}", "--out", out)
+            found[history, at] = dp.Plan.load(out)
+    for (history, at), plan in found.items():
+        step = 6 if at else history
+        assert np.allclose(plan.observations[0, :, 0], episode.observations[step], atol=1e-4)
+        assert np.allclose(plan.actions[0], episode.actions[step : step + 8].swapaxes(0, 1), atol=1e-4)
+    names, rows = episode.spec.names, zip(episode.observations[2:6], episode.actions[2:6], strict=True)
+    past = [tuple(dict(zip(names, one, strict=True)) for one in row) for row in rows]
+    now = dict(zip(names, episode.observations[6], strict=True))
+    cells = dp.Cells.unknown(episode.spec, 8)
+    cells.actions[:] = episode.actions[6:14].swapaxes(0, 1)
+    expected = planner(now, past=past, given=cells, num_samples=16)
+    assert np.allclose(found[4, "@6"].observations, expected.observations, atol=1e-4)
+    with pytest.raises(AssertionError):
+        answer(capsys, "plan", tmp_path / "4", "--forecast", f"{crossing_store}:2@999")
+    assert "the episode has the steps 0 to" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -95,7 +125,7 @@ def test_a_forecast_has_the_actions_of_a_plan_or_of_an_episode(run, crossing_sto
         (("--given", "robot_0"), "is not ROBOT=straight"),
         (("--given", "robot_0=nowhere.safetensors"), "nowhere.safetensors"),
         (("--forecast", "nowhere:3"), "nowhere"),
-        (("--given", "robot_0=stay", "--forecast", "x"), "leave --given out"),
+        (("--given", "robot_0=stay", "--forecast", "x"), "leave --given, --env and --option out"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(run, words, message, capsys):

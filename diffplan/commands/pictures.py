@@ -119,8 +119,11 @@ class Plot:
 
         planner, env = load(self.path, self.scheduler, self.env, self.option)
         encoder = planner.partner_encoder
-        if encoder is None:
-            raise ValueError(f"{self.path} has no partner encoder; train a planner that has one (PartnerEncoder).")
+        if encoder is None or not encoder.config.families:
+            raise ValueError(
+                f"{self.path} has no partner encoder that names families; train a planner with one in Python: "
+                "PartnerEncoder.for_dataset(dataset, families), see README."
+            )
         families, partner = tuple(encoder.config.families), planner.spec.names[-1]
         with waiting("watching a partner", shown=not self.json):
             episode, plans = watch_partner(planner, env, partner, families, self.seed, self.num_samples, switch=True)

@@ -57,7 +57,7 @@ class MakePlan:
         resample: resample the candidates as particles while they are denoised; needs --guide.
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.
-        deadline_ms: be done by then, with fewer candidates and steps.
+        deadline_ms: be done by then, with fewer candidates and steps: half denoised, where time is short.
         decode_actions: read actions off the planned observations (inverse dynamics).
         plot: picture to write (.png, .svg or .pdf).
         out: file for the plan itself (.safetensors; read it with Plan.load).
@@ -109,8 +109,10 @@ class MakePlan:
             free = self._sample(planner, observations, past, None) if self.given else None
             save_figure(self._figure(plan, free, happened), self.plot)
         first = {name: action.tolist() for name, action in plan.actions_at(0).items()}
+        done, asked = plan.num_inference_steps or 0, self.num_inference_steps
+        cut = f", denoised in {done} of {asked} steps for the deadline" * (done < asked)
         written = {name: str(path) for name, path in (("plot", self.plot), ("out", self.out)) if path}
-        show({"plan": str(plan), "actions_at_0": first, **written}, self.json)
+        show({"plan": f"{plan}{cut}", "actions_at_0": first, **written}, self.json)
 
     def _sample(
         self, planner: "DiffusionPlanner", observations: "Observations", past: "Past", given: "Cells | None"

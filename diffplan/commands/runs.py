@@ -46,7 +46,7 @@ class Train:
         width: channels of a token.
         depth: number of blocks.
         patch_size: steps a token, a divisor of history + horizon; the largest of 8, 4, 2, 1 by default.
-        agent_attention: let agents attend to each other; without it every agent plans alone (the ablation).
+        agent_attention: agents attend to each other; --no-agent-attention makes every agent plan alone (the ablation).
         prediction: what the network's output is.
         return_conditioning: also learn to plan for a return that is asked for.
         frames: see positions in the agents' own frames, and how agents stand to each other; needs --normalizer motion.
@@ -289,7 +289,9 @@ class Evaluate:
         )
         if self.json:
             return show(report.to_dict(), as_json=True)
-        facts = {**report.summary(), "plan_ms": f"{report.plan_ms:.1f}", "fallbacks": report.fallbacks}
+        together = min(self.batch_size, self.episodes)
+        planning = f"{report.plan_ms:.1f}" + f" (a plan; up to {together} are made at once)" * (together > 1)
+        facts = {**report.summary(), "plan_ms": planning, "fallbacks": report.fallbacks}
         if safety is not None:
             stats = safety.stats
             facts["filter"] = f"changed {stats.changed} of {stats.calls} joint actions, {stats.infeasible} infeasible"

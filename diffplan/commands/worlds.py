@@ -67,6 +67,11 @@ def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
         diameter = 2 * max(role.radius for role in planner.spec.roles.values())
         if name == "separation" and (details or diameter):
             return ConstraintGuide.separation(float(details[0]) if details else diameter, float(weight))
+        if name == "separation":
+            raise ValueError(
+                f"guide {word!r}: the data do not say how large the robots are; say how far apart they shall keep, as "
+                "separation:METRES=WEIGHT."
+            )
     raise ValueError(
         f"guide {word!r} is none of value=WEIGHT, value:AGENT=WEIGHT, rank=WEIGHT (by value), "
         "separation:METRES=WEIGHT, clearance:METRES=WEIGHT and speed:LIMIT=WEIGHT; "
@@ -81,8 +86,8 @@ def make_safety(env: Any) -> "SafetyFilter":
     limits = getattr(env, "robot_limits", None)
     if limits is None:
         raise ValueError(
-            f"{env} does not say what its robots can do (robot_limits), so --safe cannot keep them apart; leave it "
-            "out, or make a SafetyFilter in Python."
+            f"{env} does not say how fast its robots can brake (robot_limits; crossing-v0 does), so --safe cannot keep "
+            "them apart; leave it out, or give their limits in Python: SafetyFilter(max_speed=..., ...)."
         )
     return SafetyFilter(**limits)
 

@@ -1,6 +1,7 @@
 """Recording episodes: roll-outs in parallel processes that never load torch, appended to a store shard by shard."""
 
 import functools
+import inspect
 import json
 import signal
 from collections import deque
@@ -117,7 +118,7 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
                 f"the policy gave no action to {missing} at step {len(recorder)}; it must drive {env.agents}."
             )
         present = recorder.step(actions)[0]
-    return recorder.trajectory({**policy.labels, "seed": seed})
+    return recorder.trajectory({**getattr(policy, "labels", {}), "seed": seed})
 
 
 class EpisodeRecorder:
@@ -216,6 +217,17 @@ def _is_made(thing: Any) -> bool:
     return hasattr(thing, "reset") and not isinstance(thing, type)
 
 
+_NEEDED = "it has reset(env, seed) and is called with observations, see diffplan.envs.BehaviorPolicy."
+
+
+def _made(policy: Callable[[], BehaviorPolicy]) -> BehaviorPolicy:
+    try:
+        inspect.signature(policy).bind()
+    except TypeError as error:
+        raise ValueError(f"{_name(policy)} makes no behaviour policy when called with nothing: {_NEEDED}") from error
+    return policy()
+
+
 class _Recorder:
     """One process's environment and policy."""
 
@@ -225,7 +237,9 @@ class _Recorder:
             policy = policy or functools.partial(behavior_policy, env, recipe.skill, recipe.style)
             env = functools.partial(make, env, **options)
         self.env = env if _is_made(env) else env()
-        self.policy: BehaviorPolicy = policy if _is_made(policy) else policy()
+        self.policy: BehaviorPolicy = policy if _is_made(policy) else _made(policy)
+        if not (_is_made(self.policy) and callable(self.policy)):
+            raise ValueError(f"{_name(policy)} gives {self.policy!r}, no behaviour policy: {_NEEDED}")
         self.spec = spec_from_env(self.env)
 
     def record(self, seed: int, index: int) -> Trajectory:

@@ -53,7 +53,7 @@ class Statistics:
         if not len(episode):
             raise ValueError(f"episode {index} has no step; leave it out.")
         self._lengths.append(len(episode))
-        self._returns.append(float(episode.returns.sum()))
+        self._returns.append(float(episode.returns.mean()))
         self._present += mask.mean(0)
         at_once = mask.sum(1)
         self._at_once.append((int(at_once.min()), int(at_once.max())))
@@ -111,7 +111,7 @@ class Statistics:
                 name: {"observation": role.observation_size, "action": role.action_size}
                 for name, role in spec.roles.items()
             },
-            "team_return": summary(np.array(self._returns)),
+            "return": summary(np.array(self._returns)),
             "constant": self._constant(),
             "gaps": {"number": len(self._gaps), "longest": max(self._gaps, default=0)},
             "jumps": self._jumps(),

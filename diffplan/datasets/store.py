@@ -279,8 +279,8 @@ class TrajectoryStore:
                     )
 
     def info(self) -> dict[str, Any]:
-        """Plain facts for ``diffplan data info``: episodes, steps, agents, widths, returns, label counts, bytes."""
-        returns = self.returns.sum(1)
+        """Plain facts for ``diffplan data info``: episodes, steps, agents, widths, returns (mean over agents, as
+        ``evaluate`` has them), label counts, bytes."""
         return {
             "path": str(self.path),
             "source": self.source,
@@ -294,7 +294,7 @@ class TrajectoryStore:
                 name: {"observation": role.observation_size, "action": role.action_size}
                 for name, role in self.spec.roles.items()
             },
-            "team_return": summary(returns),
+            "return": summary(self.returns.mean(1)),
             "labels": _count_labels(self.labels),
             "shards": len(self._shards),
             "bytes": sum(path.stat().st_size for shard in self._shards for path in shard.paths.values()),

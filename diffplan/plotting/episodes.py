@@ -172,7 +172,7 @@ def _draw_lengths(axes: Axes, store: TrajectoryStore) -> None:
 
 
 def _draw_returns(axes: Axes, store: TrajectoryStore, groups: Groups) -> None:
-    values, blue = store.returns.sum(1), (*AGENT_COLORS[0], 0.25)
+    values, blue = store.returns.mean(1), (*AGENT_COLORS[0], 0.25)
     axes.boxplot(
         [values[index] for index in groups.values()],
         orientation="horizontal",
@@ -185,7 +185,7 @@ def _draw_returns(axes: Axes, store: TrajectoryStore, groups: Groups) -> None:
         capprops={"color": AGENT_COLORS[0]},
         flierprops={"marker": ".", "markersize": 3, "markeredgecolor": blue},
     )
-    axes.set(title="return", xlabel="sum over the team")
+    axes.set(title="return", xlabel="mean over agents")
     _name_rows(axes, list(groups))
 
 

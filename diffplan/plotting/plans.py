@@ -206,7 +206,7 @@ def _stroke_handles(plan: Plan, every: int, executed: bool, goals: bool) -> list
     if plan.num_samples > 1:
         handles += [line(linewidth=1, alpha=0.5, label=_count(plan.num_samples, "candidate"))]
     if executed:
-        handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle="--", label="executed")]
+        handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle="--", label="what happened")]
     if goals:
         handles += [ring(markersize=10, markeredgewidth=2, label="goal")]
     return handles

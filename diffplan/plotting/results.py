@@ -91,7 +91,9 @@ def _metrics_row(path: Path, number: int, line: bytes) -> tuple[float, float]:
         row = json.loads(line)
         return float(row["step"]), float(row["loss"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f'{path}, line {number}: expected {{"step": ..., "loss": ...}}, got {line[:60]!r}.') from error
+        what = "that of a fine-tuning, which plot_finetuning (--kind finetuning) draws"
+        got = what if b'"environment_steps"' in line else repr(line[:60])
+        raise ValueError(f'{path}, line {number}: expected {{"step": ..., "loss": ...}}, got {got}.') from error
 
 
 def _running_mean(values: Float[np.ndarray, "n"], reach: int) -> Float[np.ndarray, "n"]:
