@@ -223,25 +223,24 @@ def run(policy: Policy, budget: Budget, progress: bool) -> EvaluationReport:
     return evaluate(policy, make(ENV, **OPTIONS), episodes=budget.evaluation_episodes, seed=SEED, progress=progress)
 
 
-def start() -> tuple[Observations, dict[str, Any]]:
-    """What the robots see at the first evaluated start, and where they shall go."""
-    env = make(ENV, **OPTIONS)
-    observations, _ = env.reset(seed=episode_seed(SEED, 0))
-    return observations, dict(zip(env.possible_agents, env.goals, strict=True))
+def start() -> Observations:
+    """What the robots see at the first evaluated start."""
+    observations, _ = make(ENV, **OPTIONS).reset(seed=episode_seed(SEED, 0))
+    return dict(observations)
 
 
 def draw_plan(planner: DiffusionPlanner, out: Path) -> list[str]:
     """``plan.png``: what the planner imagines at the first evaluated start; the best keeps robots apart."""
-    observations, goals = start()
+    observations = start()
     apart = ConstraintGuide.separation(0.2, levels=None)  # ranks, and changes no plan
     plan = planner(observations, guides=[apart], num_samples=CANDIDATES, num_inference_steps=PLAN_STEPS, seed=SEED)
-    save(plot_plan(plan, goals=goals), out / "plan.png")
+    save(plot_plan(plan), out / "plan.png")
     return ["plan.png"]
 
 
 def draw_denoising(planner: DiffusionPlanner, out: Path) -> list[str]:
     """``denoising.gif``: how the same plans come out of noise."""
-    observations, _ = start()
+    observations = start()
     plan = planner(
         observations, num_samples=CANDIDATES, num_inference_steps=DENOISING_STEPS, seed=SEED, return_chain=True
     )

@@ -133,6 +133,17 @@ def test_units_become_metres(tmp_path: Path):
     assert store.spec.role_of("a").position == (0, 1)
 
 
+def test_frames_become_seconds(tmp_path: Path):
+    path = tmp_path / "tracks.csv"
+    path.write_text("frame,agent,x,y\n0,a,1,2\n5,a,1.5,2\n10,a,2,2\n")
+    table = Table(path, time="frame")
+    assert "if they count frames, say how many a second has" in str(table.read().notes)
+    filmed = dataclasses.replace(table, rate=25)
+    assert (filmed.read().spec.dt, len(filmed.read().notes)) == (0.2, 2)
+    with pytest.raises(ValueError, match="rate=0; a second has a positive number"):
+        dataclasses.replace(table, rate=0).read()
+
+
 def test_agents_that_come_and_go_take_places(tmp_path: Path):
     rows = [
         f"{t},{kind}{t // 5}{k},{kind},{t + k},0" for t in range(10) for kind in ("ball", "robot") for k in range(2)

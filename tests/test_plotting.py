@@ -110,6 +110,16 @@ def test_what_was_executed_is_dashed_and_goals_are_rings(plan, episodes):
     assert [*plan.spec.names, "", "now", "best plan", "every 0.5 s", "5 candidates", "what happened", "goal"] == legend
 
 
+def test_goals_that_agents_see_are_drawn_unless_others_are_given(plan):
+    def rings(figure):
+        dots = [one for one in figure.axes[0].collections if isinstance(one, PathCollection)]
+        return [one.get_offsets()[0] for one in dots if not len(one.get_facecolor())]
+
+    goal = list(plan.spec.role_of("robot_0").goal)
+    seen = plan.observations[0, :, 0][:, goal]
+    assert np.allclose(rings(plot_plan(plan)), seen) and not rings(plot_plan(plan, goals={}))
+
+
 def test_absent_agents_are_not_drawn(plan):
     without = dataclasses.replace(plan, agent_mask=np.array([True, False, True, True]))
     figure = plot_plan(without.sample(0))

@@ -42,12 +42,13 @@ def plot_plan(
     Args:
         plan: from a planner, ``Plan.load`` or elsewhere.
         executed: what happened from the plan's present on; drawn dashed.
-        goals: {agent: (x, y)} (m), drawn as rings.
+        goals: {agent: (x, y)} (m), drawn as rings; by default where ``Role.goal`` says that agents see their goals.
 
     Raises:
         ValueError: ``executed`` or ``goals`` are of other agents than the plan.
     """
-    names, goals = _present(plan), goals or {}
+    names = _present(plan)
+    goals = _goals(plan) if goals is None else goals
     _check_agents(plan, executed, goals)
     mapped = [name for name in names if has_position(plan.spec, name)]
     timed = [name for name in names if name not in mapped]
@@ -111,6 +112,17 @@ def _square(points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "2"], F
 def _present(plan: Plan) -> list[str]:
     """The agents that are there."""
     return [name for name, there in zip(plan.spec.names, plan.agent_mask, strict=True) if there]
+
+
+def _goals(plan: Plan) -> dict[str, Sequence[float]]:
+    """Where agents are known to want to be (m)."""
+    found: dict[str, Sequence[float]] = {}
+    for name in _present(plan):
+        entries = list(plan.spec.role_of(name).goal)
+        place = plan.observations[0, plan.spec.names.index(name), 0, entries]
+        if len(entries) == 2 and has_position(plan.spec, name) and np.isfinite(place).all():
+            found[name] = place.tolist()
+    return found
 
 
 def _check_agents(plan: Plan, executed: Trajectory | None, goals: Mapping[str, Sequence[float]]) -> None:

@@ -43,6 +43,7 @@ class Table:
         position: which observed columns are the position; by default those called x, y and z.
         velocity: which observed columns are the velocity.
         units: of the position columns (and of the velocity columns, a second): m, cm, mm, km, ft or in.
+        rate: how many of the time column's units make a second: 25 where it counts frames of a film, 1000 for ms.
         dt: seconds a step; by default the median time between two rows.
         frames: cut episodes into pieces of so many frames.
         stride: frames between the starts of two pieces; by default ``frames``.
@@ -62,6 +63,7 @@ class Table:
     position: tuple[str, ...] = ()
     velocity: tuple[str, ...] = ()
     units: Literal["m", "cm", "mm", "km", "ft", "in"] = "m"
+    rate: float = 1.0
     dt: float | None = None
     frames: int | None = None
     stride: int | None = None
@@ -71,6 +73,8 @@ class Table:
 
     def read(self) -> Recording:
         check_dt(self.dt)
+        if not 0 < self.rate < float("inf"):
+            raise ValueError(f"rate={self.rate:g}; a second has a positive number of the time column's units.")
         check_pieces(self.frames, self.stride)
         source = Path(self.source)
         tables = {path: _columns(path) for path in _paths(source)}
@@ -79,7 +83,8 @@ class Table:
         _check_known(source, "position", position, observed)
         _check_known(source, "velocity", self.velocity, observed)
         groups = [group for path, table in tables.items() for group in self._recordings(path, table)]
-        dt = self.dt or _median_step(source, [_finite(path, self.time, table, rows) for path, table, rows, _ in groups])
+        times = [_finite(path, self.time, table, rows) for path, table, rows, _ in groups]
+        dt = self.dt or _median_step(source, times) / self.rate
         scaled = {*position, *self.velocity}
         recordings = [self._tracks(group, observed, scaled, dt) for group in groups]
         for one in recordings:
@@ -95,6 +100,8 @@ class Table:
             return (episode(spec, piece, self.anonymous) for piece in pieces)
 
         notes = (f"observed columns: {', '.join(observed)}", f"one step is {dt:g} s", *_rounding(tables, observed))
+        if self.rate == 1 and all(np.array_equal(time, np.round(time)) for time in times):
+            notes += (f"all of {self.time} are whole numbers: if they count frames, say how many a second has (rate)",)
         return Recording(spec, episodes, f"table {source.name}", notes, bounded=not self.actions)
 
     def _observed(self, tables: dict[Path, dict[str, np.ndarray]]) -> list[str]:
@@ -138,12 +145,12 @@ class Table:
 
     def _tracks(self, group: "_Group", observed: Sequence[str], scaled: set[str], dt: float) -> Tracks:
         path, table, rows, name = group
-        time = _finite(path, self.time, table, rows)
+        time = _finite(path, self.time, table, rows) / self.rate
         steps = (time - time.min()) / dt
         off = np.flatnonzero(np.abs(steps - np.round(steps)) > _JITTER)
         if len(off):
             raise ValueError(
-                f"{path}: line {rows[off[0]] + 2} is of {self.time}={time[off[0]]:g}, between two steps of {dt:g} s "
+                f"{path}: line {rows[off[0]] + 2} is of {self.time}={time[off[0]] * self.rate:g}, between two steps of {dt:g} s "
                 f"({len(off)} such lines); resample the data, or give the right dt."
             )
         order = np.argsort(np.round(steps), kind="stable")
