@@ -6,8 +6,8 @@ Two robots of three are commanded, the third is scripted. Data and planner are t
 where missing, with a value function. The new partners are of the held-out family that the pretrained planner copes
 with worst, on starts of its own. partner_shift_recovery: success with new partners after fine-tuning beside them, over
 that of the pretrained planner (first samples) with the families of the data. partner_shift_forgetting: what success
-with these has lost by then. Figures of other methods than ``critic`` end with their name. Everything is kept below
-runs/benchmark: an interrupted benchmark goes on.
+with these has lost by then. Figures of other methods than ``critic`` end with their name, those of robots with a safety
+filter, before and after, with ``filtered``. Everything is kept below runs/benchmark: an interrupted benchmark goes on.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from diffplan.finetuning.loop import AUTO
 FOLDER = Path("runs/benchmark/partner_shift")
 COMMAND = (
     "python scripts/benchmark_partner_shift.py --method {method} --seeds {seeds} --steps {steps} --episodes {episodes}"
+    "{safe}"
 )
 VALUE_STEPS = 5_000
 CHOOSING = 50  # episodes by which the new family is chosen
@@ -55,21 +56,22 @@ def dataset_of(planner: dp.DiffusionPlanner) -> dp.TrajectoryDataset:
     return dp.load_dataset(partners.FOLDER / "data", planner.horizon, planner.history, planner.normalizer)
 
 
-def beside(env: Any, families: Sequence[str]) -> dict[str, Any]:
-    """Options of ``Acting``: the partner, of these families."""
-    return {"partners": ScriptedPartners((PARTNER,), families, env.joint_spec.dt), "watched": (PARTNER,)}
+def beside(env: Any, families: Sequence[str], safe: bool) -> dict[str, Any]:
+    """Options of ``Acting``: the partner, of these families, and whether the others have a safety filter."""
+    partners = {"partners": ScriptedPartners((PARTNER,), families, env.joint_spec.dt), "watched": (PARTNER,)}
+    return partners | ({"safety": dp.SafetyFilter(**env.robot_limits)} if safe else {})
 
 
-def run_seed(seed: int, method: str, steps: int, episodes: int) -> dict[str, Any]:
+def run_seed(seed: int, method: str, steps: int, episodes: int, safe: bool) -> dict[str, Any]:
     """Pretrains, chooses new partners, fine-tunes beside them, and tests with old and new; what is there is read."""
-    out = FOLDER / f"{method}_{steps}_{seed}"
+    out = FOLDER / f"{method}{'_filtered' * safe}_{steps}_{seed}"
     if (found := kept(out / "result.json", episodes, "new, after")) is not None:
         return found
     env, planner = dp.make("crossing-v0", num_robots=3), pretrained(seed)
 
     def success(acting: Acting | None, families: Sequence[str], number: int, first: int) -> list[float]:
         """Of the planner as ``acting`` has it, or by its first samples (None)."""
-        with_partners = replace(acting or Acting(), **beside(env, families))
+        with_partners = replace(acting or Acting(), **beside(env, families, safe))
         policy = with_partners.plain(planner) if acting is None else with_partners.policy(planner)
         return list(map(float, dp.evaluate(policy, env, episodes=number, seed=first).success))
 
@@ -83,7 +85,7 @@ def run_seed(seed: int, method: str, steps: int, episodes: int) -> dict[str, Any
         offline=dataset_of(planner),
         out=out,
         method=method,
-        acting=Acting(**beside(env, new)),
+        acting=Acting(**beside(env, new, safe)),
         steps=steps,
         score="success",
         evaluate_every=max(1, steps // 4),
@@ -105,12 +107,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--safe", action="store_true", help="with a safety filter")
     arguments = parser.parse_args()
     partners.record_data()
-    how = (arguments.method, arguments.steps, arguments.episodes)
+    how = (arguments.method, arguments.steps, arguments.episodes, arguments.safe)
     found = [run_seed(seed, *how) for seed in range(arguments.seeds)]
-    count, command = arguments.seeds * arguments.episodes, COMMAND.format(**vars(arguments))
-    method = f"_{arguments.method}" * (arguments.method != AUTO)
+    command = COMMAND.format(**vars(arguments) | {"safe": " --safe" * arguments.safe})
+    count, method = arguments.seeds * arguments.episodes, f"_{arguments.method}" * (arguments.method != AUTO)
+    method += "_filtered" * arguments.safe
 
     def figure(label: str, value: Interval, unit: str, others: Sequence[str] = ()) -> Figure:
         beside = {name: figure(name, mean_interval([one[name] for one in found]), "share") for name in others}
