@@ -149,9 +149,10 @@ class Table:
         steps = (time - time.min()) / dt
         off = np.flatnonzero(np.abs(steps - np.round(steps)) > _JITTER)
         if len(off):
+            line, told = rows[off[0]] + 2, f"{self.time}={time[off[0]] * self.rate:g}"
             raise ValueError(
-                f"{path}: line {rows[off[0]] + 2} is of {self.time}={time[off[0]] * self.rate:g}, between two steps of {dt:g} s "
-                f"({len(off)} such lines); resample the data, or give the right dt."
+                f"{path}: line {line} is of {told}, between two steps of {dt:g} s ({len(off)} such lines); resample the "
+                "data, or give the right dt."
             )
         order = np.argsort(np.round(steps), kind="stable")
         rows = rows[order]
