@@ -151,8 +151,8 @@ class Table:
         if len(off):
             line, told = rows[off[0]] + 2, f"{self.time}={time[off[0]] * self.rate:g}"
             raise ValueError(
-                f"{path}: line {line} is of {told}, between two steps of {dt:g} s ({len(off)} such lines); resample the "
-                "data, or give the right dt."
+                f"{path}: line {line} is of {told}, between two steps of {dt:g} s ({len(off)} such lines); resample "
+                "the data, or give the right dt."
             )
         order = np.argsort(np.round(steps), kind="stable")
         rows = rows[order]
