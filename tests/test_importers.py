@@ -13,7 +13,10 @@ from round_trips import ROUND_TRIPS, differences
 import diffplan as dp
 from diffplan.datasets import TrajectoryStore, import_episodes
 from diffplan.datasets.card import read_card
+from diffplan.datasets.collection import run_episode
 from diffplan.datasets.importers import EthUcy, Madiff, Minari, Omar, Overcooked, Robomimic, Rollout, Rollouts, Table
+from diffplan.datasets.statistics import Statistics
+from diffplan.envs import behavior_policy
 
 DATA = os.environ.get("DIFFPLAN_REAL_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="DIFFPLAN_REAL_DATA names no folder with the real data")
@@ -174,6 +177,16 @@ def test_the_report_tells_gaps_jumps_constants_and_duplicates(tmp_path: Path):
     assert len(report["jumps"]) == 1 and "in episode 0 before step 33 (a)" in report["jumps"][0]
     assert (card["licence"], card["origin"]) == ("CC0-1.0", "a test")
     assert "CC0-1.0" in (store.path / "CARD.md").read_text()
+
+
+def test_static_entries_that_change_are_reported():
+    spec = dp.make("crossing-v0").joint_spec
+    robot = dataclasses.replace(spec.role_of("robot_0"), static=(1, 4, 5))
+    wrong = dataclasses.replace(spec, roles={"robot": robot})
+    env, script = dp.make("crossing-v0"), behavior_policy("crossing-v0")
+    for one, found in ((spec, []), (wrong, ["robot observation[1]"])):
+        episode = dataclasses.replace(run_episode(env, script, spec, 3), spec=one)
+        assert Statistics.of(one, [episode]).report()["static_but_changing"] == found
 
 
 def test_minari_reads_discrete_actions_and_a_single_agent(tmp_path: Path):

@@ -113,6 +113,7 @@ class Statistics:
             },
             "return": summary(np.array(self._returns)),
             "constant": self._constant(),
+            "static_but_changing": self._static_but_changing(),
             "gaps": {"number": len(self._gaps), "longest": max(self._gaps, default=0)},
             "jumps": self._jumps(),
             "duplicates": {
@@ -129,6 +130,15 @@ class Statistics:
                 same = self._low[row, start : start + width] == self._high[row, start : start + width]
                 named += [f"{name} {what}[{entry}]" for entry in np.flatnonzero(same)]
         return named
+
+    def _static_but_changing(self) -> list[str]:
+        """Entries that the spec says stay as they are (plans hold them) and that do not."""
+        return [
+            f"{name} observation[{entry}]"
+            for row, (name, role) in enumerate(self.spec.roles.items())
+            for entry in role.static
+            if self._largest[row, entry] > 0
+        ]
 
     def _jumps(self) -> list[str]:
         usual = (self._change / np.maximum(self._changes, 1)) ** 2
