@@ -58,6 +58,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with terminable():
             command = parse(arguments)
+            if getattr(command, "seed", 0) < 0:
+                raise UsageError(f"--seed {getattr(command, 'seed', 0)}: seeds are 0 or more.")
             resumable = hasattr(command, "resume")
             return command.run() or 0
     except SystemExit as end:  # --help, or terminated

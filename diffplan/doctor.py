@@ -114,7 +114,9 @@ def check_extra(extra: str, requirements: list[Requirement]) -> Check:
     parts = [check_package(requirement) for requirement in requirements]
     ok = all(part.ok for part in parts)
     detail = "; ".join(f"{part.name} {part.detail}" for part in parts)
-    return Check(f"extra {extra}", ok, detail, "" if ok else f'pip install "diffplan[{extra}]"', required=False)
+    clash = any("but diffplan needs" in part.detail for part in parts)
+    remedy = "in an environment of its own: " * clash + f'pip install "diffplan[{extra}]"'
+    return Check(f"extra {extra}", ok, detail, "" if ok else remedy, required=False)
 
 
 def check_torch() -> Check:
