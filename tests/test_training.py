@@ -91,10 +91,13 @@ def test_a_run_keeps_what_it_did_until_ctrl_c_amid_a_step(crossing_store: Path, 
             signal.raise_signal(signal.SIGINT)
         update(run, loss, rate, step)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(DenoiserRun, "update", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run side by side it is ignored
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(DenoiserRun, "update", interrupted)
             dp.train(planner, dataset, **RUN | {"checkpoint_every": 100}, out=tmp_path / "cut")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [path.name for path in checkpoints(tmp_path / "cut" / "checkpoints")] == ["step_00000004"]
     losses = []
     for name, resume in (("cut", True), ("straight", False)):
