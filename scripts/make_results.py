@@ -58,6 +58,8 @@ MAIN = (
     "speedup_over_scratch",
     "partner_shift_recovery",
     "partner_shift_forgetting",
+    "partner_shift_recovery_filtered",
+    "partner_shift_forgetting_filtered",
     "eth_ucy_marginal_ade",
     "eth_ucy_joint_ade",
     "nba_rebound_joint_ade",
