@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,21 +62,32 @@ def main(args: Sequence[str] | None = None) -> int:
             if getattr(command, "seed", 0) < 0:
                 raise UsageError(f"--seed {getattr(command, 'seed', 0)}: seeds are 0 or more.")
             resumable = hasattr(command, "resume")
-            return command.run() or 0
+            code = command.run() or 0
+            sys.stdout.flush()
+            return code
     except SystemExit as end:  # --help, or terminated
         return int(end.code or 0)
     except KeyboardInterrupt:
         onwards = " --resume goes on from there." * resumable
         print(f"{name}: interrupted; everything that was written is whole.{onwards}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # who reads our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except EXPECTED as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141
         if debug:
             raise
         print(f"{name}: {one_line(error)} (--help shows examples, --debug the traceback)", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _nobody_reads() -> bool:
+    """Whether who reads our output has seen enough; the rest of it then goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def parse(arguments: list[str]) -> Command:

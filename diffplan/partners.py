@@ -12,7 +12,7 @@ from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import Policy
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import PlanningStats, RecedingHorizonPolicy
-from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.spec import Actions, JointSpec, Observations, watched
 from diffplan.trajectory import Plan, Trajectory
 
 
@@ -191,13 +191,3 @@ def _tell(policy: Policy, actions: Sequence[Actions | None]) -> None:
     """Lets a policy that remembers what was done know of it; others do not ask."""
     if isinstance(policy, RecedingHorizonPolicy | TeamOfPolicies):
         policy.took(actions)
-
-
-def watched(observations: Observations, partners: Sequence[str], spec: JointSpec) -> Observations:
-    """The observations as the egos have them: static entries of partners are unknown."""
-    seen = dict(observations)
-    for name in partners:
-        if name in seen:
-            seen[name] = np.array(seen[name], np.float32)
-            seen[name][list(spec.role_of(name).static)] = np.nan
-    return seen

@@ -5,7 +5,7 @@ At the edges (environments, users) data are dictionaries keyed by agent name; in
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -300,6 +300,16 @@ class JointSpec:
             ) from error
 
 
+def watched(observations: Observations, partners: Sequence[str], spec: JointSpec) -> Observations:
+    """The observations as the egos have them: static entries of partners are unknown."""
+    seen = dict(observations)
+    for name in partners:
+        if name in seen:
+            seen[name] = np.array(seen[name], np.float32)
+            seen[name][list(spec.role_of(name).static)] = np.nan
+    return seen
+
+
 def sensed_by(
     name: str, observations: Observations, infos: Mapping[str, Any], spec: JointSpec
 ) -> Mapping[str, np.ndarray]:
@@ -308,10 +318,8 @@ def sensed_by(
     if "sensed" in told:
         sensed: Mapping[str, np.ndarray] = told["sensed"]
         return sensed
-    others = {other: np.array(seen, np.float32) for other, seen in observations.items() if other != name}
-    for other, seen in others.items():
-        seen[list(spec.role_of(other).static)] = np.nan
-    return others
+    others = {other: seen for other, seen in observations.items() if other != name}
+    return watched(others, list(others), spec)
 
 
 def _likeliest(action: Float[np.ndarray, "A"], legal: Float[np.ndarray, "_"] | None) -> Float[np.ndarray, "A"]:

@@ -21,8 +21,8 @@ from diffplan.envs.crossing_partners import HELDOUT_FAMILIES, STYLE_SIZE, TRAINI
 from diffplan.envs.crossing_response import PartneredExpert, style_of
 from diffplan.evaluation import Interval, episode_seed, mean_interval
 from diffplan.files import write_json
-from diffplan.partners import watched
 from diffplan.planners.question import Sampling
+from diffplan.spec import watched
 
 FOLDER = Path("runs/benchmark/partners")
 COMMAND = "python scripts/benchmark_partners.py --seeds {seeds} --episodes {episodes}"

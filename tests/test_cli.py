@@ -7,6 +7,8 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -126,6 +128,13 @@ def test_a_flag_has_the_default_of_the_argument_that_it_is_named_after(command: 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"diffplan {dp.__version__}\n"
+
+
+def test_who_stops_reading_ends_the_command_quietly(store: Path):
+    command = [sys.executable, "-m", "diffplan", "data", "info", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
 
 
 def test_a_collected_store_is_described_as_json(store: Path, capsys: pytest.CaptureFixture[str]):

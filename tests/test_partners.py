@@ -11,9 +11,9 @@ from diffplan.denoising import Exercises
 from diffplan.envs.crossing_partners import STYLE_SIZE, TRAINING_FAMILIES, ScriptedPartners
 from diffplan.envs.crossing_response import PartneredExpert
 from diffplan.partner_training import LatentSource
-from diffplan.partners import watched
 from diffplan.planners.policy import shifted
 from diffplan.questions import KINDS
+from diffplan.spec import watched
 
 FAMILIES = tuple(TRAINING_FAMILIES)
 MIX = dp.QuestionMix(partners=1.0, forgotten=0.3)
