@@ -64,4 +64,4 @@ def frame_options(dataset: "TrajectoryDataset") -> dict[str, Any]:
     kind = dataset.normalizer and dataset.normalizer.config.kind
     if kind != "motion":
         raise ValueError(f"frames with normalizer={kind!r}; load the dataset with normalizer='motion'.")
-    return {**first, "history": dataset.history}
+    return first

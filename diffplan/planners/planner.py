@@ -142,6 +142,8 @@ class DiffusionPlanner(DiffusionPipeline):
                 latent_size=latent_size if partner_encoder is None else partner_encoder.config.latent_size,
                 pace=pace,
                 neighbours=neighbours,
+                history=dataset.history,
+                from_present=True,
                 **places,
             ).eval()
         layout = (dataset.spec, dataset.horizon, dataset.history)
