@@ -81,7 +81,7 @@ ROWS = {
         {"layout": "obstacles", "num_robots": 8},
         variants=(JOINT, UNGUIDED, SAFE),
         episodes=8_000,
-        steps=6_000,
+        steps=3_000,
         width=96,
         warm_start_steps=3,
         clearance=10.0,
