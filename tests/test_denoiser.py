@@ -98,28 +98,26 @@ def test_a_denoiser_that_has_planned_can_still_be_trained():
     assert denoiser.relation_bias.grad is not None
 
 
-def test_every_token_sees_its_own_agents_present_where_that_is_known() -> None:
+def test_what_is_known_of_an_agents_present_goes_straight_to_its_tokens_and_its_estimate() -> None:
     inputs = make_inputs()
     inputs["known"][:, :, 2] = torch.tensor([True, False, True])[:, None]
     changed = {**inputs, "sample": inputs["sample"].clone()}
     changed["sample"][:, :2, 2] += 1
 
-    def effect(from_present: bool) -> list[bool]:
-        denoiser = make_denoiser(from_present=from_present, history=2, patch_size=4, agent_attention=False)
-        for block in denoiser.blocks:  # no other way from one token to another
+    def later_effect(carried: float, embedded: float, **options: object) -> list[bool]:
+        """Of which agents the last token's estimate changes, where tokens hear nothing of each other."""
+        denoiser = make_denoiser(history=2, patch_size=4, **options)
+        for block in denoiser.blocks:
             torch.nn.init.zeros_(block.mix.weight)
+        if denoiser.config.from_present:
+            denoiser.carry_present.weight.data *= carried
+            denoiser.embed_present.weight.data *= embedded
         difference = denoiser(**changed) - denoiser(**inputs)
         return (difference[:, :, 4:].abs().amax((0, 2, 3)) > 1e-4).tolist()
 
-    assert effect(True) == [True, False, False]
-    assert effect(False) == [False, False, False]
-
-
-def test_an_untrained_network_expects_that_all_stays_as_it_is() -> None:
-    inputs = make_inputs()
-    denoiser = JointDenoiser(size=5, window=8, width=32, from_present=True, history=2)
-    expected = torch.where(inputs["known"][:, :, 2], inputs["sample"][:, :, 2], 0.0)
-    torch.testing.assert_close(denoiser(**inputs), expected[:, :, None].expand(-1, -1, 8, -1))
-    there = torch.ones(2, 3, 8, dtype=torch.bool)
-    there[:, 1, 2] = False
-    assert (denoiser(**inputs, mask=there)[:, 1] == 0).all()
+    assert later_effect(0, 0) == [False, False, False]
+    assert later_effect(1, 0, from_present=True) == [True, False, False]
+    assert later_effect(0, 1, from_present=True) == [True, False, False]
+    inputs["mask"] = changed["mask"] = torch.tensor([True, True, False])[:, None].expand(2, 3, 8).clone()
+    inputs["mask"][:, 0, 2] = False
+    assert later_effect(1, 1, from_present=True) == [False, False, False]

@@ -3,10 +3,10 @@
 Every cell has its own noise level, 0 where it is known (diffusion forcing, arXiv 2407.01392; masks of known cells as in
 MADiff, arXiv 2305.17330). One token is one agent's patch of cells; attention runs over the tokens of all agents, with a
 learned bias for "same agent or another, how much earlier or later"; weights are shared by all agents, so relabelling
-agents relabels the plan. Every token is shown what is known of its agent at the present, and estimates are changes from
-there, where centimetres count. The noise levels modulate each token by adaptive layer norm (DiT, arXiv
-2212.09748), computed once for all blocks plus an offset of each (PixArt-alpha, arXiv 2310.00426, section 2.3); the
-feed-forward layers use squared ReLU (arXiv 2109.08668), which costs a twentieth of a GELU on a CPU.
+agents relabels the plan. What is known of an agent's present goes straight to its tokens, and by a linear map to its
+estimate, where centimetres count. The noise levels modulate each token by adaptive layer norm (DiT, arXiv 2212.09748),
+computed once for all blocks plus an offset of each (PixArt-alpha, arXiv 2310.00426, section 2.3); the feed-forward
+layers use squared ReLU (arXiv 2109.08668), which costs a twentieth of a GELU on a CPU.
 """
 
 from collections.abc import Sequence
@@ -45,8 +45,8 @@ class JointDenoiser(SavedNetwork):
             larger. Only where cells hold nothing but these entries.
         neighbours: how many others an agent attends to, the nearest ones at the present; 0: all. Needs ``position``.
         history: the present's step in the window, where frames lie.
-        from_present: every token is shown what is known of its agent at the present, and estimates of clean samples are
-            changes from there.
+        from_present: what is known of an agent at the present goes straight to its tokens, and by a linear map to its
+            estimate.
 
     Raises:
         ValueError: sizes that are not positive or do not divide each other, or entries that are no pair.
@@ -101,6 +101,7 @@ class JointDenoiser(SavedNetwork):
         self.embed_return = nn.Linear(2, width, bias=False) if return_conditioning else None
         self.embed_latent = nn.Linear(latent_size + 1, width, bias=False) if latent_size else None
         self.embed_present = nn.Linear(2 * size, width, bias=False) if from_present else None
+        self.carry_present = nn.Linear(2 * size, window * size, bias=False) if from_present else None
         self.embed_time = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
         self.level_embedding = LevelEmbedding(patch_size, width // 2)
         self.relation_bias = nn.Parameter(torch.zeros(depth, num_heads, 2, 2 * self.num_tokens - 1))
@@ -114,6 +115,8 @@ class JointDenoiser(SavedNetwork):
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
+        if self.carry_present is not None:
+            nn.init.zeros_(self.carry_present.weight)
 
     @property
     def device(self) -> torch.device:
@@ -160,9 +163,9 @@ class JointDenoiser(SavedNetwork):
             features = torch.cat((latents.where(told, 0), told.to(latents.dtype)), dim=-1)
             context = context + self.embed_latent(features.to(sample.dtype))[:, :, None]
         tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + context.reshape(-1, N * T, self.config.width)
+        present = self._present(sample, known, mask)
         if self.embed_present is not None:
-            present, there = self._present(sample, known, mask)
-            tokens = tokens + self.embed_present(torch.cat((present, there), dim=-1)).repeat_interleave(T, dim=1)
+            tokens = tokens + self.embed_present(present).repeat_interleave(T, dim=1)
         if self.embed_return is not None and target_return is not None:
             asked = ~target_return.isnan()
             features = torch.stack((torch.where(asked, 2 * target_return - 1, 0), asked.to(sample.dtype)), dim=-1)
@@ -178,21 +181,19 @@ class JointDenoiser(SavedNetwork):
         for block, *settings in zip(self.blocks, bias.unbind(), modulations.unbind(), strict=True):
             tokens = block(tokens, *settings)  # unbound at once: the gradient of an index is as large as the whole
         output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
+        if self.carry_present is not None:
+            output = output + self.carry_present(present).reshape(B, N, W, D)
         if self.config.prediction == "velocity":
             output = sample - noise_level[..., None] * output
-        elif self.embed_present is not None:
-            output = output + present[:, :, None]
         if frames is None:
             return output
         return self._out_of(frames, output * frames.pace[..., None, None] if self.config.pace else output)
 
-    def _present(
-        self, sample: Tensor, known: Tensor, mask: Tensor | None
-    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """What is known of the present, 0 elsewhere, and 1 where it is known."""
+    def _present(self, sample: Tensor, known: Tensor, mask: Tensor | None) -> Float[Tensor, "B N P"]:
+        """What is known of the present, 0 elsewhere, and which of it is known."""
         now = self.config.history
         there = known[:, :, now] if mask is None else known[:, :, now] & mask[:, :, now, None]
-        return sample[:, :, now] * there, there.to(sample.dtype).expand(len(sample), -1, -1)
+        return torch.cat((sample[:, :, now] * there, there.to(sample.dtype).expand(len(sample), -1, -1)), dim=-1)
 
     def _frames(self, sample: Tensor, noise_level: Tensor, known: Tensor, mask: Tensor | None) -> Frames:
         place = self.config.position
