@@ -18,7 +18,7 @@ REPEATS = 200
 def planner_for(env: object) -> dp.DiffusionPlanner:
     """An untrained planner of the sizes that ``for_dataset`` chooses: time does not depend on the weights."""
     spec = env.joint_spec
-    denoiser = dp.JointDenoiser(size=spec.size, window=32, patch_size=8).eval()
+    denoiser = dp.JointDenoiser(size=spec.size, window=32, patch_size=8, from_present=True).eval()
     normalizer = dp.Normalizer("gaussian", [[0.0] * spec.size], [[1.0] * spec.size])
     return dp.DiffusionPlanner(denoiser, make_scheduler("flow"), normalizer, spec, 32, 0)
 
