@@ -61,7 +61,8 @@ def plot_plan(
         _draw_map(left, plan, mapped, executed, goals)
     if timed:
         _draw_over_time(right, plan, timed, executed)
-    plans, agents = _count(plan.num_samples, "joint plan"), _count(len(names), "agent")
+    what = "joint plan" if plan.spec.action_size else "joint future"
+    plans, agents = _count(plan.num_samples, what), _count(len(names), "agent")
     figure.suptitle(f"{plans} of {agents}, {(plan.horizon - 1) * plan.spec.dt:.3g} s ahead")
     return figure
 
