@@ -17,6 +17,7 @@
 import dataclasses
 import itertools
 import math
+import reprlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -311,9 +312,16 @@ def check_same_spec(what: str, spec: JointSpec, store: TrajectoryStore) -> None:
     got, expected = plain(spec), plain(store.spec)
     for field in expected:
         if got[field] != expected[field] and (field != "roles" or spec.roles != store.spec.roles):
-            raise ValueError(
-                f"{what} has {field}={got[field]}, but {store.path} has {expected[field]}; give it a store of its own."
-            )
+            where, ours, theirs = _first_difference(field, got[field], expected[field])
+            raise ValueError(f"{what} has {where}={ours}, but {store.path} has {theirs}; give it a store of its own.")
+
+
+def _first_difference(where: str, got: Any, expected: Any) -> tuple[str, str, str]:
+    """Where in two nested dictionaries the first difference lies, and both values there, cut short."""
+    if isinstance(got, dict) and isinstance(expected, dict) and list(got) == list(expected):
+        key = next(key for key in got if got[key] != expected[key])
+        return _first_difference(f"{where}.{key}", got[key], expected[key])
+    return where, reprlib.repr(got), reprlib.repr(expected)
 
 
 def _write_shard(folder: Path, spec: JointSpec, episodes: Sequence[Trajectory]) -> ShardEntry:
