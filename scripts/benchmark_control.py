@@ -71,8 +71,9 @@ ROWS = {
         {"layout": "obstacles"},
         variants=(JOINT, UNGUIDED, SAFE, CLONING),
         episodes=10_000,
-        steps=5_000,
+        steps=4_000,
         width=96,
+        warm_start_steps=3,
         clearance=10.0,
     ),
     "crossing_obstacles_8": Row(
