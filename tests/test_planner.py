@@ -28,6 +28,16 @@ def planner(dataset: dp.TrajectoryDataset) -> dp.DiffusionPlanner:
     return planner
 
 
+def test_the_present_goes_straight_through_except_where_the_network_takes_latents(dataset) -> None:
+    def from_present(**options: object) -> bool:
+        config = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, **options).denoiser.config
+        assert config.history == HISTORY
+        return config.from_present
+
+    assert from_present() and not from_present(latent_size=2)
+    assert from_present(latent_size=2, from_present=True) and not from_present(from_present=False)
+
+
 @pytest.fixture
 def observations(dataset: dp.TrajectoryDataset) -> dict[str, np.ndarray]:
     first = dataset.store[0].observations[0]

@@ -111,6 +111,7 @@ class DiffusionPlanner(DiffusionPipeline):
         frames: bool = False,
         pace: bool = False,
         neighbours: int = 0,
+        from_present: bool | None = None,
         seed: int = 0,
     ) -> Self:
         """An untrained planner of the right sizes for a dataset, with its normaliser.
@@ -119,6 +120,7 @@ class DiffusionPlanner(DiffusionPipeline):
         ``neighbours`` nearest agents (0: all) stand to each; with ``pace`` frames are measured by their agents' own.
         The dataset's normaliser is ``"motion"`` then.
 
+        ``from_present`` is as of ``JointDenoiser``; None: where the network takes no latents.
         ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None; ``latent_size`` is the partner
         encoder's, where there is one. Raises as ``JointDenoiser``, and ``ValueError`` when the dataset has no
         normaliser.
@@ -127,6 +129,7 @@ class DiffusionPlanner(DiffusionPipeline):
             raise ValueError("the dataset has no normalizer; load it with normalizer='gaussian'.")
         places = frame_options(dataset) if frames else {}
         window = dataset.history + dataset.horizon
+        latent_size = latent_size if partner_encoder is None else partner_encoder.config.latent_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             denoiser = JointDenoiser(
@@ -139,11 +142,11 @@ class DiffusionPlanner(DiffusionPipeline):
                 agent_attention=agent_attention,
                 prediction=prediction,
                 return_conditioning=return_conditioning,
-                latent_size=latent_size if partner_encoder is None else partner_encoder.config.latent_size,
+                latent_size=latent_size,
                 pace=pace,
                 neighbours=neighbours,
                 history=dataset.history,
-                from_present=True,
+                from_present=not latent_size if from_present is None else from_present,
                 **places,
             ).eval()
         layout = (dataset.spec, dataset.horizon, dataset.history)
