@@ -81,8 +81,13 @@ def test_a_partner_guide_is_the_log_of_a_mixture_over_the_belief(planner, observ
     np.testing.assert_allclose(guide.log_weight(estimate)[0], expected, rtol=1e-4)
 
 
-def test_a_partner_guide_draws_plans_to_the_belief(planner, observations) -> None:
+def test_a_partner_guide_draws_plans_to_the_belief(crossing_store, observations) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=8)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1)
+    dp.train(planner, dataset, steps=100, batch_size=32, progress=False)  # what belongs together has to be learned
     belief = planner(observations, seed=7)
+    elsewhere = belief.observations + np.linspace(0, 0.5, belief.horizon, dtype=np.float32)[:, None]
+    belief = dataclasses.replace(belief, observations=elsewhere)
     guide = dp.PartnerGuide(belief, ["robot_1"], std=0.05)
     free = planner(observations, num_samples=8, seed=1)
     guided = planner(observations, num_samples=8, seed=1, guides=[guide])

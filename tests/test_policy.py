@@ -130,7 +130,8 @@ def test_a_plan_that_is_not_finite_never_reaches_the_robots(planner) -> None:
 
 def test_a_safety_filter_changes_what_is_executed_and_what_is_remembered(planner) -> None:
     (env,), (observations,) = start((0,))
-    near = {name: np.array([x, 0, 0, 0, -x, 0], np.float32) for name, x in zip(env.agents, (-0.09, 0.09), strict=True)}
+    sides = zip(env.agents, (-0.09, 0.09), strict=True)
+    near = {name: np.array([x, 0, -8 * x, 0, -x, 0], np.float32) for name, x in sides}  # and heading for each other
     safety = SafetyFilter(radius=0.08, max_speed=1.0, max_acceleration=5.0, time_constant=0.05, dt=0.1)
     fast = planner.for_agents(env.joint_spec)
     for seen in (observations, near):

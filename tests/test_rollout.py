@@ -25,7 +25,7 @@ def policy(tmp_path_factory):
     planner = dp.DiffusionPlanner.for_dataset(load_dataset(folder, horizon=8), width=16, depth=1)
     generator = torch.Generator().manual_seed(0)
     for parameter in planner.denoiser.parameters():
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
     return dp.RecedingHorizonPolicy(planner, num_inference_steps=2)
 
 
