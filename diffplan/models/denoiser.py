@@ -163,8 +163,8 @@ class JointDenoiser(SavedNetwork):
             features = torch.cat((latents.where(told, 0), told.to(latents.dtype)), dim=-1)
             context = context + self.embed_latent(features.to(sample.dtype))[:, :, None]
         tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + context.reshape(-1, N * T, self.config.width)
-        present = self._present(sample, known, mask)
         if self.embed_present is not None:
+            present = self._present(sample, known, mask)
             tokens = tokens + self.embed_present(present).repeat_interleave(T, dim=1)
         if self.embed_return is not None and target_return is not None:
             asked = ~target_return.isnan()
