@@ -2,7 +2,8 @@
 
 Of each window a question is drawn (which cells are known); every other cell is noised to a level of its own,
 ``sample = (1 - level) * clean + level * noise``, and the clean cells are to be estimated (flow matching with a
-clean-sample prediction, arXiv 2210.02747 and 2206.00364).
+clean-sample prediction, arXiv 2210.02747 and 2206.00364). Changes from step to step count as well (the velocity loss
+of arXiv 2209.14916, eq. 5): a plan must go on from where the agents are, centimetre by centimetre.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from diffplan.questions import QuestionMix, draw_forgotten, draw_known, draw_lev
 from diffplan.spec import JointSpec
 
 LEAST_LEVEL = 0.05  # errors are weighted by 1 / level, but no more than at this one
+LEAST_CHANGE = 0.03  # an entry's changes are measured by their root mean square in the batch, but by no less
+CHANGE_WEIGHT = 0.25
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Exercise:
         told: ranks of returns, NaN where not told; None where the network takes none.
         latents: what is known of each agent, NaN where nothing is; None where the network takes none.
         extra: what the partner encoder's own losses add.
+        change_weight: what errors of changes from step to step count beside errors of the entries themselves.
     """
 
     clean: Float[Tensor, "B N W D"]
@@ -48,6 +52,7 @@ class Exercise:
     told: Float[Tensor, "B"] | None
     latents: Float[Tensor, "B N Z"] | None
     extra: Float[Tensor, ""]
+    change_weight: float = CHANGE_WEIGHT
 
     def estimate(self, model: Callable[..., Tensor]) -> Float[Tensor, "B N W D"]:
         """What a network makes of the questions."""
@@ -60,11 +65,25 @@ class Exercise:
         target: Float[Tensor, "B N W D"],
         window_weights: Float[Tensor, "B"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error over the entries to estimate, weighted by 1 / level (and by window)."""
+        """Mean squared error over the entries to estimate, weighted by 1 / level (and by window), and of their changes.
+
+        Changes are from the step before, the present's known entries among them, in units of their entry's root mean
+        square in the batch.
+        """
         weight = self.learned / self.levels.clamp(min=LEAST_LEVEL)[..., None]
         if window_weights is not None:
             weight = weight * window_weights[:, None, None, None]
-        return (weight * (estimate - target).square()).sum() / weight.sum().clamp(min=1e-6)
+        wrong = (estimate - target) * self.learned
+        error = _mean(wrong.square(), weight)
+        if self.change_weight:
+            weight = weight[:, :, 1:]
+            usual = _mean(self.clean.diff(dim=2).square(), weight, (0, 1, 2)).clamp(min=LEAST_CHANGE**2)
+            error = error + self.change_weight * _mean(wrong.diff(dim=2).square() / usual, weight)
+        return error
+
+
+def _mean(values: Tensor, weight: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    return (weight * values).sum(dim) / weight.sum(dim).clamp(min=1e-6)
 
 
 class Exercises:
@@ -80,6 +99,7 @@ class Exercises:
         augmentation: how windows are changed first, if at all.
         device: where to.
         watched: who is a partner in every window; None: the latents' labels say so, or chance.
+        change_weight: of the exercises.
     """
 
     def __init__(
@@ -93,10 +113,11 @@ class Exercises:
         augmentation: Augmentation | None = None,
         device: torch.device | str = "cpu",
         watched: Bool[Tensor, "N"] | None = None,
+        change_weight: float = CHANGE_WEIGHT,
     ):
         self.spec, self.history, self.patch_size, self.mix = spec, history, patch_size, mix
         self.return_ranks, self.latents, self.device = return_ranks, latents, device
-        self.augmentation, self.watched = augmentation, watched
+        self.augmentation, self.watched, self.change_weight = augmentation, watched, change_weight
         self.static, self.features = map(torch.from_numpy, (spec.static_mask, spec.feature_mask))
         self.roles = torch.from_numpy(spec.role_index).to(device)
 
@@ -125,4 +146,4 @@ class Exercises:
             latents, extra = self.latents(past.to(self.device), seen.to(self.device), roles, windows, generator)
         tensors = (clean, sample, levels, known, shown.any(-1), unknown & exists)
         clean, sample, levels, known, cells, learned = (tensor.to(self.device) for tensor in tensors)
-        return Exercise(clean, sample, levels, known, cells, learned, roles, told, latents, extra)
+        return Exercise(clean, sample, levels, known, cells, learned, roles, told, latents, extra, self.change_weight)

@@ -23,7 +23,7 @@ from diffplan.augmentation import Augmentation
 from diffplan.checkpoints import Kept, check_out, load_newest
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
-from diffplan.denoising import Exercises
+from diffplan.denoising import CHANGE_WEIGHT, Exercises
 from diffplan.metrics import MetricsLog
 from diffplan.optimizers import Muon, load_optimizer_tensors, optimizer_tensors
 from diffplan.partner_training import LatentSource, takes_latents
@@ -57,6 +57,7 @@ def train(
     precision: str = "auto",
     mix: QuestionMix | None = None,
     start_share: float = 0.25,
+    change_weight: float = CHANGE_WEIGHT,
     styles: StyleTable | None = None,
     augmentation: Augmentation | None = None,
     seed: int = 0,
@@ -82,6 +83,8 @@ def train(
         mix: how often each question is asked.
         start_share: share of the windows that begin where an episode does. There the team has not chosen its joint way
             yet, and choosing together is learned only there; drawn uniformly such windows are a few in a hundred.
+        change_weight: what errors of changes from step to step count beside errors of the entries themselves, see
+            ``denoising.py``; 0: nothing.
         styles: who is a partner and of which style, for a planner that takes latents; one that does but has no partner
             encoder needs them.
         augmentation: how windows are turned, mirrored and scaled before they are learned; None: not at all.
@@ -98,7 +101,7 @@ def train(
         ValueError: planner and dataset do not fit, or the checkpoint is of another run.
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
-    _check(planner, dataset, out, resume, start_share)
+    _check(planner, dataset, out, resume, start_share, change_weight)
     has_latents = takes_latents(planner, styles)
     _check_positive(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     half = uses_bfloat16(precision, torch.cuda.is_available())
@@ -116,6 +119,7 @@ def train(
         "seed": seed,
         "mix": asdict(mix),
         "start_share": start_share,
+        "change_weight": change_weight,
         "styles": styles and styles.fingerprint,
         "data": dataset.store.fingerprint,
         "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
@@ -142,6 +146,7 @@ def train(
         LatentSource(encoder and accelerator.prepare(encoder), styles, mix) if has_latents else None,
         augmentation,
         accelerator.device,
+        change_weight=change_weight,
     )
     share = batch_size // accelerator.num_processes
     loss_of = _Loss(model, dataset, exercises, start_share, share, seed, accelerator.process_index)
@@ -275,11 +280,18 @@ def _check_positive(**counts: int) -> None:
 
 
 def _check(
-    planner: DiffusionPlanner, dataset: TrajectoryDataset, out: str | Path | None, resume: bool, start_share: float
+    planner: DiffusionPlanner,
+    dataset: TrajectoryDataset,
+    out: str | Path | None,
+    resume: bool,
+    start_share: float,
+    change_weight: float,
 ) -> None:
     check_out(out, resume)
     if not 0 <= start_share <= 1:
         raise ValueError(f"start_share={start_share}; it is a share of the windows, 0 to 1.")
+    if not 0 <= change_weight < math.inf:
+        raise ValueError(f"change_weight={change_weight}; give a number, 0 or more.")
     check_planner_fits(planner, dataset)
 
 

@@ -64,6 +64,7 @@ class Train:
         learning_rate: peak of the schedule.
         ema_decay: of the averaged weights.
         start_share: share of the windows that begin where an episode does.
+        change_weight: what errors of changes from step to step count beside errors of the entries; 0: nothing.
         precision: auto computes in bfloat16 where the processor does.
         seed: of everything random.
         resume: continue the run in --out (from the start where it has no checkpoint yet).
@@ -102,6 +103,7 @@ class Train:
     learning_rate: float = 8e-3
     ema_decay: float = 0.999
     start_share: float = 0.25
+    change_weight: float = 0.25
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     resume: bool = False
@@ -154,6 +156,7 @@ class Train:
             learning_rate=self.learning_rate,
             ema_decay=self.ema_decay,
             start_share=self.start_share,
+            change_weight=self.change_weight,
             augmentation=None if augmentation == Augmentation() else augmentation,
             precision=self.precision,
             seed=self.seed,

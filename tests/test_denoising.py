@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffplan as dp
+from diffplan.denoising import Exercise, Exercises
+from diffplan.questions import QuestionMix
+
+
+def exercise_of(store: Path, change_weight: float) -> Exercise:
+    dataset = dp.load_dataset(store, horizon=8, normalizer="gaussian")
+    exercises = Exercises(dataset.spec, 0, 2, QuestionMix(), change_weight=change_weight)
+    return exercises(dataset.sample(16, np.random.default_rng(0)), torch.Generator().manual_seed(0))
+
+
+def test_plans_that_jump_are_worse_than_plans_that_are_as_far_off_but_smooth(crossing_store: Path) -> None:
+    exercise, plain = exercise_of(crossing_store, 0.25), exercise_of(crossing_store, 0.0)
+    steps = torch.arange(exercise.clean.shape[2])[:, None]
+    smooth, jumping = (exercise.clean + 0.1 * sign for sign in (torch.ones_like(steps), (-1.0) ** steps))
+    assert plain.error(smooth, plain.clean) == pytest.approx(0.01, rel=1e-4)
+    assert plain.error(jumping, plain.clean) == pytest.approx(0.01, rel=1e-4)
+    assert exercise.error(jumping, exercise.clean) > 2 * exercise.error(smooth, exercise.clean) > 0.02
+    assert exercise.error(exercise.clean, exercise.clean) == 0
+
+
+def test_what_is_not_to_be_estimated_costs_nothing(crossing_store: Path) -> None:
+    exercise = exercise_of(crossing_store, 0.25)
+    wrong = exercise.clean + ~exercise.learned
+    assert (wrong != exercise.clean).any()
+    assert exercise.error(wrong, exercise.clean) == 0
