@@ -21,7 +21,7 @@ from diffplan.spec import JointSpec
 
 LEAST_LEVEL = 0.05  # errors are weighted by 1 / level, but no more than at this one
 LEAST_CHANGE = 0.03  # an entry's changes are measured by their root mean square in the batch, but by no less
-CHANGE_WEIGHT = 0.25
+CHANGE_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)

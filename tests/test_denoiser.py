@@ -121,3 +121,17 @@ def test_what_is_known_of_an_agents_present_goes_straight_to_its_tokens_and_its_
     inputs["mask"] = changed["mask"] = torch.tensor([True, True, False])[:, None].expand(2, 3, 8).clone()
     inputs["mask"][:, 0, 2] = False
     assert later_effect(1, 1, from_present=True) == [False, False, False]
+
+
+def test_what_changes_starts_from_the_present_where_that_is_known() -> None:
+    inputs = make_inputs()
+    inputs["known"][:] = False
+    inputs["known"][:, 0, 2] = True
+    plain, changing = (make_denoiser(history=2, from_present=True, changes=entries) for entries in ((), (1, 3)))
+    difference = changing(**inputs) - plain(**inputs)
+    expected = torch.zeros_like(difference)
+    expected[:, 0, :, [1, 3]] = inputs["sample"][:, 0, 2, None, [1, 3]]
+    torch.testing.assert_close(difference, expected)
+    for wrong in ({"changes": [5]}, {"from_present": False}, {"prediction": "velocity"}):
+        with pytest.raises(ValueError, match="changes"):
+            make_denoiser(**{"from_present": True, "changes": [1], **wrong})

@@ -103,7 +103,7 @@ class Train:
     learning_rate: float = 8e-3
     ema_decay: float = 0.999
     start_share: float = 0.25
-    change_weight: float = 0.25
+    change_weight: float = 0.05
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     resume: bool = False

@@ -47,9 +47,11 @@ class JointDenoiser(SavedNetwork):
         history: the present's step in the window, where frames lie.
         from_present: what is known of an agent at the present goes straight to its tokens, and by a linear map to its
             estimate.
+        changes: entries that are estimated as changes from the present, where that is known: positions, say. Needs
+            ``from_present`` and ``prediction="sample"``.
 
     Raises:
-        ValueError: sizes that are not positive or do not divide each other, or entries that are no pair.
+        ValueError: sizes that are not positive or do not divide each other, or entries that are no pair, or none.
     """
 
     @register_to_config
@@ -73,6 +75,7 @@ class JointDenoiser(SavedNetwork):
         neighbours: int = 0,
         history: int = 0,
         from_present: bool = False,
+        changes: Sequence[int] = (),
     ):
         super().__init__()
         sizes = {"size": size, "window": window, "num_roles": num_roles, "patch_size": patch_size}
@@ -94,6 +97,7 @@ class JointDenoiser(SavedNetwork):
         _check_entries(size, window, neighbours, history, position=position, velocity=velocity, goal=goal)
         if pace and size != len({*position, *velocity, *goal}):
             raise ValueError("pace needs cells that hold nothing but position, velocity and goal; leave it out.")
+        _check_changes(size, changes, from_present and prediction == "sample")
         self.num_tokens = window // patch_size
         self.embed_sample = nn.Linear(patch_size * size, width)
         self.embed_known = nn.Linear(patch_size * size, width, bias=False)
@@ -183,6 +187,7 @@ class JointDenoiser(SavedNetwork):
         output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
         if self.carry_present is not None:
             output = output + self.carry_present(present).reshape(B, N, W, D)
+            output[..., self.config.changes] += present[:, :, None, self.config.changes]
         if self.config.prediction == "velocity":
             output = sample - noise_level[..., None] * output
         if frames is None:
@@ -302,6 +307,11 @@ class LevelEmbedding(nn.Module):
 def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm with a shift and a scale of its own for every token."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:]), 1 + scale)
+
+
+def _check_changes(size: int, changes: Sequence[int], possible: bool) -> None:
+    if len(changes) and not (possible and all(0 <= entry < size for entry in changes)):
+        raise ValueError(f"changes={list(changes)}; give entries of the {size}, with from_present, of a 'sample'.")
 
 
 def _check_entries(size: int, window: int, neighbours: int, history: int, **entries: Sequence[int]) -> None:

@@ -65,3 +65,9 @@ def frame_options(dataset: "TrajectoryDataset") -> dict[str, Any]:
     if kind != "motion":
         raise ValueError(f"frames with normalizer={kind!r}; load the dataset with normalizer='motion'.")
     return first
+
+
+def common_positions(spec: JointSpec) -> tuple[int, ...]:
+    """The entries of agents' positions, where they are the same for all roles; else none."""
+    first, *others = (role.position for role in spec.roles.values())
+    return () if any(other != first for other in others) else first

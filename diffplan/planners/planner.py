@@ -24,7 +24,7 @@ from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
 from diffplan.planners.inference import infer, steered
 from diffplan.planners.judging import DRAWS, realism
-from diffplan.planners.parts import check_parts, frame_options
+from diffplan.planners.parts import check_parts, common_positions, frame_options
 from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
 from diffplan.planners.saving import OPTIONAL, PROVENANCE, load_components, load_provenance, whole_folder
@@ -120,7 +120,8 @@ class DiffusionPlanner(DiffusionPipeline):
         ``neighbours`` nearest agents (0: all) stand to each; with ``pace`` frames are measured by their agents' own.
         The dataset's normaliser is ``"motion"`` then.
 
-        ``from_present`` is as of ``JointDenoiser``; None: where the network takes no latents.
+        ``from_present`` is as of ``JointDenoiser``; None: where the network takes no latents. Positions are estimated
+        as changes from it then, where all roles have them in the same entries.
         ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None; ``latent_size`` is the partner
         encoder's, where there is one. Raises as ``JointDenoiser``, and ``ValueError`` when the dataset has no
         normaliser.
@@ -130,6 +131,8 @@ class DiffusionPlanner(DiffusionPipeline):
         places = frame_options(dataset) if frames else {}
         window = dataset.history + dataset.horizon
         latent_size = latent_size if partner_encoder is None else partner_encoder.config.latent_size
+        from_present = not latent_size if from_present is None else from_present
+        from_here = from_present and prediction == "sample" and not frames
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             denoiser = JointDenoiser(
@@ -146,7 +149,8 @@ class DiffusionPlanner(DiffusionPipeline):
                 pace=pace,
                 neighbours=neighbours,
                 history=dataset.history,
-                from_present=not latent_size if from_present is None else from_present,
+                from_present=from_present,
+                changes=common_positions(dataset.spec) if from_here else (),
                 **places,
             ).eval()
         layout = (dataset.spec, dataset.horizon, dataset.history)
