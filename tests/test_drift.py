@@ -69,14 +69,14 @@ def test_unknown_errors_are_left_out() -> None:
 def test_a_planner_is_surprised_by_what_contradicts_its_network(
     watched: list[bool], crossing_store: Path, tmp_path: Path
 ) -> None:
-    """A planner that expects nothing to move (its estimate is 0 of a standard deviation) errs by how far things are."""
+    """A planner that expects nothing to move errs by how far things do."""
     dataset = dp.load_dataset(crossing_store, horizon=8)
     foresight = Foresight(dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1), np.array(watched))
     log_errors = foresight.log_errors(dataset, np.random.default_rng(0))
     assert np.isfinite(log_errors).all()
     twin = [dataset.store[index] for index in range(len(dataset.store))]
     for episode in twin:
-        episode.observations[:, 1, :2] *= 3.0  # the second robot's positions, of which a partner is asked
+        episode.observations[:, 1, :2] *= 10.0  # the second robot's positions, of which a partner is asked
     store = dp.TrajectoryStore.create(tmp_path, dataset.spec)
     store.append(twin)
     far = dp.TrajectoryDataset(store, 8, normalizer=dataset.normalizer)

@@ -88,7 +88,7 @@ def test_a_partner_guide_draws_plans_to_the_belief(crossing_store, observations)
     belief = planner(observations, seed=7)
     elsewhere = belief.observations + np.linspace(0, 0.5, belief.horizon, dtype=np.float32)[:, None]
     belief = dataclasses.replace(belief, observations=elsewhere)
-    guide = dp.PartnerGuide(belief, ["robot_1"], std=0.05)
+    guide = dp.PartnerGuide(belief, ["robot_1"], std=0.02)
     free = planner(observations, num_samples=8, seed=1)
     guided = planner(observations, num_samples=8, seed=1, guides=[guide])
     target = belief.positions("robot_1")

@@ -98,7 +98,7 @@ def test_a_video_that_cannot_be_written_leaves_the_old_one_whole(film, tmp_path)
 def test_a_rollout_is_the_episode_that_evaluation_runs(policy, rollout):
     ((success, total, _, steps),) = run_batch(policy, [make("crossing-v0", num_robots=4, max_steps=6)], [5])
     assert (rollout.success, len(rollout.trajectory)) == (bool(success), steps)
-    assert abs(total) > 0.01 and np.isclose(rollout.trajectory.returns.mean(), total)
+    assert abs(total) > 0.001 and np.isclose(rollout.trajectory.returns.mean(), total)
     assert len(rollout.frames) == steps + 1 and len(rollout.plans) == steps
     assert repr(rollout).startswith("Rollout(Trajectory(6 steps, 4 agents")
 

@@ -120,11 +120,9 @@ class DiffusionPlanner(DiffusionPipeline):
         ``neighbours`` nearest agents (0: all) stand to each; with ``pace`` frames are measured by their agents' own.
         The dataset's normaliser is ``"motion"`` then.
 
-        ``from_present`` is as of ``JointDenoiser``; None: where the network takes no latents. Positions are estimated
-        as changes from it then, where all roles have them in the same entries.
+        ``from_present``, as of ``JointDenoiser``: None where the network takes no latents; positions are ``changes``.
         ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None; ``latent_size`` is the partner
-        encoder's, where there is one. Raises as ``JointDenoiser``, and ``ValueError`` when the dataset has no
-        normaliser.
+        encoder's, where there is one. Raises as ``JointDenoiser``, and ``ValueError`` where there is no normaliser.
         """
         if dataset.normalizer is None:
             raise ValueError("the dataset has no normalizer; load it with normalizer='gaussian'.")
@@ -132,7 +130,7 @@ class DiffusionPlanner(DiffusionPipeline):
         window = dataset.history + dataset.horizon
         latent_size = latent_size if partner_encoder is None else partner_encoder.config.latent_size
         from_present = not latent_size if from_present is None else from_present
-        from_here = from_present and prediction == "sample" and not frames
+        changes = common_positions(dataset.spec) if from_present and prediction == "sample" and not frames else ()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             denoiser = JointDenoiser(
@@ -150,7 +148,7 @@ class DiffusionPlanner(DiffusionPipeline):
                 neighbours=neighbours,
                 history=dataset.history,
                 from_present=from_present,
-                changes=common_positions(dataset.spec) if from_here else (),
+                changes=changes,
                 **places,
             ).eval()
         layout = (dataset.spec, dataset.horizon, dataset.history)
