@@ -52,7 +52,7 @@ class Exercise:
     told: Float[Tensor, "B"] | None
     latents: Float[Tensor, "B N Z"] | None
     extra: Float[Tensor, ""]
-    change_weight: float = CHANGE_WEIGHT
+    change_weight: float
 
     def estimate(self, model: Callable[..., Tensor]) -> Float[Tensor, "B N W D"]:
         """What a network makes of the questions."""
