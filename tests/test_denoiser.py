@@ -63,6 +63,16 @@ def test_conditions_of_a_batch_of_one_serve_the_whole_batch() -> None:
     torch.testing.assert_close(denoiser(**shared), denoiser(**repeated))
 
 
+@pytest.mark.parametrize("options", [{}, {"from_present": True, "history": 2, "changes": (0, 1)}, {"latent_size": 3}])
+def test_what_is_settled_with_one_sample_serves_every_other_of_the_question(options: dict[str, object]) -> None:
+    denoiser, inputs = make_denoiser(**options), make_inputs()
+    latents = torch.randn(2, 3, 3) if "latent_size" in options else None
+    later = torch.where(inputs["known"], inputs["sample"], torch.randn(2, 3, 8, 5))
+    settled = denoiser.settle(inputs["sample"], inputs["known"], inputs["roles"], latents=latents)
+    asked = {**inputs, "sample": later, "noise_level": inputs["noise_level"] / 2, "latents": latents}
+    torch.testing.assert_close(denoiser(**asked, settled=settled), denoiser(**asked))
+
+
 def test_velocity_prediction_returns_the_sample_itself_where_there_is_no_noise() -> None:
     denoiser, inputs = make_denoiser(prediction="velocity"), make_inputs()
     clean = {**inputs, "noise_level": torch.zeros_like(inputs["noise_level"])}

@@ -217,7 +217,7 @@ def decayed_sums(values: Float[np.ndarray, "K"], episode: Int[np.ndarray, "K"], 
 
 def _asked(arguments: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """The denoiser's arguments by name, those that may differ within a batch, each as long as the batch."""
-    sample, level, known, _, mask, _, latents = arguments
+    sample, level, known, _, mask, _, latents, _ = arguments
     parts = {"sample": sample, "noise_level": level, "known": known, "latents": latents}
     parts["mask"] = sample.new_ones(sample.shape[:3], dtype=torch.bool) if mask is None else mask
     return {name: part.expand(len(sample), *part.shape[1:]) for name, part in parts.items() if part is not None}

@@ -11,6 +11,7 @@ layers use squared ReLU (arXiv 2109.08668), which costs a twentieth of a GELU on
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -136,6 +137,7 @@ class JointDenoiser(SavedNetwork):
         mask: Bool[Tensor, "_ N W"] | None = None,
         target_return: Float[Tensor, "B"] | None = None,
         latents: Float[Tensor, "_ N Z"] | None = None,
+        settled: "Settled | None" = None,
     ) -> Float[Tensor, "B N W D"]:
         """Estimates the clean sample.
 
@@ -150,6 +152,7 @@ class JointDenoiser(SavedNetwork):
             target_return: rank of the return among the data's, 0 (worst) to 1 (best); NaN or None: unconditional. Only
                 with ``return_conditioning``.
             latents: what is known of each agent, NaN where nothing is; only with ``latent_size``.
+            settled: what ``settle`` made of a sample of the same question, if it was asked before.
         """
         B, N, W, D = sample.shape
         T, p = self.num_tokens, self.config.patch_size
@@ -160,23 +163,16 @@ class JointDenoiser(SavedNetwork):
             if self.config.pace:
                 sample, noise_level = frames.at_own_pace(sample, noise_level)
         condition = self.level_embedding(noise_level.reshape(-1, N * T, p))
-        context = self.embed_known(known.reshape(-1, N, T, p * D).to(sample.dtype)) + self.embed_time
-        context = context + self.embed_role(roles)[:, None]
-        if self.embed_latent is not None and latents is not None:
-            told = ~latents.isnan().any(-1, keepdim=True)
-            features = torch.cat((latents.where(told, 0), told.to(latents.dtype)), dim=-1)
-            context = context + self.embed_latent(features.to(sample.dtype))[:, :, None]
-        tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + context.reshape(-1, N * T, self.config.width)
-        if self.embed_present is not None:
-            present = self._present(sample, known, mask)
-            tokens = tokens + self.embed_present(present).repeat_interleave(T, dim=1)
+        if settled is None:
+            settled = self.settle(sample, known, roles, mask, latents)
+        tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + settled.context
         if self.embed_return is not None and target_return is not None:
             asked = ~target_return.isnan()
             features = torch.stack((torch.where(asked, 2 * target_return - 1, 0), asked.to(sample.dtype)), dim=-1)
             tokens = tokens + self.embed_return(features)[:, None]
         shared, last = self.modulation(condition).unflatten(-1, (8, -1)).split((6, 2), dim=-2)
         modulations = shared + self.block_modulation[:, None, None]
-        bias = self._attention_bias(N, mask)
+        bias = settled.bias
         if frames is not None and self.pair_features is not None:
             others, seen = frames.nearest(self.config.neighbours or N, frames.seen if mask is None else mask.any(-1))
             of_pairs, heard = self.pair_features(frames, given[..., self.config.position], others, seen)
@@ -185,14 +181,42 @@ class JointDenoiser(SavedNetwork):
         for block, *settings in zip(self.blocks, bias.unbind(), modulations.unbind(), strict=True):
             tokens = block(tokens, *settings)  # unbound at once: the gradient of an index is as large as the whole
         output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
-        if self.carry_present is not None:
-            output = output + self.carry_present(present).reshape(B, N, W, D)
-            output[..., self.config.changes] += present[:, :, None, self.config.changes]
+        if settled.carried is not None:
+            output = output + settled.carried
         if self.config.prediction == "velocity":
             output = sample - noise_level[..., None] * output
         if frames is None:
             return output
         return self._out_of(frames, output * frames.pace[..., None, None] if self.config.pace else output)
+
+    def settle(
+        self,
+        sample: Float[Tensor, "B N W D"],
+        known: Bool[Tensor, "_ N W D"],
+        roles: Int[Tensor, "N"],
+        mask: Bool[Tensor, "_ N W"] | None = None,
+        latents: Float[Tensor, "_ N Z"] | None = None,
+    ) -> "Settled":
+        """What all samples of a question share, at any noise level; arguments as in ``forward``.
+
+        Of ``sample`` only known entries count. Where agents have frames of their own, these move with the sample, and
+        nothing is settled once and for all.
+        """
+        B, N, W, D = sample.shape
+        T = self.num_tokens
+        context = self.embed_known(known.reshape(-1, N, T, W // T * D).to(sample.dtype)) + self.embed_time
+        context = context + self.embed_role(roles)[:, None]
+        if self.embed_latent is not None and latents is not None:
+            told = ~latents.isnan().any(-1, keepdim=True)
+            features = torch.cat((latents.where(told, 0), told.to(latents.dtype)), dim=-1)
+            context = context + self.embed_latent(features.to(sample.dtype))[:, :, None]
+        carried = None
+        if self.embed_present is not None and self.carry_present is not None:
+            present = self._present(sample, known, mask)
+            context = context + self.embed_present(present)[:, :, None]
+            carried = self.carry_present(present).reshape(B, N, W, D)
+            carried[..., self.config.changes] += present[:, :, None, self.config.changes]
+        return Settled(context.flatten(1, 2), self._attention_bias(N, mask), carried)
 
     def _present(self, sample: Tensor, known: Tensor, mask: Tensor | None) -> Float[Tensor, "B N P"]:
         """What is known of the present, 0 elsewhere, and which of it is known."""
@@ -252,6 +276,20 @@ class JointDenoiser(SavedNetwork):
         return bias
 
 
+class Settled(NamedTuple):
+    """What all samples of a question share.
+
+    Args:
+        context: what is added to every token.
+        bias: what every query adds to its score of every key, per block and head.
+        carried: what the present adds to the estimate, if it does.
+    """
+
+    context: Float[Tensor, "_ M C"]
+    bias: Float[Tensor, "depth _ heads M M"]
+    carried: Float[Tensor, "B N W D"] | None
+
+
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # an inference tensor kept here could not be used in training
 def _relations(N: int, T: int, device: torch.device) -> tuple[Int[Tensor, "M M"], Bool[Tensor, "M M"]]:
@@ -259,6 +297,12 @@ def _relations(N: int, T: int, device: torch.device) -> tuple[Int[Tensor, "M M"]
     agent, step = torch.arange(N * T, device=device) // T, torch.arange(N * T, device=device) % T
     other = agent[:, None] != agent
     return other * (2 * T - 1) + step[:, None] - step + T - 1, other
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _octaves(number: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "F"]:
+    return torch.pi / 2 * 2.0 ** torch.arange(number, device=device, dtype=dtype)
 
 
 class Block(nn.Module):
@@ -298,8 +342,7 @@ class LevelEmbedding(nn.Module):
         self.leave = nn.Linear(width, width)
 
     def forward(self, levels: Float[Tensor, "b M p"]) -> Float[Tensor, "b M C"]:
-        octaves = torch.pi / 2 * 2.0 ** torch.arange(self.frequencies, device=levels.device, dtype=levels.dtype)
-        phase = levels[..., None] * octaves
+        phase = levels[..., None] * _octaves(self.frequencies, levels.device, levels.dtype)
         features = torch.cat((phase.sin(), phase.cos(), (levels == 0).to(levels.dtype)[..., None]), dim=-1)
         return F.silu(self.leave(F.silu(self.enter(features.flatten(2)))))
 

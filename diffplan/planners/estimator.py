@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffplan.models.denoiser import JointDenoiser
+from diffplan.models.denoiser import JointDenoiser, Settled
 
 
 def make_estimator(
@@ -40,9 +40,14 @@ def make_estimator(
     if ceiling is not None:
         highest = highest * ceiling
 
+    settled: Settled | None = None
+
     def network(sample: Tensor, level: float, told: Tensor | None = None) -> Tensor:
+        nonlocal settled
         with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
-            clean = denoiser(sample, highest.clamp(max=level), given, roles, mask, told, latents)
+            if settled is None and not denoiser.config.position:
+                settled = denoiser.settle(sample, given, roles, mask, latents)
+            clean = denoiser(sample, highest.clamp(max=level), given, roles, mask, told, latents, settled)
         return torch.as_tensor(clean.to(sample.dtype) * exists)
 
     def guided(sample: Tensor, level: float) -> Tensor:
