@@ -9,14 +9,12 @@ import dataclasses
 import json
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from diffplan.doctor import check_rendering
 from diffplan.envs import make
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate
 from diffplan.files import atomic_path, claim, write_json
+from diffplan.helpers import follow_parent
 from diffplan.planners import ConstraintGuide, DiffusionPlanner, RecedingHorizonPolicy
 from diffplan.plotting import animate_denoising, plot_comparison, plot_filmstrip, plot_learning_curve, plot_plan
 from diffplan.rollout import record_rollout, save_video
@@ -172,15 +171,7 @@ def another_process(name: str, job: Callable[..., Any], *arguments: Any) -> Iter
 
 
 def _beside(job: Callable[..., Any], *arguments: Any) -> None:
-    """Does the job, and ends as soon as the parent has ended, even if that was killed; Ctrl-C is the parent's."""
-
-    def wait() -> None:
-        if (parent := parent_process()) is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent()
     job(*arguments)
 
 

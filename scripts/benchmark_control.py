@@ -22,6 +22,7 @@ import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
 from diffplan.evaluation import Interval, mean_interval
 from diffplan.files import claim, write_json
+from diffplan.helpers import follow_parent
 
 FOLDER = Path("runs/benchmark")
 JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"
@@ -188,7 +189,7 @@ def run(name: str, seeds: int, episodes: int, workers: int) -> Figure:
     collect(row, FOLDER / name / "data")
     trained = {v: seeds if v in (JOINT, UNGUIDED, SAFE) else min(seeds, BASELINE_SEEDS) for v in row.variants}
     reports = {}
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as pool:
         for group in ({JOINT, ALONE, CLONING, CLONING_ALONE}, {UNGUIDED, SAFE}):  # the last two act with the first
             jobs = [(name, v, seed, episodes) for v in row.variants if v in group for seed in range(trained[v])]
             reports |= (

@@ -33,6 +33,7 @@ from diffplan.datasets import TrajectoryDataset, TrajectoryStore, import_episode
 from diffplan.datasets.importers import EthUcy
 from diffplan.evaluation import Interval
 from diffplan.files import read_json, write_json
+from diffplan.helpers import follow_parent
 from diffplan.planners import projected, representatives
 from diffplan.planners.question import Question, Sampling
 from diffplan.questions import QuestionMix
@@ -245,7 +246,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jobs = [(arguments.data, row, seed, True) for seed in range(arguments.seeds) for row in arguments.rows]
     jobs += [(arguments.data, row, 0, False) for row in arguments.rows if row in ("zara1", "nba")]
-    with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn"), follow_parent) as pool:
         results = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
     command = f"python scripts/benchmark_real.py --data DIR --rows {' '.join(arguments.rows)} --seeds {arguments.seeds}"
     scores = {

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import json
-import signal
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,6 +22,7 @@ from diffplan.datasets.store import TrajectoryStore, check_same_spec
 from diffplan.envs import behavior_policy, make
 from diffplan.envs.behavior import BehaviorPolicy
 from diffplan.envs.spaces import spec_from_env
+from diffplan.helpers import follow_parent
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Trajectory
 
@@ -251,7 +251,7 @@ _worker_recipe: list[_Recipe] = []  # of a worker process: what it was started w
 
 
 def _start_worker(recipe: _Recipe) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    follow_parent()
     _worker_recipe.append(recipe)
 
 
