@@ -45,8 +45,8 @@ def estimate(denoiser: JointDenoiser, clean: torch.Tensor, noise: torch.Tensor, 
     return denoiser(torch.lerp(clean, noise, level), grid["level"], grid["known"], roles, grid.get("mask"))
 
 
-@pytest.mark.parametrize("prediction", ["sample", "velocity"])
-def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(prediction: str) -> None:
+@pytest.mark.parametrize(("prediction", "half"), [("sample", False), ("velocity", False), ("sample", True)])
+def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(prediction: str, half: bool) -> None:
     denoiser, grid = make_denoiser(prediction=prediction), make_grid()
     turn = torch.tensor([[math.cos(2), -math.sin(2)], [math.sin(2), math.cos(2)]])
     shift = torch.tensor([5.0, -3.0, 0.0, 0.0, 5.0, -3.0])  # velocities are not moved
@@ -54,9 +54,12 @@ def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(predi
     def turned(cells: torch.Tensor) -> torch.Tensor:
         return (cells.reshape(*cells.shape[:-1], 3, 2) @ turn.T).flatten(-2)
 
+    if half:
+        shift *= 100  # where bfloat16 knows places to a metre only: frames must be more exact than the network
     moved = {**grid, "clean": turned(grid["clean"]) + shift, "noise": turned(grid["noise"])}
-    expected = turned(estimate(denoiser, **grid)) + shift
-    torch.testing.assert_close(estimate(denoiser, **moved), expected, rtol=1e-3, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        expected, got = turned(estimate(denoiser, **grid)) + shift, estimate(denoiser, **moved)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=0.1 if half else 1e-3)
 
 
 def test_at_its_own_pace_an_agent_alone_is_estimated_alike_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ class JointDenoiser(SavedNetwork):
             bias = bias + self._pair_bias(of_pairs, others, seen)
         for block, *settings in zip(self.blocks, bias.unbind(), modulations.unbind(), strict=True):
             tokens = block(tokens, *settings)  # unbound at once: the gradient of an index is as large as the whole
-        output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D)
+        output = self.project(modulated(tokens, *last.unbind(-2))).reshape(B, N, W, D).to(sample.dtype)
         if settled.carried is not None:
             output = output + settled.carried
         if self.config.prediction == "velocity":
@@ -214,7 +214,7 @@ class JointDenoiser(SavedNetwork):
         if self.embed_present is not None and self.carry_present is not None:
             present = self._present(sample, known, mask)
             context = context + self.embed_present(present)[:, :, None]
-            carried = self.carry_present(present).reshape(B, N, W, D)
+            carried = self.carry_present(present).reshape(B, N, W, D).to(sample.dtype)
             carried[..., self.config.changes] += present[:, :, None, self.config.changes]
         return Settled(context.flatten(1, 2), self._attention_bias(N, mask), carried)
 

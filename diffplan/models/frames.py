@@ -94,11 +94,11 @@ class Frames:
 
     def turn(self, vectors: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
         """Directions on the map, in the agents' frames."""
-        return torch.einsum("bnij,bnwj->bnwi", self.rotation, vectors)
+        return _rotated(self.rotation, vectors)
 
     def turn_back(self, vectors: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
         """Directions in the agents' frames, on the map."""
-        return torch.einsum("bnji,bnwj->bnwi", self.rotation, vectors)
+        return _rotated(self.rotation.mT, vectors)
 
     def at_own_pace(
         self, sample: Float[Tensor, "B N W D"], noise_level: Float[Tensor, "_ N W"]
@@ -119,6 +119,12 @@ class Frames:
         distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
         nearest = distance.topk(min(count, distance.shape[-1] - 1), dim=-1, largest=False)
         return nearest.indices, nearest.values < torch.inf
+
+
+def _rotated(rotation: Float[Tensor, "B N 2 2"], vectors: Float[Tensor, "B N *rest 2"]) -> Float[Tensor, "B N *rest 2"]:
+    """Every agent's vectors, rotated; no matrix product, which autocast would round to bfloat16."""
+    between = (slice(None), slice(None)) + (None,) * (vectors.dim() - 3)
+    return (rotation[between] * vectors[..., None, :]).sum(-1)
 
 
 class PairFeatures(nn.Module):
@@ -163,7 +169,7 @@ class PairFeatures(nn.Module):
         points = torch.cat((torch.stack((frames.origin, frames.velocity), 2), noisy), 2)
         looked_at = (torch.arange(B, device=others.device)[:, None, None], others)
         theirs = points[looked_at]
-        relative = torch.einsum("bnij,bnmkj->bnmki", frames.rotation, theirs - points[:, :, None])
+        relative = _rotated(frames.rotation, theirs - points[:, :, None])
         distance = (relative.square().sum(-1) + 1e-9).sqrt()  # a gradient even where two agents meet
         near = 1 / (1 + distance / FAR)  # keeps what is far away within bounds
         relative, distance = relative * near[..., None], distance * near
