@@ -141,10 +141,11 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
     dataset = dp.load_dataset(store.path, **layout, crowd=None if basketball else 16)
     whole = OBSERVED + FORECAST  # one token a person
     options = {"patch_size": whole, "frames": True, "pace": True, "neighbours": 10 if basketball else 8}
+    options["width"] = 128 if basketball else 96
     planner = dp.DiffusionPlanner.for_dataset(dataset, **options, agent_attention=attention, seed=seed)
     augmentation = Augmentation(mirror=True) if basketball else Augmentation(mirror=True, scale=1.3)
     dp.train(
-        planner, dataset, steps=3_000 if basketball else 2_000, batch_size=64, mix=FORECASTS, start_share=0.0,
+        planner, dataset, steps=10_000 if basketball else 2_000, batch_size=64, mix=FORECASTS, start_share=0.0,
         augmentation=augmentation, seed=seed, out=out, resume=True, progress=False,
     )  # fmt: skip
     return planner
@@ -164,7 +165,7 @@ def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore) -> Iterator[
             seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
             question = Question(seen[-1], past, seed=index)
-            samples = int(np.clip(700 // len(names), 50, 200))
+            samples = int(np.clip(2_000 // len(names), 50, 200))
             guides = [APART] if len(names) > 1 and len(team.roles) == 1 else []
             plan = planner.for_agents(team).answer([question], Sampling(samples, guides=guides))[0]
             yield plan, cells[mask, OBSERVED:]
