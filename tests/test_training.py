@@ -203,6 +203,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: 
         ({"log_every": 0}, "log_every=0; it must be at least 1"),
         ({"checkpoint_every": 0}, "checkpoint_every=0; it must be at least 1"),
         ({"start_share": 25}, "start_share=25; it is a share of the windows, 0 to 1"),
+        ({"change_weight": -1}, "change_weight=-1; give a number, 0 or more"),
+        ({"change_weight": float("nan")}, "change_weight=nan; give a number, 0 or more"),
         ({"precision": "half"}, "choose 'auto', 'float32' or 'bfloat16'"),
         ({"resume": True}, "resume=True needs out="),
     ],
