@@ -107,6 +107,14 @@ def walkers(data: Path, files: list[str], name: str) -> TrajectoryStore:
     return TrajectoryStore.open(out)
 
 
+def stores(data: Path, name: str) -> list[TrajectoryStore]:
+    """What a fold (or basketball) is learned from, and what it is tested on; imported at the first call."""
+    if name == "nba":
+        return [players(data, part) for part in ("train", "test")]
+    files = read_json(data / "eth_ucy" / "splits.json")[name]
+    return [walkers(data, files[part], f"{name}_{part}") for part in ("train", "test")]
+
+
 def players(data: Path, part: str) -> TrajectoryStore:
     """The clips: a ball and ten players, in feet."""
     out = FOLDER / "data" / f"nba_{part}"
@@ -212,11 +220,7 @@ def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
     path = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}.json"
     if path.exists() and set(MEASURES) <= set(found := read_json(path)):
         return found
-    if name == "nba":
-        known, unseen = players(data, "train"), players(data, "test")
-    else:
-        files = read_json(data / "eth_ucy" / "splits.json")[name]
-        known, unseen = (walkers(data, files[part], f"{name}_{part}") for part in ("train", "test"))
+    known, unseen = stores(data, name)
     planner = train(name, known, seed, attention)
     touch = TOUCH * (FEET if name == "nba" else 1)
     scores = [score(plan, real, touch) for plan, real in forecasts(planner, unseen)]
@@ -245,6 +249,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--picture", type=Path, help="also draw the forecast of a crowd of zara1's here")
     arguments = parser.parse_args()
+    for row in arguments.rows:
+        stores(arguments.data, row)  # not by two workers at once
     jobs = [(arguments.data, row, seed, True) for seed in range(arguments.seeds) for row in arguments.rows]
     jobs += [(arguments.data, row, 0, False) for row in arguments.rows if row in ("zara1", "nba")]
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), follow_parent) as pool:
