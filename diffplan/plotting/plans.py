@@ -96,6 +96,7 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
             )
         _draw_from_above(axes, plan, names)
         axes.set(title=title, xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="x (m)")
+        axes.locator_params(nbins=6)  # labels of half a picture's width overlap sooner
     figure.axes[0].set_ylabel("y (m)")
     edge = Line2D([], [], color=INK, linewidth=5, label="told")
     handles = [*_agent_handles(given, names), *_stroke_handles(given, _dot_spacing(given), False, False), edge]
