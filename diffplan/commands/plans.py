@@ -108,11 +108,12 @@ class MakePlan:
         if self.plot:
             free = self._sample(planner, observations, past, None) if self.given else None
             save_figure(self._figure(plan, free, happened), self.plot)
-        first = {name: action.tolist() for name, action in plan.actions_at(0).items()}
+        actions = {name: action.tolist() for name, action in plan.actions_at(0).items() if action.size}
+        first = {"actions_at_0": actions} if actions else {}  # people have none
         done, asked = plan.num_inference_steps or 0, self.num_inference_steps
         cut = f", denoised in {done} of {asked} steps for the deadline" * (done < asked)
         written = {name: str(path) for name, path in (("plot", self.plot), ("out", self.out)) if path}
-        show({"plan": f"{plan}{cut}", "actions_at_0": first, **written}, self.json)
+        show({"plan": f"{plan}{cut}", **first, **written}, self.json)
 
     def _sample(
         self, planner: "DiffusionPlanner", observations: "Observations", past: "Past", given: "Cells | None"
