@@ -5,7 +5,7 @@
 DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``).
 Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what people did. Two samplers:
 *marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both are means of clusters of 50 to
-200 joint samples, fewer in large crowds. A guide keeps walkers apart, and joint means are moved clear of each other.
+400 joint samples, fewer in large crowds. A guide keeps walkers apart, and joint means are moved clear of each other.
 ``collisions``: the share of people in joint futures who come closer than 0.2 m to anybody, also between two frames.
 ``region_80``: how often people are within the distance of the samples' mean that holds 80 % of these. Nothing is chosen
 on test data. Planners and scores lie below runs/real.
@@ -173,7 +173,7 @@ def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore) -> Iterator[
             seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
             question = Question(seen[-1], past, seed=index)
-            samples = int(np.clip(2_000 // len(names), 50, 200))
+            samples = int(np.clip((4_000 if len(team.roles) == 1 else 2_000) // len(names), 50, 400))
             guides = [APART] if len(names) > 1 and len(team.roles) == 1 else []
             plan = planner.for_agents(team).answer([question], Sampling(samples, guides=guides))[0]
             yield plan, cells[mask, OBSERVED:]
