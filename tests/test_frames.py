@@ -91,8 +91,16 @@ def test_absent_agents_do_not_change_an_estimate() -> None:
     torch.testing.assert_close(estimate(denoiser, **padded)[:, :3], estimate(denoiser, **grid), rtol=1e-4, atol=1e-4)
 
 
-def test_an_agent_may_be_alone() -> None:
-    assert estimate(make_denoiser(), **make_grid(1)).isfinite().all()
+def test_an_agent_may_be_alone_also_beside_places_that_nobody_takes() -> None:
+    denoiser, grid = make_denoiser(neighbours=4), make_grid(1)
+    alone = estimate(denoiser, **grid)
+    assert alone.isfinite().all()
+    padded = {
+        name: torch.cat((value, torch.zeros_like(value).expand(-1, 4, *value.shape[2:])), dim=1)
+        for name, value in grid.items()
+    }
+    padded["mask"] = torch.arange(5).expand(2, 5)[..., None].expand(2, 5, W) < 1
+    torch.testing.assert_close(estimate(denoiser, **padded)[:, :1], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_an_agent_that_was_never_seen_is_estimated_on_the_map() -> None:
