@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.finetuning.methods import FrozenPrior, Learning, advantages, below
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.watch import Exploration
+from diffplan.models.denoiser import JointDenoiser
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
@@ -217,7 +219,8 @@ def decayed_sums(values: Float[np.ndarray, "K"], episode: Int[np.ndarray, "K"], 
 
 def _asked(arguments: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """The denoiser's arguments by name, those that may differ within a batch, each as long as the batch."""
-    sample, level, known, _, mask, _, latents, _ = arguments
-    parts = {"sample": sample, "noise_level": level, "known": known, "latents": latents}
+    asked = signature(JointDenoiser.forward).bind(None, *arguments).arguments
+    sample, mask = asked["sample"], asked.get("mask")
+    parts = {name: asked.get(name) for name in ("sample", "noise_level", "known", "latents")}
     parts["mask"] = sample.new_ones(sample.shape[:3], dtype=torch.bool) if mask is None else mask
     return {name: part.expand(len(sample), *part.shape[1:]) for name, part in parts.items() if part is not None}
