@@ -5,7 +5,8 @@
 DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``).
 Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what people did. Two samplers:
 *marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both are means of clusters of 50 to
-400 joint samples, fewer in large crowds. A guide keeps walkers apart, and joint means are moved clear of each other.
+600 joint samples, fewer in large crowds. A guide keeps walkers apart, and joint means are moved clear of each other.
+Basketball players know who is in their team, and where the hoops are.
 ``collisions``: the share of people in joint futures who come closer than 0.2 m to anybody, also between two frames.
 ``region_80``: how often people are within the distance of the samples' mean that holds 80 % of these. Nothing is chosen
 on test data. Planners and scores lie below runs/real.
@@ -48,6 +49,7 @@ TOUCH = 0.2  # m: who comes closer collides
 APART = dp.ConstraintGuide.separation(0.3, 10.0)  # m; chosen on zara1's validation files, the next one too
 CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)
 FEET = 3.28084
+HOOPS = np.array([[5.25, 25.0], [88.75, 25.0]], np.float32)  # feet; they stand on the court like players
 AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
 JOINT = "joint AgentFormer (arXiv 2305.06292)"
 PUBLISHED = {  # means of the five folds
@@ -63,6 +65,29 @@ PUBLISHED = {  # means of the five folds
     "nba_rebound_joint_fde": {"noisy constant velocity": 4.70},
 }
 MEASURES = ("marginal_ade", "marginal_fde", "joint_ade", "joint_fde", "collisions", "real_collisions", "inside_80")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of people is learned, forecast and judged."""
+
+    crowd: int | None  # places of a training window
+    neighbours: int
+    width: int
+    steps: int
+    augmentation: Augmentation
+    samples: int  # of a window, for all its agents together
+    touch: float  # who comes closer collides, in the data's units
+    guides: tuple[dp.Guide, ...] = ()  # of a window with several people
+    clear: dp.ConstraintGuide | None = None  # what joint futures are moved to fulfil
+
+
+WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 6_000, TOUCH, (APART,), CLEAR)
+PLAYERS = Kind(None, 12, 128, 6_000, Augmentation(mirror=True), 3_000, TOUCH * FEET)
+
+
+def kind_of(name: str) -> Kind:
+    return PLAYERS if name == "nba" else WALKERS
 
 
 @dataclass(frozen=True)
@@ -116,14 +141,16 @@ def stores(data: Path, name: str) -> list[TrajectoryStore]:
 
 
 def players(data: Path, part: str) -> TrajectoryStore:
-    """The clips: a ball and ten players, in feet."""
+    """The clips: a ball, two teams of five and two hoops, in feet."""
     out = FOLDER / "data" / f"nba_{part}"
     if not (out / "manifest.json").exists():
         with np.load(data / "nba_sportvu" / f"rebound_{part}.npz", allow_pickle=False) as arrays:
             places, offsets = arrays["xy"].astype(np.float32), arrays["offsets"].tolist()
+        places = np.concatenate((places, np.broadcast_to(HOOPS, (len(places), *HOOPS.shape))), axis=1)
+        teams = {f"player_{index}": "home" if index < 5 else "away" for index in range(10)}
+        agents = {"ball": "ball"} | teams | {"hoop_0": "hoop", "hoop_1": "hoop"}
         role = Role(observation_size=2, action_low=(), action_high=(), position=(0, 1))
-        agents = {"ball": "ball"} | {f"player_{index}": "player" for index in range(places.shape[1] - 1)}
-        spec = JointSpec(agents, {"ball": role, "player": role}, dt=0.12)
+        spec = JointSpec(agents, dict.fromkeys(agents.values(), role), dt=0.12)
         TrajectoryStore.write(out, spec, f"NBA SportVU rebound {part}", clips(spec, places, offsets))
     return TrajectoryStore.open(out)
 
@@ -144,17 +171,15 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
     out = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}"
     if (out / "planner").exists():
         return dp.DiffusionPlanner.from_pretrained(out)
-    basketball = len(store.spec.roles) > 1
+    kind = kind_of(name)
     layout = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "normalizer": "motion", "inside": True}
-    dataset = dp.load_dataset(store.path, **layout, crowd=None if basketball else 16)
+    dataset = dp.load_dataset(store.path, **layout, crowd=kind.crowd)
     whole = OBSERVED + FORECAST  # one token a person
-    options = {"patch_size": whole, "frames": True, "pace": True, "neighbours": 10 if basketball else 8}
-    options["width"] = 128 if basketball else 96
+    options = {"patch_size": whole, "frames": True, "pace": True, "neighbours": kind.neighbours, "width": kind.width}
     planner = dp.DiffusionPlanner.for_dataset(dataset, **options, agent_attention=attention, seed=seed)
-    augmentation = Augmentation(mirror=True) if basketball else Augmentation(mirror=True, scale=1.3)
     dp.train(
-        planner, dataset, steps=10_000 if basketball else 2_000, batch_size=64, mix=FORECASTS, start_share=0.0,
-        augmentation=augmentation, seed=seed, out=out, resume=True, progress=False,
+        planner, dataset, steps=kind.steps, batch_size=64, mix=FORECASTS, start_share=0.0,
+        augmentation=kind.augmentation, seed=seed, out=out, resume=True, progress=False,
     )  # fmt: skip
     return planner
 
@@ -162,7 +187,7 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
 # --- forecasts and their scores
 
 
-def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore) -> Iterator[tuple[dp.Plan, Any]]:
+def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore, kind: Kind) -> Iterator[tuple[dp.Plan, Any]]:
     """Every window's plan, and the positions [N, 12, 2] that people really took."""
     windows = TrajectoryDataset(store, FORECAST + 1, OBSERVED - 1, inside=True)
     for first in range(0, len(windows), 64):
@@ -173,18 +198,18 @@ def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore) -> Iterator[
             seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
             question = Question(seen[-1], past, seed=index)
-            samples = int(np.clip((4_000 if len(team.roles) == 1 else 2_000) // len(names), 50, 400))
-            guides = [APART] if len(names) > 1 and len(team.roles) == 1 else []
+            samples = int(np.clip(kind.samples // len(names), 50, 600))
+            guides = kind.guides if len(names) > 1 else ()
             plan = planner.for_agents(team).answer([question], Sampling(samples, guides=guides))[0]
             yield plan, cells[mask, OBSERVED:]
 
 
-def score(plan: dp.Plan, real: np.ndarray, touch: float) -> tuple[int, dict[str, float]]:
-    """How many people, and each measure of the best of 20 futures; of a ball there is no forecast to score."""
-    people = [index for index, role in enumerate(plan.spec.agents.values()) if role != "ball"]
+def score(plan: dp.Plan, real: np.ndarray, kind: Kind) -> tuple[int, dict[str, float]]:
+    """How many people, and each measure of the best of 20 futures; only people's forecasts are scored."""
+    people = [index for index, role in enumerate(plan.spec.agents.values()) if role not in ("ball", "hoop")]
     alone, together = (representatives(plan, FUTURES, per_agent=per_agent) for per_agent in (True, False))
-    if len(plan.spec.roles) == 1 and len(people) > 1:
-        together = projected(together, CLEAR)
+    if kind.clear is not None and len(people) > 1:
+        together = projected(together, kind.clear)
     alone, together, real = alone.observations[:, people, 1:], together.observations[:, people, 1:], real[people]
     off, joint = (np.linalg.norm(futures - real, axis=-1) for futures in (alone, together))
     return len(people), {
@@ -192,8 +217,8 @@ def score(plan: dp.Plan, real: np.ndarray, touch: float) -> tuple[int, dict[str,
         "marginal_fde": off[..., -1].min(0).mean(),
         "joint_ade": joint.mean((1, 2)).min(),
         "joint_fde": joint[..., -1].mean(1).min(),
-        "collisions": colliding(together, touch).mean(),
-        "real_collisions": colliding(real[None], touch).mean(),
+        "collisions": colliding(together, kind.touch).mean(),
+        "real_collisions": colliding(real[None], kind.touch).mean(),
         "inside_80": inside(plan.observations[:, people, 1:], real, 0.8),
     }
 
@@ -221,9 +246,8 @@ def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
     if path.exists() and set(MEASURES) <= set(found := read_json(path)):
         return found
     known, unseen = stores(data, name)
-    planner = train(name, known, seed, attention)
-    touch = TOUCH * (FEET if name == "nba" else 1)
-    scores = [score(plan, real, touch) for plan, real in forecasts(planner, unseen)]
+    planner, kind = train(name, known, seed, attention), kind_of(name)
+    scores = [score(plan, real, kind) for plan, real in forecasts(planner, unseen, kind)]
     people = np.array([number for number, _ in scores])
     if name in FOLDS and (counted := (int((people > 1).sum()), int(people[people > 1].sum()))) != FOLDS[name]:
         raise ValueError(f"{name} has {counted} windows and people in them, the published protocol {FOLDS[name]}.")
@@ -272,7 +296,7 @@ def draw(data: Path, path: Path, people: int = 6) -> None:
     """Draws twenty futures of the first window of zara1 with so many people, over what they did."""
     store = walkers(data, read_json(data / "eth_ucy" / "splits.json")["zara1"]["test"], "zara1_test")
     planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "zara1_joint_0")
-    plan, real = next(pair for pair in forecasts(planner, store) if len(pair[1]) == people)
+    plan, real = next(pair for pair in forecasts(planner, store, WALKERS) if len(pair[1]) == people)
     there, nothing = np.ones(real.shape[1::-1], bool), np.zeros(real.shape[1::-1])[1:]
     steps = (nothing[..., None][..., :0], nothing, nothing.astype(bool), nothing.astype(bool))
     futures = projected(representatives(plan, FUTURES), CLEAR)
@@ -280,7 +304,7 @@ def draw(data: Path, path: Path, people: int = 6) -> None:
 
 
 def latency(data: Path, command: str, calls: int = 100) -> Figure:
-    """How long 20 joint futures of 11 agents take, on one core."""
+    """How long 20 joint futures of a ball, ten players and two hoops take, on one core."""
     torch.set_num_threads(1)
     store = players(data, "test")
     planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "nba_joint_0")
