@@ -1,6 +1,7 @@
 """Agents' own frames, crowds, and the windows, normaliser and augmentation made for them."""
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,36 @@ def test_representatives_stand_for_all_samples_the_commonest_future_first() -> N
     assert alone.values is None
     with pytest.raises(ValueError, match="count=61"):
         representatives(plan, 61)
+
+
+@pytest.mark.parametrize("samples", [6, 200], ids=["fewer than components", "many"])
+def test_representatives_weighted_by_their_shares_have_the_samples_mean(samples: int) -> None:
+    spec = JointSpec({"a": "walker", "b": "walker"}, {"walker": ROLE}, dt=0.4)
+    cells = np.random.default_rng(0).normal(3, 1, size=(samples, 2, 6, 2)).cumsum(2).astype(np.float32)
+    few = representatives(dp.Plan(spec, cells, cells[..., :0], np.ones(2, bool)), 4)
+    assert few.values is not None
+    np.testing.assert_allclose(np.tensordot(np.exp(few.values), few.observations, 1), cells.mean(0), rtol=1e-4)
+
+
+def test_representatives_tell_the_truth_better_than_clusters_of_all_that_a_few_samples_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = JointSpec({"a": "walker"}, {"walker": ROLE}, dt=0.4)
+    rng, steps = np.random.default_rng(0), 20
+
+    def walks(number: int) -> np.ndarray:  # they differ in one direction, all else is chance
+        turn = rng.normal(size=(number, 1, 1, 1)) * np.arange(steps)[:, None] * np.array([0.0, 1.0])
+        return (turn + rng.normal(size=(number, 1, steps, 2))).astype(np.float32)
+
+    def error() -> float:
+        few = representatives(plan, 10).observations
+        return float(np.linalg.norm(few[:, None] - real, axis=-1).mean((2, 3)).min(0).mean())
+
+    cells, real = walks(50), walks(200)
+    plan = dp.Plan(spec, cells, cells[..., :0], np.ones(1, bool))
+    ours = error()
+    monkeypatch.setattr(sys.modules["diffplan.planners.representatives"], "COMPONENTS", 10**9)
+    assert ours < 0.99 * error()
 
 
 def test_representatives_are_as_many_as_asked_for_even_of_equal_samples() -> None:
