@@ -83,7 +83,7 @@ class Kind:
 
 
 WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 6_000, TOUCH, (APART,), CLEAR)
-PLAYERS = Kind(None, 12, 128, 6_000, Augmentation(mirror=True), 3_000, TOUCH * FEET)
+PLAYERS = Kind(None, 12, 128, 6_000, Augmentation(mirror=True), 2_000, TOUCH * FEET)
 
 
 def kind_of(name: str) -> Kind:
