@@ -74,7 +74,7 @@ ROWS = {
         episodes=10_000,
         steps=4_000,
         width=96,
-        warm_start_steps=3,
+        warm_start_steps=2,
         clearance=10.0,
     ),
     "crossing_obstacles_8": Row(
@@ -85,7 +85,7 @@ ROWS = {
         episodes=8_000,
         steps=3_000,
         width=96,
-        warm_start_steps=3,
+        warm_start_steps=2,
         clearance=10.0,
     ),
     "transport_3": Row("transport_3_success", "transport-v0", steps=8_000, width=128, **LARGE | {"episodes": 7_000}),

@@ -117,10 +117,11 @@ def test_what_happened_before_changes_the_plan(planner, dataset, observations) -
     assert np.abs(with_past.actions - without.actions).max() > 1e-3
 
 
-def test_a_warm_start_at_a_low_level_stays_near_the_last_plan(planner, observations) -> None:
-    plan = planner(observations, seed=0)
-    near, far = (planner(observations, warm_start=plan, warm_start_level=level, seed=1) for level in (0.02, 1.0))
-    assert np.abs(near.actions - plan.actions).mean() < np.abs(far.actions - plan.actions).mean()
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_a_warm_start_takes_as_many_steps_as_it_is_told(planner, observations, steps: int) -> None:
+    start = planner(observations, seed=0)
+    plan = planner(observations, warm_start=start, num_inference_steps=steps, return_chain=True)
+    assert plan.num_inference_steps == steps and plan.chain is not None and len(plan.chain) == steps + 1
 
 
 def test_a_planner_for_two_robots_plans_for_three_of_the_same_role(planner, observations) -> None:

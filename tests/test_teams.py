@@ -65,6 +65,16 @@ def test_a_heard_cell_waits_for_its_level_while_the_others_are_denoised(gaussian
     assert (np.abs(np.diff(free, axis=0)) > 0).all()
 
 
+def test_a_warm_start_stays_the_nearer_to_the_last_plan_the_lower_its_level(gaussian) -> None:
+    last = gaussian(NOTHING, num_samples=50, seed=1)
+    plans = [
+        gaussian(NOTHING, warm_start=last, warm_start_level=level, num_samples=50, num_inference_steps=8, seed=2)
+        for level in (0.05, 0.3, 0.7, 1.0)
+    ]
+    off = [float(np.abs(plan.actions - last.actions).mean()) for plan in plans]
+    assert off == sorted(off) and off[0] < 0.1 * off[-1]
+
+
 def test_a_cell_heard_less_well_than_a_warm_start_knows_it_says_nothing(gaussian) -> None:
     warm = gaussian(NOTHING, seed=1)
     free, told, better = (

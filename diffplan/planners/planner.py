@@ -228,7 +228,7 @@ class DiffusionPlanner(DiffusionPipeline):
             seed: the same seed gives the same plan.
             latents: what is known of each agent, see ``Question``.
             num_samples: S, how many candidates.
-            num_inference_steps: denoising steps.
+            num_inference_steps: denoising steps; from a warm start as many, closer together.
             warm_start_level: see ``warm_start``.
             decode_actions: read the actions off the planned observations (inverse dynamics: one more call of the
                 network) instead of keeping those that were sampled along.
@@ -288,7 +288,7 @@ class DiffusionPlanner(DiffusionPipeline):
         if warm and len(warm) < len(questions):
             raise ValueError("some questions have a warm_start and some do not; ask them in two calls.")
         if warm:
-            levels = [sampling.warm_start_level, *(one for one in levels if one < sampling.warm_start_level - 1e-6)]
+            levels = [sampling.warm_start_level * level for level in levels]
         number = deadline.affordable(sampling.num_samples, len(questions) * (len(levels) - 1), self._pace)
         guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, number)
         if [*map(id, sampling.guides)] != [*map(id, self._checked)]:
