@@ -14,7 +14,7 @@ class Augmentation:
     """How training changes positions, velocities and goals of a whole window.
 
     Only for worlds in which the changed motions are as likely, and for entries in one unit and scale: with the
-    normalizer ``"motion"``.
+    normalizer ``"motion"``. Actions and obstacles would stay as they are, so agents may have none.
 
     Args:
         turn: turn by any angle. Idle where the network sees agents in their own frames.
@@ -31,7 +31,7 @@ class Augmentation:
             raise ValueError(f"scale={self.scale}; give the greatest factor, 1 or more.")
 
     def check(self, spec: JointSpec, normalizer: str) -> None:
-        """Raises ``ValueError`` unless agents have positions of two entries that are scaled alike."""
+        """Raises ``ValueError`` unless agents have positions of two entries that are scaled alike, and no actions."""
         wrong = [name for name, role in spec.roles.items() if len(role.position) != 2]
         if normalizer != "motion":
             raise ValueError(
@@ -40,6 +40,11 @@ class Augmentation:
             )
         if wrong:
             raise ValueError(f"augmentation turns positions of two entries, and the roles {wrong} have none.")
+        if fixed := [name for name, role in spec.roles.items() if role.action_size or role.obstacles]:
+            raise ValueError(
+                f"augmentation changes positions, velocities and goals, but roles {fixed} have actions or obstacles, "
+                "which would stay; leave it out."
+            )
 
     def __call__(
         self, cells: Float[Tensor, "B N W D"], spec: JointSpec, generator: torch.Generator

@@ -88,7 +88,8 @@ class LatentSource:
         code = self.encoder(cells, known, roles, mask)
         noise = torch.randn(code.mean.shape, generator=generator).to(cells.device)
         latents = code.mean + code.log_std.exp() * noise
-        loss = DIVERGENCE_WEIGHT * code.divergence[mask].mean() + 0 * code.logits.sum()  # DDP: every weight takes part
+        loss = DIVERGENCE_WEIGHT * code.divergence[mask].sum() / mask.sum().clamp(min=1)
+        loss = loss + 0 * code.logits.sum()  # DDP: every weight takes part
         if code.logits.shape[-1] and (family != NO_PARTNER).any():
             named = family != NO_PARTNER
             loss = loss + FAMILY_WEIGHT * F.cross_entropy(code.logits[named].float(), family[named])

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+KINDS = ("plan", "announced", "prefix", "goal", "forecast", "inverse", "partial", "nothing", "partners")
+SHARES = ("forgotten", "unknown_latents", "independent_levels", "conditional")
+
 
 @dataclass(frozen=True)
 class QuestionMix:
@@ -47,8 +50,12 @@ class QuestionMix:
     conditional: float = 0.8
     level_shift: float = 3.0
 
-
-KINDS = ("plan", "announced", "prefix", "goal", "forecast", "inverse", "partial", "nothing", "partners")
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < float("inf") or (name in SHARES and value > 1):
+                raise ValueError(f"{name}={value}; give 0 or more" + ", at most 1." * (name in SHARES))
+        if not any(getattr(self, name) for name in KINDS) or not self.level_shift:
+            raise ValueError(f"one of {KINDS} must be asked, and level_shift be more than 0; got {self}.")
 
 
 def draw_known(

@@ -103,6 +103,11 @@ def train(
     """
     _check(planner, dataset, out, resume, start_share, change_weight)
     has_latents = takes_latents(planner, styles)
+    if styles is not None and styles.family.shape[1:] != (len(dataset.store), dataset.spec.num_agents):
+        raise ValueError(
+            f"styles are of {styles.family.shape[1:]} episodes and agents, {dataset.store.path} has "
+            f"{(len(dataset.store), dataset.spec.num_agents)}; make them of this store: StyleTable.of(store, families)."
+        )
     _check_positive(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     half = uses_bfloat16(precision, torch.cuda.is_available())
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -125,14 +130,15 @@ def train(
         "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
         "normalizer": planner.normalizer.fingerprint,
         "denoiser": {k: v for k, v in planner.denoiser.config.items() if not k.startswith("_")},
+        "augmentation": augmentation and asdict(augmentation),
+        "processes": accelerator.num_processes,
     }
     if dataset.crowd is not None and takes_latents(planner, styles):
         raise ValueError("a crowd's windows do not say whose latents are whose; load the dataset without crowd.")
     if augmentation is not None:
         augmentation.check(dataset.spec, planner.normalizer.config.kind)
-        facts["augmentation"] = asdict(augmentation)
     denoiser, encoder = planner.denoiser.train(), planner.partner_encoder
-    facts |= {"partner_encoder": {k: v for k, v in encoder.config.items() if not k.startswith("_")}} if encoder else {}
+    facts["partner_encoder"] = encoder and {k: v for k, v in encoder.config.items() if not k.startswith("_")}
     networks = nn.ModuleDict({"denoiser": denoiser, "encoder": encoder.train()}) if encoder else denoiser
     model: nn.Module = accelerator.prepare(torch.compile(denoiser) if compile else denoiser)
     run = DenoiserRun(networks, learning_rate, ema_decay, half)
@@ -303,6 +309,11 @@ def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) ->
             f"horizon={dataset.horizon}, history={dataset.history}; load the dataset with the planner's."
         )
     planner.spec.check_same_roles(dataset.spec, "the planner", "the dataset")
+    if [*planner.spec.roles] != [*dataset.spec.roles]:
+        raise ValueError(
+            f"the planner knows the roles {[*planner.spec.roles]}, the dataset {[*dataset.spec.roles]}, in this order; "
+            "merge stores into one that has the planner's, or make a planner for this dataset."
+        )
     theirs = dataset.normalizer and dataset.normalizer.config
     if theirs is None or any(planner.normalizer.config[key] != theirs[key] for key in ("center", "scale")):
         raise ValueError(

@@ -113,7 +113,7 @@ def train_value(
         "rates": [learning_rate, expectile, target_rate, reach],
         "seed": seed,
         "data": dataset.store.fingerprint,
-        "windows": [dataset.digest, dataset.stride, dataset.inside],
+        "windows": [dataset.digest, dataset.stride, dataset.inside and [dataset.history, dataset.horizon]],
         "normalizer": dataset.normalizer and dataset.normalizer.fingerprint,
         "value_function": {k: v for k, v in value.config.items() if not k.startswith("_")},
     }

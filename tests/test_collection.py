@@ -18,6 +18,7 @@ from pettingzoo import ParallelEnv
 
 from diffplan.datasets.collection import collect_episodes, run_episode
 from diffplan.datasets.store import TrajectoryStore
+from diffplan.envs.crossing_response import PartneredExpert
 from diffplan.envs.spaces import spec_from_env
 from diffplan.spec import Role
 
@@ -352,3 +353,21 @@ def test_agents_of_one_stem_with_different_spaces_are_roles_of_their_own():
 def test_spaces_that_are_not_supported_say_what_is(spaces, message):
     with pytest.raises(ValueError, match=message):
         spec_from_env(Custom(**spaces))
+
+
+def test_a_policy_of_other_arguments_does_not_go_on_with_a_store(tmp_path):
+    def collect(*families):
+        policy = functools.partial(PartneredExpert, families)
+        return collect_episodes(
+            "crossing-v0",
+            out=tmp_path,
+            episodes=1,
+            policy=policy,
+            workers=0,
+            env_options={"num_robots": 2},
+            progress=False,
+        )
+
+    assert collect("bold").source == collect("bold").source
+    with pytest.raises(ValueError, match="late"):
+        collect("late")

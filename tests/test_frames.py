@@ -205,6 +205,18 @@ def test_augmented_windows_keep_distances_up_to_their_scale() -> None:
     assert 0.2 < flipped.float().mean() < 0.8
     with pytest.raises(ValueError, match="motion"):
         Augmentation(mirror=True).check(spec, "gaussian")
+    robot = Role(2, (-1.0, -1.0), (1.0, 1.0), position=(0, 1))
+    with pytest.raises(ValueError, match=r"roles \['robot'\] have actions"):
+        Augmentation(mirror=True).check(JointSpec({"a": "robot"}, {"robot": robot}, dt=0.4), "motion")
+
+
+def test_a_run_on_mirrored_windows_is_not_resumed_without_mirrors(tmp_path: Path) -> None:
+    dataset = dp.load_dataset(walkers(tmp_path, [2]).path, HORIZON, HISTORY, normalizer="motion", inside=True)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, frames=True)
+    run = {"steps": 2, "batch_size": 2, "checkpoint_every": 1, "progress": False, "out": tmp_path / "run"}
+    dp.train(planner, dataset, **run, augmentation=Augmentation(mirror=True))
+    with pytest.raises(ValueError, match="is of another run: {'augmentation'"):
+        dp.train(planner, dataset, **run, resume=True)
 
 
 def test_a_planner_with_frames_learns_to_turn_left_anywhere_in_crowds_of_any_size(tmp_path: Path) -> None:

@@ -52,3 +52,22 @@ def test_what_cannot_be_merged_is_refused(stores, tmp_path) -> None:
     assert not (tmp_path / "both").exists()
     with pytest.raises(ValueError, match="already"):
         dp.merge_stores([stores[0].path], stores[1].path)
+
+
+def test_a_store_that_lacks_the_widest_role_is_padded(tmp_path) -> None:
+    narrow, wide = dp.Role(2, (-1.0,), (1.0,)), dp.Role(4, (-1.0, -1.0), (1.0, 1.0))
+    specs = [
+        dp.JointSpec({"r": "robot"}, {"robot": narrow}, 0.1),
+        dp.JointSpec({"r": "robot", "b": "box"}, {"robot": narrow, "box": wide}, 0.1),
+    ]
+    for index, spec in enumerate(specs):
+        shape = (3, spec.num_agents)
+        observations = np.full((4, spec.num_agents, spec.observation_size), index + 1, np.float32)
+        actions, rewards = np.full((*shape, spec.action_size), index + 1, np.float32), np.zeros(shape, np.float32)
+        over, there = np.zeros(shape, bool), np.ones((4, spec.num_agents), bool)
+        one = dp.Trajectory(spec, observations, actions, rewards, over, over, there)
+        dp.TrajectoryStore.write(tmp_path / f"{index}", spec, "made", [one])
+    merged = dp.merge_stores([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
+    np.testing.assert_array_equal(merged[0].observations[:, 0], [[1, 1, 0, 0]] * 4)
+    np.testing.assert_array_equal(merged[0].actions[:, 0], [[1, 0]] * 3)
+    assert not merged[0].agent_mask[:, 1].any() and merged[1].agent_mask.all()

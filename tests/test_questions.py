@@ -125,3 +125,17 @@ def test_who_is_watched_is_the_partner_of_every_exercise(crossing_store: Path) -
     assert static.any()
     assert not known[:, 1, :, O:].any() and not known[:, 1, :, static].any()
     assert known[:, 1, 2, ~static].any() and known[:, 0, :2, O:].any()
+
+
+@pytest.mark.parametrize(
+    ("shares", "named"),
+    [
+        ({"plan": -1}, "plan=-1"),
+        ({"independent_levels": 1.5}, "independent_levels=1.5"),
+        ({"level_shift": 0}, "level_shift"),
+        (dict.fromkeys(KINDS, 0), "must be asked"),
+    ],
+)
+def test_a_mix_that_cannot_be_drawn_is_refused(shares: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        QuestionMix(**shares)

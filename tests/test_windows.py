@@ -188,3 +188,25 @@ def test_a_share_of_the_windows_can_be_drawn_from_the_starts_of_episodes(crossin
     assert starts[0] < 0.1
     assert 0.4 < starts[1] < 0.65
     assert starts[2] == 1
+
+
+def test_starts_are_drawn_of_episodes_that_are_long_enough_only(tmp_path: Path) -> None:
+    lengths = (10, 3, 12, 2)
+    store = TrajectoryStore.write(tmp_path / "s", SPEC, "made", [episode(n, n) for n in lengths])
+    dataset = TrajectoryDataset(store, horizon=6, history=2, inside=True)
+    episodes, steps = dataset.locate(dataset.draw(400, np.random.default_rng(0), start_share=1.0))
+    assert set(steps) == {2} and abs((episodes == 0).mean() - 0.5) < 0.1 and set(episodes) == {0, 2}
+
+
+def test_crowds_are_drawn_where_somebody_is(tmp_path: Path) -> None:
+    spec = JointSpec({"a": "walker", "b": "walker"}, {"walker": Role(2, (), (), position=(0, 1))}, dt=0.4)
+    there = np.zeros((13, 2), bool)
+    there[8:] = True  # for most of the recording nobody is there
+    nothing = np.zeros((12, 2))
+    walk = Trajectory(
+        spec, np.ones((13, 2, 2), np.float32), nothing[..., None][..., :0], nothing, nothing > 0, nothing > 0, there
+    )
+    store = TrajectoryStore.write(tmp_path / "s", spec, "made", [walk])
+    dataset = TrajectoryDataset(store, horizon=2, crowd=2)
+    for seed in range(20):
+        assert dataset.sample(4, np.random.default_rng(seed)).agent_mask.any(1).all()

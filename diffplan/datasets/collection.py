@@ -185,9 +185,9 @@ class _Recipe:
     def __str__(self) -> str:
         if isinstance(self.env, str):
             options = "".join(f", {key}={value!r}" for key, value in json.loads(self.options).items())
-            script = f"skill={self.skill!r}, style={self.style!r}" if self.policy is None else _name(self.policy)
+            script = f"skill={self.skill!r}, style={self.style!r}" if self.policy is None else _told(self.policy)
             return f"{self.env}{options}: {script}"
-        return f"{_name(self.env)}: {_name(self.policy)}"
+        return f"{_told(self.env)}: {_told(self.policy)}"
 
     def check(self, workers: int) -> None:
         if workers < 0:
@@ -210,6 +210,13 @@ def _name(thing: Any) -> str:
     thing = thing.func if isinstance(thing, functools.partial) else thing
     thing = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _told(thing: Any) -> str:
+    """Its name, with what a ``partial`` gives it (objects without a repr of their own say nothing)."""
+    given = [*thing.args, *thing.keywords.items()] if isinstance(thing, functools.partial) else []
+    texts = ", ".join(text for text in map(repr, given) if " at 0x" not in text)
+    return _name(thing) + (f"({texts})" if texts else "")
 
 
 def _is_made(thing: Any) -> bool:

@@ -44,18 +44,20 @@ def _union(stores: Sequence[TrajectoryStore]) -> JointSpec:
 
 
 def _among(spec: JointSpec, episode: Trajectory) -> Trajectory:
-    """The same episode in a team of more agents, which are absent."""
+    """The same episode in a team of more agents, which are absent; some may be wider."""
     columns = [spec.names.index(name) for name in episode.spec.names]
 
-    def spread(array: np.ndarray) -> np.ndarray:
-        wide = np.zeros((len(array), spec.num_agents, *array.shape[2:]), array.dtype)
-        wide[:, columns] = array
+    def spread(array: np.ndarray, *width: int) -> np.ndarray:
+        wide = np.zeros((len(array), spec.num_agents, *width), array.dtype)
+        wide[:, columns] = np.pad(
+            array, [(0, 0), (0, 0), *((0, w - s) for w, s in zip(width, array.shape[2:], strict=True))]
+        )
         return wide
 
     return Trajectory(
         spec,
-        spread(episode.observations),
-        spread(episode.actions),
+        spread(episode.observations, spec.observation_size),
+        spread(episode.actions, spec.action_size),
         spread(episode.rewards),
         spread(episode.terminations),
         spread(episode.truncations),

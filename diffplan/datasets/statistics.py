@@ -69,6 +69,8 @@ class Statistics:
 
     def _add_role(self, episode: Trajectory, index: int, role: int) -> None:
         agents, O = np.flatnonzero(self.spec.role_index == role), self.spec.observation_size
+        if not len(agents):
+            return
         seen, there = episode.observations[:, agents], episode.agent_mask[:, agents]
         both = there[1:] & there[:-1]
         for at, values in ((slice(0, O), seen[there]), (slice(O, None), episode.actions[:, agents][both])):

@@ -110,13 +110,16 @@ class TrajectoryDataset:
         if self.crowd is None:
             return self.batch(self.draw(batch_size, rng, start_share))
         drawn = self.draw(_BATCHES * batch_size, rng, start_share)
+        if (deserted := self._crowds[drawn] == 0).any():
+            drawn[deserted] = rng.choice(np.flatnonzero(self._crowds), deserted.sum())
         alike = np.argsort(self._crowds[drawn], kind="stable").reshape(_BATCHES, batch_size)
         return self._nearest(self.batch(drawn[alike[rng.integers(_BATCHES)]]), self.crowd, rng)
 
     def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> Int[np.ndarray, "B"]:
         """The indices of the windows that ``sample`` takes."""
         anywhere = rng.integers(len(self), size=batch_size)
-        start = self._first_window[rng.integers(len(self.episodes), size=batch_size)].clip(max=len(self) - 1)
+        starts = self._first_window[:-1][np.diff(self._first_window) > 0]  # an episode may be too short for a window
+        start = starts[rng.integers(len(starts), size=batch_size)]
         return np.where(rng.random(batch_size) < start_share, start, anywhere)
 
     def batch(self, indices: Int[np.ndarray, "B"]) -> WindowBatch:

@@ -7,7 +7,7 @@ episode.
 With ``turnover`` the team is open: robots enter and leave during the episode, and everything that ends, succeeds or
 fails is a robot's own.
 
-A robot's reward at a step is its progress towards its goal (m), plus 5 when it succeeds (the team, where that is
+A robot's reward at a step is its progress towards its goal (m), plus 5 when it arrives (the team, where that is
 closed), minus 5 when it touches something.
 """
 

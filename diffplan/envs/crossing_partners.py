@@ -261,7 +261,7 @@ class _Population:
 
     def act(self, observations: Observations) -> Actions:
         for name, style in self._styles.items():
-            if name not in self._partners:
+            if name not in self._partners and name in observations:
                 switch = self._switches[name]
                 self._partners[name] = Partner(name, observations, style, self._dt, self._rng, switch)
-        return {name: partner(observations) for name, partner in self._partners.items()}
+        return {name: partner(observations) for name, partner in self._partners.items() if name in observations}

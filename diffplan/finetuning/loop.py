@@ -248,6 +248,11 @@ def _check(
     if not 0 < online_share <= 1:
         raise ValueError(f"online_share={online_share}; it is a share of a batch, more than 0 and at most 1.")
     check_planner_fits(planner, offline)
+    if planner.spec.agents != offline.spec.agents:
+        raise ValueError(
+            f"the planner is for agents {planner.spec.agents}, {offline.store.path} has {offline.spec.agents}; "
+            "give planner.for_agents(dataset.spec)."
+        )
     if planner.value_function is not None:
         check_fits(planner.value_function, offline)
 

@@ -83,6 +83,8 @@ class Learning:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be a positive number.")
         if self.expectile is not None and not 0 < self.expectile < 1:
             raise ValueError(f"expectile={self.expectile}; choose more than 0 and less than 1, e.g. 0.7.")
+        if self.target_rate > 1:
+            raise ValueError(f"target_rate={self.target_rate}; choose at most 1, e.g. 0.005.")
         if not 0 <= self.trace <= 1:
             raise ValueError(f"trace={self.trace}; choose 0 to 1, e.g. 0.95.")
         if not 0 <= self.trust < float("inf"):
