@@ -1,6 +1,6 @@
 """Teams of which some robots are commanded (egos) and some only watched (partners), whoever drives these."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from diffplan.datasets.collection import run_episode
 from diffplan.envs.crossing_partners import ScriptedPartners
 from diffplan.envs.crossing_response import style_labels
 from diffplan.envs.spaces import spec_from_env
-from diffplan.evaluation import Policy
+from diffplan.evaluation import Policy, SensingPolicy
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import PlanningStats, RecedingHorizonPolicy
 from diffplan.spec import Actions, JointSpec, Observations, watched
@@ -116,6 +116,10 @@ class WithPartners:
         self.policy.reset(seeds)
         self.partners.reset(seeds)
 
+    def sense(self, infos: Sequence[Mapping[str, Any] | None]) -> None:
+        """Tells policies that want to know it the environments' ``infos``."""
+        _sense((self.policy, self.partners), infos)
+
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         """Everybody's actions."""
         ours = self.policy([seen and watched(seen, self.names, self.spec) for seen in observations])
@@ -169,6 +173,10 @@ class TeamOfPolicies:
         for policy in self.policies.values():
             policy.reset(seeds)
 
+    def sense(self, infos: Sequence[Mapping[str, Any] | None]) -> None:
+        """Tells policies that want to know it the environments' ``infos``."""
+        _sense(self.policies.values(), infos)
+
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         """Everybody's actions."""
         found = {name: policy(observations) for name, policy in self.policies.items()}
@@ -185,6 +193,12 @@ class TeamOfPolicies:
         """What was done instead of the actions of the last call: planners remember it so."""
         for policy in self.policies.values():
             _tell(policy, actions)
+
+
+def _sense(policies: Iterable[Policy], infos: Sequence[Mapping[str, Any] | None]) -> None:
+    for policy in policies:
+        if isinstance(policy, SensingPolicy):
+            policy.sense(infos)
 
 
 def _tell(policy: Policy, actions: Sequence[Actions | None]) -> None:

@@ -87,7 +87,7 @@ class _Camera:
         if isinstance(self.policy, SensingPolicy):
             self.policy.sense([self.recorder.infos])
         (actions,) = self.policy([observations])
-        (plan,) = getattr(self.policy, "plans", [None])
+        (plan,) = getattr(self.policy, "plans", None) or [None]
         self.plans.append(plan)
         self.shoot(plan)
         return actions or {}

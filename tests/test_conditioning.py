@@ -101,6 +101,8 @@ def test_candidates_are_cut_to_what_time_allows() -> None:
     assert deadline.affordable(64, calls=5, pace=None) == 64
     assert 15 <= deadline.affordable(64, calls=5, pace=0.01) <= 18
     assert deadline.affordable(64, calls=5, pace=10.0) == 1
+    later = Deadline(1_000, calls_after=4)  # these, too, are of all questions
+    assert later.affordable(64, calls=5, pace=0.001, questions=10) <= 10
     assert Deadline(None).affordable(64, calls=5, pace=10.0) == 64
 
 

@@ -11,6 +11,7 @@ from diffplan.denoising import Exercises
 from diffplan.envs.crossing_partners import STYLE_SIZE, TRAINING_FAMILIES, ScriptedPartners
 from diffplan.envs.crossing_response import PartneredExpert
 from diffplan.partner_training import LatentSource
+from diffplan.partners import TeamOfPolicies
 from diffplan.planners.policy import shifted
 from diffplan.questions import KINDS
 from diffplan.spec import watched
@@ -253,6 +254,24 @@ def test_a_safety_filter_counts_on_no_partner_that_it_does_not_command(planner) 
     policy, partners = dp.RecedingHorizonPolicy(planner, safety=safety), ScriptedPartners(("robot_1",), ("bold",), 0.1)
     with pytest.raises(ValueError, match=r"filters or refines actions of \['robot_1'\], too, whom it does not"):
         dp.WithPartners(policy, partners, ("robot_1",), spec)
+
+
+@pytest.mark.parametrize("wrapped", ["beside partners", "in a team of policies"])
+def test_a_wrapped_policy_is_told_what_its_robots_sense(wrapped: str) -> None:
+    class Listener(Spy):
+        told: list[dict]
+
+        def sense(self, infos) -> None:
+            self.told = list(infos)
+
+    env, listener = dp.make("crossing-v0", num_robots=3, max_steps=2, sensing_radius=0.5), Listener()
+    policy = (
+        dp.WithPartners(listener, Spy(), ("robot_2",), env.joint_spec)
+        if wrapped == "beside partners"
+        else TeamOfPolicies({"robot_0": listener})
+    )
+    dp.evaluate(policy, env, episodes=1)
+    assert "sensed" in listener.told[0]["robot_0"]
 
 
 def test_a_team_of_partners_alone_is_refused() -> None:

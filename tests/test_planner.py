@@ -117,6 +117,24 @@ def test_what_happened_before_changes_the_plan(planner, dataset, observations) -
     assert np.abs(with_past.actions - without.actions).max() > 1e-3
 
 
+@pytest.mark.parametrize("part", [0, 1], ids=["observation", "action"])
+def test_what_is_not_finite_in_the_past_or_given_is_unknown(planner, dataset, observations, part: int) -> None:
+    episode, name = dataset.store[0], next(iter(observations))
+
+    def planned(value: float) -> np.ndarray:
+        step = [
+            {n: grid[0, i].copy() for i, n in enumerate(observations)}
+            for grid in (episode.observations, episode.actions)
+        ]
+        step[part][name][0] = value
+        given = dp.Cells.unknown(planner.spec, planner.horizon)
+        given.actions[0, 3, 0] = value
+        return planner(observations, past=[tuple(step)], given=given, seed=0).actions
+
+    np.testing.assert_array_equal(planned(np.inf), planned(np.nan))
+    assert np.isfinite(planned(np.inf)).all()
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
 def test_a_warm_start_takes_as_many_steps_as_it_is_told(planner, observations, steps: int) -> None:
     start = planner(observations, seed=0)

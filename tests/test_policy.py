@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import diffplan as dp
+from diffplan.models import JointDenoiser
 from diffplan.planners.policy import shifted
 from diffplan.planners.safety import SafetyFilter
+from diffplan.planners.sampling import make_scheduler
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,26 @@ def test_choices_that_make_no_sense_are_refused(planner) -> None:
         dp.RecedingHorizonPolicy(planner, warm_start_level=0)
     with pytest.raises(ValueError, match="execute_steps=9; the planner plans 8 steps"):
         dp.RecedingHorizonPolicy(planner, execute_steps=9)
+
+
+def test_an_action_that_was_planned_to_be_legal_and_is_not_is_not_done() -> None:
+    role = dp.Role(2, (0.0, 0.0), (1.0, 1.0), discrete=True, legal=(0, 1))
+    spec = dp.JointSpec({"a": "chooser"}, {"chooser": role}, dt=1.0)
+    normalizer = dp.Normalizer("gaussian", [[0.0] * 4], [[1.0] * 4])
+    planner = dp.DiffusionPlanner(JointDenoiser(4, 4), make_scheduler("flow"), normalizer, spec, 4)
+    policy = dp.RecedingHorizonPolicy(planner, execute_steps=4)
+    policy.reset([0])
+    policy([{"a": np.array([1.0, 1.0])}])
+    wishes = np.tile(np.array([0.0, 1.0], np.float32), (1, 1, 4, 1))
+    policy._episodes[0].plan = dp.Plan(spec, np.ones((1, 1, 4, 2), np.float32), wishes, np.array([True]))
+    (free,), (bound,) = policy([{"a": np.array([1.0, 1.0])}]), policy([{"a": np.array([1.0, 0.0])}])
+    assert free["a"].argmax() == 1 and bound["a"].argmax() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"warm_start_steps": 0}, "warm_start_steps=0"), ({"memory": -1}, "memory=-1"), ({"partners": ("x",)}, "'x'")],
+)
+def test_options_that_cannot_be_followed_are_refused_at_once(planner, options: dict, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        dp.RecedingHorizonPolicy(planner, **options)

@@ -409,3 +409,12 @@ def test_settings_and_names_that_make_no_sense_are_refused(planner) -> None:
         Manners(repeat_every=0)
     with pytest.raises(ValueError, match="2 observations for 0 episodes"):
         DecentralizedTeam(planner)([None, None])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bits": 7}, {"stride": 0}, {"warm_start_level": 3.0}, {"num_inference_steps": 0}], ids=str
+)
+def test_manners_that_cannot_be_followed_are_refused(wrong: dict[str, float]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        Manners(**wrong)

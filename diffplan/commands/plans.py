@@ -176,6 +176,8 @@ def parse_forecast(
     Raises:
         ValueError: no such plan, episode or step, or one of other agents than the planner knows.
     """
+    import numpy as np
+
     from diffplan.trajectory import Cells, Plan
 
     store, colon, where = word.rpartition(":")
@@ -189,7 +191,8 @@ def parse_forecast(
         before = range(max(0, step - planner.history), step)
         past = [(_at(episode, "observations", one), _at(episode, "actions", one)) for one in before]
         happened, cells = episode.after(step), Cells.unknown(planner.spec, planner.horizon)
-        actions = happened.actions[: planner.horizon].swapaxes(0, 1)
+        acted = happened.agent_mask[:-1] & happened.agent_mask[1:]
+        actions = np.where(acted[..., None], happened.actions, np.nan)[: planner.horizon].swapaxes(0, 1)
         there = happened.agent_mask[0]
         cells.actions[there, : actions.shape[1]] = actions[there]
         return planner, _at(episode, "observations", step), past, cells, happened

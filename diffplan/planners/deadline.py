@@ -22,18 +22,19 @@ class Deadline:
         """Called before the first call of the network."""
         self.last = time.perf_counter()
 
-    def affordable(self, candidates: int, calls: int, pace: float | None) -> int:
+    def affordable(self, candidates: int, calls: int, pace: float | None, questions: int = 1) -> int:
         """How many of ``candidates`` can be denoised in time, at least 1.
 
         Args:
             candidates: asked for.
             calls: of the network that each of them takes.
             pace: seconds that one call took for one candidate, where that is known.
+            questions: so many are answered at once, with as many candidates each.
         """
         if self.end is None or pace is None:
             return candidates
         left = self.end - time.perf_counter()
-        return max(1, min(candidates, int(left / (pace * (calls + self.calls_after)))))
+        return max(1, min(candidates, int(left / (pace * questions * (calls + self.calls_after)))))
 
     def over(self, candidates: int) -> bool:
         """Called after every call of the network for so many candidates: whether another one would be too late."""

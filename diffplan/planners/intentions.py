@@ -46,6 +46,6 @@ def _course(spec: JointSpec, agent: str, observations: Observations, path: Float
     future = cells.observations[spec.names.index(agent), 1:]
     future[:, list(role.static)] = np.asarray(observations[agent])[list(role.static)]
     future[:, list(role.position)] = path[1:]
-    if len(role.velocity) == len(role.position):
+    if len(role.velocity) == len(role.position) and len(path) > 1:
         future[:, list(role.velocity)] = np.gradient(path, spec.dt, axis=0)[1:]
     return cells

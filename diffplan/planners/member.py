@@ -72,8 +72,13 @@ class Manners:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name}={value}; give a finite number, 0 or more.")
-        if self.repeat_every < 1:
-            raise ValueError(f"repeat_every={self.repeat_every}; give 1 step or more.")
+        for name in ("num_inference_steps", "repeat_every", "stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give 1 step or more.")
+        if not 0 < self.warm_start_level <= 1:
+            raise ValueError(f"warm_start_level={self.warm_start_level}; choose a noise level in (0, 1].")
+        if self.bits not in (8, 16):
+            raise ValueError(f"bits={self.bits}; choose 8 or 16.")
 
 
 @dataclass

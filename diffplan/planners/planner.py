@@ -241,7 +241,7 @@ class DiffusionPlanner(DiffusionPipeline):
                 the network must have been trained with ``return_conditioning``.
             guidance_scale: how far to go from the unconditional estimate to the one for ``target_return`` (1: all the
                 way) and beyond (classifier-free guidance, arXiv 2207.12598, eq. 6).
-            realism: weight in the ranking of how likely a plan looks to the unguided network (``judging.py``).
+            realism: weight in the ranking of how likely a plan looks to the unguided network, from the present alone.
             deadline_ms: be done by then: with fewer candidates, and with fewer steps, where the time is short. The
                 plan says how many it used.
 
@@ -289,7 +289,7 @@ class DiffusionPlanner(DiffusionPipeline):
             raise ValueError("some questions have a warm_start and some do not; ask them in two calls.")
         if warm:
             levels = [sampling.warm_start_level * level for level in levels]
-        number = deadline.affordable(sampling.num_samples, len(questions) * (len(levels) - 1), self._pace)
+        number = deadline.affordable(sampling.num_samples, len(levels) - 1, self._pace, len(questions))
         guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, number)
         if [*map(id, sampling.guides)] != [*map(id, self._checked)]:
             guidance.check(self.horizon)

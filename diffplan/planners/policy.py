@@ -113,6 +113,12 @@ class RecedingHorizonPolicy:
             )
         if warm_start_level is not None and not 0 < warm_start_level <= 1:
             raise ValueError(f"warm_start_level={warm_start_level}; choose a noise level in (0, 1], or None.")
+        if warm_start_steps < 1:
+            raise ValueError(f"warm_start_steps={warm_start_steps}; ask for at least one.")
+        if memory is not None and memory < 0:
+            raise ValueError(f"memory={memory}; give a number of past steps, 0 or more.")
+        if strangers := [name for name in partners if name not in planner.spec.agents]:
+            raise ValueError(f"partners={strangers} are not in the plan; it has {list(planner.spec.agents)}.")
         if not 0 <= refine < float("inf"):
             raise ValueError(f"refine={refine}; give a number of standard deviations, 0 or more.")
         if not 0 <= refine_price < float("inf"):
@@ -219,7 +225,7 @@ class RecedingHorizonPolicy:
         observed, present = spec.stack_observations(seen)
         actions = spec.unstack_actions(np.zeros((spec.num_agents, spec.action_size), np.float32), present, observed)
         if plan is not None and episode.age < plan.horizon:
-            planned = plan.actions_at(episode.age)
+            planned = spec.unstack_actions(plan.best().actions[0, :, episode.age], plan.agent_mask, observed)
             actions |= {name: action for name, action in planned.items() if name in seen}
         if self.safety is not None:
             actions = self.safety.filter_actions(spec, seen, actions, self.partners)

@@ -64,8 +64,8 @@ class Sampling:
                 "guides= takes a list of guides; ConstraintGuide(function) makes one of a function, and keeps plans "
                 "where that is 0."
             )
-        if self.resample and not self.guides:
-            raise ValueError("resample=True needs guides; without them every candidate counts alike.")
+        if self.resample and not any(guide.levels is not None and guide.weight > 0 for guide in self.guides):
+            raise ValueError("resample=True needs guides that move plans (levels=); else every candidate counts alike.")
         if self.resample and self.num_samples < 2:
             raise ValueError("resample=True needs candidates to choose from; give num_samples=2 or more.")
         if not 0 <= self.realism < float("inf"):
@@ -94,7 +94,6 @@ def known_grid(
     exists = np.repeat((spec.feature_mask & agent_mask[:, None])[:, None], W, axis=1)
     exists[:, :history] = False
     known, ceiling = np.ones_like(exists), np.ones((spec.num_agents, W), np.float32)
-    present = np.where(np.isfinite(present), present, np.float32(np.nan))
     values[:, history, :O] = present
     static = spec.static_mask[:, None, :O]
     values[..., :O] = np.where(static, present[:, None], values[..., :O])
@@ -104,10 +103,12 @@ def known_grid(
         acted, did = spec.stack_actions(actions)
         values[:, step, O:] = np.where(did[:, None], acted, np.nan)
         exists[:, step] = spec.feature_mask & was_there[:, None]
+    values = np.where(np.isfinite(values), values, np.float32(np.nan))
     if question.given is not None:
         given = np.concatenate((question.given.observations, question.given.actions), axis=-1)
         if given.shape != (spec.num_agents, horizon, spec.size):
             raise ValueError(f"given cells have shape {given.shape}, expected {(spec.num_agents, horizon, spec.size)}.")
+        given = np.where(np.isfinite(given), given, np.float32(np.nan))
         levels = _levels(question.given)
         absent = [name for i, name in enumerate(spec.names) if not agent_mask[i] and np.isfinite(given[i]).any()]
         if absent:

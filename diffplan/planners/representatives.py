@@ -31,12 +31,12 @@ def representatives(plan: Plan, count: int, *, per_agent: bool = False, seed: in
     if not 1 <= count <= plan.num_samples:
         raise ValueError(f"count={count} futures of a plan of {plan.num_samples} samples; plan with more num_samples.")
     present = np.flatnonzero(plan.agent_mask)
-    paths = np.stack([plan.positions(plan.spec.names[agent]) for agent in present], 1).astype(np.float64)
+    paths = [plan.positions(plan.spec.names[agent]).reshape(plan.num_samples, -1) for agent in present]
     groups = [present[[index]] for index in range(len(present))] if per_agent else [present]
     observations, actions = (np.repeat(part[:1], count, 0) for part in (plan.observations, plan.actions))
     sizes = np.zeros(count)
     for index, group in enumerate(groups):
-        features = (paths[:, index] if per_agent else paths).reshape(plan.num_samples, -1)
+        features = np.concatenate([paths[index]] if per_agent else paths, axis=1).astype(np.float64)
         components, spread, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
         kept = (spread > 1e-6 * spread[0]) & (np.arange(len(spread)) < COMPONENTS)
         label, sizes = _clusters(components[:, kept] * spread[kept], count, seed)

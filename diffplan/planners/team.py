@@ -73,6 +73,8 @@ class DecentralizedTeam:
         asked = []
         for index, (episode, seen) in enumerate(zip(self._episodes, observations, strict=True)):
             infos = self._infos[index] if self._infos else None
+            if strangers := [name for name in seen or {} if name not in episode.members]:
+                raise ValueError(f"observations of {strangers}; the planner knows {list(episode.members)}.")
             for name, observation in (seen or {}).items():
                 member = episode.members[name]
                 for arrived in episode.channel.deliver(name, episode.step):
@@ -110,20 +112,23 @@ class _Episode:
     channel: Channel
     step: int = 0
     actions: Actions = field(default_factory=dict)
+    acted: tuple[str, ...] = ()
 
     def end_step(self, stats: TeamStats) -> Actions:
         stats.consistency.append(consistency({name: self.members[name].plan for name in self.actions}))
-        actions, self.actions = self.actions, {}
+        actions, self.actions, self.acted = self.actions, {}, tuple(self.actions)
         self.step += 1
         return actions
 
     def intentions(self, spec: JointSpec) -> Plan | None:
-        plans = [member.plan for member in self.members.values()]
-        if any(plan is None for plan in plans):
+        plans = {name: plan for name in self.acted if (plan := self.members[name].plan) is not None}
+        if not plans or len(plans) < len(self.acted):
             return None
-        observations = np.stack([plan.observations[0, i] for i, plan in enumerate(plans) if plan])
-        actions = np.stack([plan.actions[0, i] for i, plan in enumerate(plans) if plan])
-        return shifted(Plan(spec, observations[None], actions[None], np.ones(len(plans), bool)), 1)
+        mine = [plans.get(name, next(iter(plans.values()))) for name in spec.names]
+        there = np.array([name in plans for name in spec.names])
+        observations = np.stack([plan.observations[0, i] for i, plan in enumerate(mine)]) * there[:, None, None]
+        actions = np.stack([plan.actions[0, i] for i, plan in enumerate(mine)]) * there[:, None, None]
+        return shifted(Plan(spec, observations[None], actions[None], there), 1)
 
 
 def consistency(plans: Mapping[str, Plan | None]) -> float:

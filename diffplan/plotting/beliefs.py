@@ -76,16 +76,16 @@ def _family_color(index: int) -> Color:
 
 def _draw_fan(axes: Axes, plan: Plan, executed: Trajectory, partner: str, step: int, color: Color) -> None:
     """The partner's candidates from now on, its path so far and after, the others' paths so far."""
-    path = executed_path(executed, partner)
+    path, begins = executed_path(executed, partner), step + 1  # a plan that is acted on tells what comes next
     for name in executed.spec.names:
         if name != partner:
             other = executed_path(executed, name)
-            axes.plot(*other[: step + 1].T, color=MUTED, alpha=0.5, linewidth=1.2)
-            draw_dots(axes, other[step : step + 1], (0.62, 0.62, 0.62), size=40)
+            axes.plot(*other[: begins + 1].T, color=MUTED, alpha=0.5, linewidth=1.2)
+            draw_dots(axes, other[begins : begins + 1], (0.62, 0.62, 0.62), size=40)
     draw_candidates(axes, plan.positions(partner)[..., :2], color, weight=14)
-    axes.plot(*path[: step + 1].T, color=INK, linewidth=1.4, zorder=4)
-    axes.plot(*path[step : step + plan.horizon].T, "--", color=INK, linewidth=1.1, zorder=4)
-    draw_dots(axes, path[step : step + 1], color, size=90)
+    axes.plot(*path[: begins + 1].T, color=INK, linewidth=1.4, zorder=4)
+    axes.plot(*path[begins : begins + plan.horizon].T, "--", color=INK, linewidth=1.1, zorder=4)
+    draw_dots(axes, path[begins : begins + 1], color, size=90)
     style_map(axes)
     axes.set_title(f"{step * executed.spec.dt:.1f} s", fontsize=9)
     axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
