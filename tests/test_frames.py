@@ -113,10 +113,10 @@ def test_an_agent_that_was_never_seen_is_estimated_on_the_map() -> None:
 def test_frames_lie_at_the_last_known_position_along_the_last_move() -> None:
     positions = torch.tensor([[0.0, 0.0], [9.0, 9.0], [2.0, 2.0], [0.0, 0.0]]).reshape(1, 1, 4, 2)
     known = torch.tensor([True, False, True, False]).reshape(1, 1, 4)
-    frames = Frames.of(positions, (~known).float(), known, history=2)
+    frames = Frames.of(positions, known, history=2)
     torch.testing.assert_close(frames.origin[0, 0], torch.tensor([2.0, 2.0]))
     torch.testing.assert_close(frames.straight[0, 0, 3], torch.tensor([3.0, 3.0]))  # two steps from 0 to 2
-    torch.testing.assert_close(frames.enter(positions)[0, 0, 0], torch.tensor([-math.sqrt(8), 0.0]))
+    torch.testing.assert_close(frames.enter(positions, (~known).float())[0, 0, 0], torch.tensor([-math.sqrt(8), 0.0]))
     torch.testing.assert_close(frames.leave(torch.zeros(1, 1, 4, 2))[0, 0, 3], torch.tensor([3.0, 3.0]))
 
 

@@ -156,15 +156,14 @@ class JointDenoiser(SavedNetwork):
         """
         B, N, W, D = sample.shape
         T, p = self.num_tokens, self.config.patch_size
-        given, frames = sample, None
-        if len(self.config.position):
-            frames = self._frames(sample, noise_level, known, mask)
+        if settled is None:
+            settled = self.settle(sample, known, roles, mask, latents)
+        on_map, level_on_map, frames = sample, noise_level, settled.frames
+        if frames is not None:
             sample = self._into(frames, sample, noise_level, known)
             if self.config.pace:
                 sample, noise_level = frames.at_own_pace(sample, noise_level)
         condition = self.level_embedding(noise_level.reshape(-1, N * T, p))
-        if settled is None:
-            settled = self.settle(sample, known, roles, mask, latents)
         tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + settled.context
         if self.embed_return is not None and target_return is not None:
             asked = ~target_return.isnan()
@@ -175,7 +174,8 @@ class JointDenoiser(SavedNetwork):
         bias = settled.bias
         if frames is not None and self.pair_features is not None:
             others, seen = frames.nearest(self.config.neighbours or N, frames.seen if mask is None else mask.any(-1))
-            of_pairs, heard = self.pair_features(frames, given[..., self.config.position], others, seen)
+            positions = on_map[..., self.config.position]
+            of_pairs, heard = self.pair_features(frames, positions, level_on_map, others, seen)
             tokens = tokens + heard.reshape(B, N * T, -1)
             bias = bias + self._pair_bias(of_pairs, others, seen)
         for block, *settings in zip(self.blocks, bias.unbind(), modulations.unbind(), strict=True):
@@ -199,8 +199,7 @@ class JointDenoiser(SavedNetwork):
     ) -> "Settled":
         """What all samples of a question share, at any noise level; arguments as in ``forward``.
 
-        Of ``sample`` only known entries count. Where agents have frames of their own, these move with the sample, and
-        nothing is settled once and for all.
+        Of ``sample`` only known entries count: one sample is enough where these are the same in all.
         """
         B, N, W, D = sample.shape
         T = self.num_tokens
@@ -216,7 +215,8 @@ class JointDenoiser(SavedNetwork):
             context = context + self.embed_present(present)[:, :, None]
             carried = self.carry_present(present).reshape(B, N, W, D).to(sample.dtype)
             carried[..., self.config.changes] += present[:, :, None, self.config.changes]
-        return Settled(context.flatten(1, 2), self._attention_bias(N, mask), carried)
+        frames = self._frames(sample, known, mask) if len(self.config.position) else None
+        return Settled(context.flatten(1, 2), self._attention_bias(N, mask), carried, frames)
 
     def _present(self, sample: Tensor, known: Tensor, mask: Tensor | None) -> Float[Tensor, "B N P"]:
         """What is known of the present, 0 elsewhere, and which of it is known."""
@@ -224,17 +224,15 @@ class JointDenoiser(SavedNetwork):
         there = known[:, :, now] if mask is None else known[:, :, now] & mask[:, :, now, None]
         return torch.cat((sample[:, :, now] * there, there.to(sample.dtype).expand(len(sample), -1, -1)), dim=-1)
 
-    def _frames(self, sample: Tensor, noise_level: Tensor, known: Tensor, mask: Tensor | None) -> Frames:
+    def _frames(self, sample: Tensor, known: Tensor, mask: Tensor | None) -> Frames:
         place = self.config.position
         located = known[..., place].all(-1)
-        return Frames.of(
-            sample[..., place], noise_level, located if mask is None else located & mask, self.config.history
-        )
+        return Frames.of(sample[..., place], located if mask is None else located & mask, self.config.history)
 
     def _into(self, frames: Frames, sample: Tensor, noise_level: Tensor, known: Tensor) -> Tensor:
         """The sample in the agents' own frames."""
         sample, goal = sample.clone(), self.config.goal
-        sample[..., self.config.position] = frames.enter(sample[..., self.config.position])
+        sample[..., self.config.position] = frames.enter(sample[..., self.config.position], noise_level)
         if len(goal):
             share = 1 - (noise_level * ~known[..., goal].all(-1))[..., None]
             sample[..., goal] = frames.turn(sample[..., goal] - share * frames.origin[:, :, None])
@@ -252,25 +250,25 @@ class JointDenoiser(SavedNetwork):
             estimate[..., self.config.velocity] = frames.turn_back(estimate[..., self.config.velocity])
         return estimate
 
-    def _pair_bias(self, of_pairs: Tensor, others: Int[Tensor, "B N M"], seen: Bool[Tensor, "B N M"]) -> Tensor:
-        """The pairs' biases per block and head for queries and keys: 0 for itself, -inf for whom it does not see."""
+    def _pair_bias(self, of_pairs: Tensor, others: Int[Tensor, "_ N M"], seen: Bool[Tensor, "_ N M"]) -> Tensor:
+        """The pairs' biases per block and head for keys and queries: 0 for itself, -inf for whom it does not see."""
         B, N, M, T, K = of_pairs.shape
-        bias = of_pairs.masked_fill(~seen[..., None, None], -torch.inf).permute(4, 0, 1, 3, 2)
-        whole = bias.new_full((K, B, N, T, N), -torch.inf)
-        whole = whole.scatter(-1, others[:, :, None].expand(K, -1, -1, T, M), bias)
-        whole.diagonal(dim1=2, dim2=4).fill_(0)  # last: where few are seen, it is itself among the nearest that are not
-        whole = whole.reshape(self.config.depth, -1, B, N * T, N).swapaxes(1, 2)
-        return whole.repeat_interleave(T, dim=-1)
+        bias = of_pairs.masked_fill(~seen[..., None, None], -torch.inf).permute(4, 0, 2, 1, 3)
+        whole = bias.new_full((K, B, N, N, T), -torch.inf)
+        whole = whole.scatter(2, others.mT[..., None].expand(K, B, M, N, T), bias)
+        whole.diagonal(dim1=2, dim2=3).fill_(0)  # last: where few are seen, it is itself among the nearest that are not
+        whole = whole.reshape(self.config.depth, -1, B, N, N * T).swapaxes(1, 2)
+        return whole.repeat_interleave(T, dim=-2)
 
     def _attention_bias(self, N: int, mask: Bool[Tensor, "_ N W"] | None) -> Tensor:
-        """What every query adds to its score of every key, per block and head: learned by relation, -inf where cut."""
+        """What keys get to every query's score of them, per block and head: learned by relation, -inf where cut."""
         T, p = self.num_tokens, self.config.patch_size
         relation, other = _relations(N, T, self.relation_bias.device)
         bias = self.relation_bias.flatten(2)[..., relation][:, None]
         if not self.config.agent_attention:
             bias = bias.masked_fill(other, -torch.inf)
         if mask is not None:
-            exists = mask.reshape(-1, 1, 1, N * T, p).any(-1)
+            exists = mask.reshape(-1, 1, N * T, 1, p).any(-1)
             itself = torch.eye(N * T, dtype=torch.bool, device=bias.device)
             bias = bias.masked_fill(~(exists | itself), -torch.inf)
         return bias
@@ -281,22 +279,24 @@ class Settled(NamedTuple):
 
     Args:
         context: what is added to every token.
-        bias: what every query adds to its score of every key, per block and head.
+        bias: what every key gets to every query's score of it, per block and head.
         carried: what the present adds to the estimate, if it does.
+        frames: of the agents, if they have any.
     """
 
     context: Float[Tensor, "_ M C"]
     bias: Float[Tensor, "depth _ heads M M"]
-    carried: Float[Tensor, "B N W D"] | None
+    carried: Float[Tensor, "_ N W D"] | None
+    frames: Frames | None
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # an inference tensor kept here could not be used in training
 def _relations(N: int, T: int, device: torch.device) -> tuple[Int[Tensor, "M M"], Bool[Tensor, "M M"]]:
-    """How tokens relate to each other, as an index into (another agent, how much earlier), and which are of others."""
+    """How keys relate to queries, as an index into (another agent, how much earlier), and which are of others."""
     agent, step = torch.arange(N * T, device=device) // T, torch.arange(N * T, device=device) % T
     other = agent[:, None] != agent
-    return other * (2 * T - 1) + step[:, None] - step + T - 1, other
+    return other * (2 * T - 1) + step - step[:, None] + T - 1, other
 
 
 @lru_cache(maxsize=16)
@@ -319,15 +319,15 @@ class Block(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "B M C"],
-        bias: Float[Tensor, "_ heads M M"],
+        bias: Float[Tensor, "_ heads keys queries"],
         modulations: Float[Tensor, "b M 6 C"],
     ) -> Float[Tensor, "B M C"]:
         B, M, C = tokens.shape
         shift, scale, gate, shift_feed, scale_feed, gate_feed = modulations.unbind(-2)
         joined = self.query_key_value(modulated(tokens, shift, scale)).reshape(B, M, 3, self.num_heads, -1)
         query, key, value = joined.permute(2, 0, 3, 1, 4)
-        scores = query * query.shape[-1] ** -0.5 @ key.mT + bias  # torch's own attention takes up to ten times as long
-        mixed = scores.softmax(dim=-1) @ value
+        scores = key @ (query * query.shape[-1] ** -0.5).mT + bias  # keys first: torch's softmax is faster so
+        mixed = scores.softmax(dim=-2).mT @ value  # torch's own attention takes up to ten times as long
         tokens = torch.addcmul(tokens, gate, self.mix(mixed.transpose(1, 2).reshape(B, M, C)))
         hidden = F.relu(self.expand(modulated(tokens, shift_feed, scale_feed))).square()
         return torch.addcmul(tokens, gate_feed, self.contract(hidden))

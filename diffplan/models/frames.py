@@ -31,7 +31,6 @@ class Frames:
         elapsed: steps of the window since then.
         pace: how far it went a step lately.
         unknown: cells whose position is to be estimated.
-        level: their noise level, 0 elsewhere.
     """
 
     origin: Float[Tensor, "B N 2"]
@@ -40,16 +39,9 @@ class Frames:
     elapsed: Float[Tensor, "_ N W"]
     pace: Float[Tensor, "B N"]
     unknown: Bool[Tensor, "_ N W"]
-    level: Float[Tensor, "_ N W"]
 
     @classmethod
-    def of(
-        cls,
-        positions: Float[Tensor, "B N W 2"],
-        noise_level: Float[Tensor, "_ N W"],
-        known: Bool[Tensor, "_ N W"],
-        history: int,
-    ) -> Self:
+    def of(cls, positions: Float[Tensor, "B N W 2"], known: Bool[Tensor, "_ N W"], history: int) -> Self:
         """Frames at the last position known up to the present, which is step ``history`` of the window."""
         step = torch.arange(known.shape[-1], device=known.device)
         past = known & (step <= history)
@@ -65,7 +57,7 @@ class Frames:
         both = past[..., 1:] & past[..., :-1]
         moves = (positions.diff(dim=2).square().sum(-1) * both).sum(-1) / both.sum(-1).clamp(min=1)
         pace = (moves + SLOWEST**2).sqrt()
-        return cls(torch.where(seen, at(last), 0), velocity, seen[..., 0], elapsed, pace, ~known, noise_level * ~known)
+        return cls(torch.where(seen, at(last), 0), velocity, seen[..., 0], elapsed, pace, ~known)
 
     @cached_property
     def heading(self) -> Complex[Tensor, "B N"]:
@@ -86,9 +78,11 @@ class Frames:
     def _reference(self) -> Float[Tensor, "B N W 2"]:
         return torch.where(self.unknown[..., None], self.straight, self.origin[:, :, None])
 
-    def enter(self, positions: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
+    def enter(
+        self, positions: Float[Tensor, "B N W 2"], noise_level: Float[Tensor, "_ N W"]
+    ) -> Float[Tensor, "B N W 2"]:
         """Noisy positions on the map, in the agents' frames."""
-        return self.turn(positions - (1 - self.level[..., None]) * self._reference)
+        return self.turn(positions - (1 - noise_level * self.unknown)[..., None] * self._reference)
 
     def leave(self, positions: Float[Tensor, "B N W 2"]) -> Float[Tensor, "B N W 2"]:
         """Clean positions in the agents' frames, on the map."""
@@ -123,9 +117,28 @@ class Frames:
         return nearest.indices, nearest.values < torch.inf
 
 
-def _turned(vectors: Float[Tensor, "B N *rest 2"], heading: Complex[Tensor, "B N"]) -> Float[Tensor, "B N *rest 2"]:
+def _turned(vectors: Float[Tensor, "B N *rest 2"], heading: Complex[Tensor, "_ N"]) -> Float[Tensor, "B N *rest 2"]:
     there = torch.view_as_complex(vectors.contiguous())
     return torch.view_as_real(there * heading.reshape(*heading.shape, *(1,) * (there.dim() - 2)))
+
+
+def _of_others(values: Float[Tensor, "b N *rest"], others: Int[Tensor, "_ N M"]) -> Float[Tensor, "B N M *rest"]:
+    """What ``values`` say of whom each agent looks at."""
+    if len(others) == 1:
+        return values.index_select(1, others.flatten()).reshape(len(values), *others.shape[1:], *values.shape[2:])
+    return values.expand(len(others), *values.shape[1:])[
+        torch.arange(len(others), device=others.device)[:, None, None], others
+    ]
+
+
+def _relative(
+    points: Float[Tensor, "B N P 2"], frames: Frames, others: Int[Tensor, "_ N M"]
+) -> tuple[Float[Tensor, "B N M P 2"], Float[Tensor, "B N M P"]]:
+    """Others' points as seen from each agent's frame, and their distances; what is far away is kept within bounds."""
+    relative = _turned(_of_others(points, others) - points[:, :, None], frames.heading.conj())
+    distance = (relative[..., 0].square() + relative[..., 1].square() + 1e-12).sqrt()  # a third of abs()'s time
+    near = 1 / (1 + distance / FAR)
+    return relative * near[..., None], distance * near
 
 
 class PairFeatures(nn.Module):
@@ -154,33 +167,31 @@ class PairFeatures(nn.Module):
         self,
         frames: Frames,
         positions: Float[Tensor, "B N W 2"],
-        others: Int[Tensor, "B N M"],
-        seen: Bool[Tensor, "B N M"],
+        noise_level: Float[Tensor, "_ N W"],
+        others: Int[Tensor, "_ N M"],
+        seen: Bool[Tensor, "_ N M"],
     ) -> tuple[Float[Tensor, "B N M T K"], Float[Tensor, "B N T C"]]:
         """K biases of how a token of each agent attends to M others, and what each token hears of them.
 
         Args:
             frames: of the agents.
             positions: noisy, on the map.
+            noise_level: of every cell.
             others: whom each agent looks at (``Frames.nearest``).
             seen: whether they are there.
         """
-        (B, N, M), T, p = others.shape, positions.shape[2] // self.patch_size, self.patch_size
-        noisy = positions + frames.level[..., None] * frames.straight  # as if noise were added to going straight on
-        points = torch.cat((torch.stack((frames.origin, frames.velocity), 2), noisy), 2)
-        looked_at = (torch.arange(B, device=others.device)[:, None, None], others)
-        theirs = points[looked_at]
-        relative = _turned(theirs - points[:, :, None], frames.heading.conj())
-        distance = torch.view_as_complex(relative).abs()
-        near = 1 / (1 + distance / FAR)  # keeps what is far away within bounds
-        relative, distance = relative * near[..., None], distance * near
-        level = frames.level.expand(B, -1, -1)[looked_at]
+        (_, N, M), B, T, p = others.shape, len(positions), positions.shape[2] // self.patch_size, self.patch_size
+        level = noise_level * frames.unknown
+        noisy = positions + level[..., None] * frames.straight  # as if noise were added to going straight on
+        poses, _ = _relative(torch.stack((frames.origin, frames.velocity), 2), frames, others)
+        paths, distance = _relative(noisy, frames, others)
+        level = _of_others(level.reshape(-1, N, T, p).amax(-1, keepdim=True), others)
         features = torch.cat(
             (
-                relative[..., :2, :].reshape(B, N, M, 1, 4).expand(-1, -1, -1, T, -1),
-                relative[..., 2:, :].reshape(B, N, M, T, 2 * p),
-                distance[..., 2:].reshape(B, N, M, T, p),
-                level.reshape(B, N, M, T, p).amax(-1, keepdim=True),
+                poses.flatten(3)[:, :, :, None].expand(B, -1, -1, T, -1),
+                paths.reshape(B, N, M, T, 2 * p),
+                distance.reshape(B, N, M, T, p),
+                level.expand(B, -1, -1, -1, -1),
             ),
             -1,
         )
