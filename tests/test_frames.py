@@ -3,6 +3,7 @@
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,9 +47,11 @@ def estimate(denoiser: JointDenoiser, clean: torch.Tensor, noise: torch.Tensor, 
     return denoiser(torch.lerp(clean, noise, level), grid["level"], grid["known"], roles, grid.get("mask"))
 
 
-@pytest.mark.parametrize(("prediction", "half"), [("sample", False), ("velocity", False), ("sample", True)])
-def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(prediction: str, half: bool) -> None:
-    denoiser, grid = make_denoiser(prediction=prediction), make_grid()
+@pytest.mark.parametrize(
+    ("options", "half"), [({}, False), ({"prediction": "velocity"}, False), ({"from_present": True}, False), ({}, True)]
+)
+def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(options: dict[str, Any], half: bool) -> None:
+    denoiser, grid = make_denoiser(**options), make_grid()
     turn = torch.tensor([[math.cos(2), -math.sin(2)], [math.sin(2), math.cos(2)]])
     shift = torch.tensor([5.0, -3.0, 0.0, 0.0, 5.0, -3.0])  # velocities are not moved
 

@@ -160,9 +160,7 @@ class JointDenoiser(SavedNetwork):
             settled = self.settle(sample, known, roles, mask, latents)
         on_map, level_on_map, frames = sample, noise_level, settled.frames
         if frames is not None:
-            sample = self._into(frames, sample, noise_level, known)
-            if self.config.pace:
-                sample, noise_level = frames.at_own_pace(sample, noise_level)
+            sample, noise_level = self._into(frames, sample, noise_level, known)
         condition = self.level_embedding(noise_level.reshape(-1, N * T, p))
         tokens = self.embed_sample(sample.reshape(B, N * T, p * D)) + settled.context
         if self.embed_return is not None and target_return is not None:
@@ -209,13 +207,15 @@ class JointDenoiser(SavedNetwork):
             told = ~latents.isnan().any(-1, keepdim=True)
             features = torch.cat((latents.where(told, 0), told.to(latents.dtype)), dim=-1)
             context = context + self.embed_latent(features.to(sample.dtype))[:, :, None]
-        carried = None
+        frames, carried = None, None
+        if len(self.config.position):
+            frames = self._frames(sample, known, mask)
+            sample, _ = self._into(frames, sample, sample.new_zeros(1, N, W), known)
         if self.embed_present is not None and self.carry_present is not None:
             present = self._present(sample, known, mask)
             context = context + self.embed_present(present)[:, :, None]
             carried = self.carry_present(present).reshape(B, N, W, D).to(sample.dtype)
             carried[..., self.config.changes] += present[:, :, None, self.config.changes]
-        frames = self._frames(sample, known, mask) if len(self.config.position) else None
         return Settled(context.flatten(1, 2), self._attention_bias(N, mask), carried, frames)
 
     def _present(self, sample: Tensor, known: Tensor, mask: Tensor | None) -> Float[Tensor, "B N P"]:
@@ -229,8 +229,8 @@ class JointDenoiser(SavedNetwork):
         located = known[..., place].all(-1)
         return Frames.of(sample[..., place], located if mask is None else located & mask, self.config.history)
 
-    def _into(self, frames: Frames, sample: Tensor, noise_level: Tensor, known: Tensor) -> Tensor:
-        """The sample in the agents' own frames."""
+    def _into(self, frames: Frames, sample: Tensor, noise_level: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The sample in the agents' own frames, and the noise levels that it has there."""
         sample, goal = sample.clone(), self.config.goal
         sample[..., self.config.position] = frames.enter(sample[..., self.config.position], noise_level)
         if len(goal):
@@ -238,7 +238,7 @@ class JointDenoiser(SavedNetwork):
             sample[..., goal] = frames.turn(sample[..., goal] - share * frames.origin[:, :, None])
         if len(self.config.velocity):
             sample[..., self.config.velocity] = frames.turn(sample[..., self.config.velocity])
-        return sample
+        return frames.at_own_pace(sample, noise_level) if self.config.pace else (sample, noise_level)
 
     def _out_of(self, frames: Frames, estimate: Tensor) -> Tensor:
         """The estimate on the map again."""
