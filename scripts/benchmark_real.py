@@ -5,8 +5,8 @@
 DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``).
 Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what people did. Two samplers:
 *marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both are means of clusters of 50 to
-600 joint samples, fewer in large crowds. A guide keeps walkers apart, and joint means are moved clear of each other.
-Basketball players know who is in their team, and where the hoops are.
+600 joint samples, fewer in large crowds. Joint means of walkers are moved clear of each other. Basketball players know
+who is in their team, and where the hoops are.
 ``collisions``: the share of people in joint futures who come closer than 0.2 m to anybody, also between two frames.
 ``region_80``: how often people are within the distance of the samples' mean that holds 80 % of these. Nothing is chosen
 on test data. Planners and scores lie below runs/real.
@@ -46,8 +46,8 @@ OBSERVED, FORECAST, FUTURES = 8, 12, 20
 FORECASTS = QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0)
 FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1": (602, 2_253), "zara2": (921, 5_833)}
 TOUCH = 0.2  # m: who comes closer collides
-APART = dp.ConstraintGuide.separation(0.3, 10.0)  # m; chosen on zara1's validation files, the next one too
-CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)
+CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)  # m; chosen on zara1's validation files
+DENOISING_STEPS = 8
 FEET = 3.28084
 HOOPS = np.array([[5.25, 25.0], [88.75, 25.0]], np.float32)  # feet; they stand on the court like players
 AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
@@ -78,11 +78,10 @@ class Kind:
     augmentation: Augmentation
     samples: int  # of a window, for all its agents together
     touch: float  # who comes closer collides, in the data's units
-    guides: tuple[dp.Guide, ...] = ()  # of a window with several people
     clear: dp.ConstraintGuide | None = None  # what joint futures are moved to fulfil
 
 
-WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 6_000, TOUCH, (APART,), CLEAR)
+WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, CLEAR)
 PLAYERS = Kind(None, 12, 128, 6_000, Augmentation(mirror=True), 2_000, TOUCH * FEET)
 
 
@@ -199,8 +198,7 @@ def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore, kind: Kind) 
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
             question = Question(seen[-1], past, seed=index)
             samples = int(np.clip(kind.samples // len(names), 50, 600))
-            guides = kind.guides if len(names) > 1 else ()
-            plan = planner.for_agents(team).answer([question], Sampling(samples, guides=guides))[0]
+            plan = planner.for_agents(team).answer([question], Sampling(samples, DENOISING_STEPS))[0]
             yield plan, cells[mask, OBSERVED:]
 
 

@@ -145,6 +145,9 @@ def test_a_member_knows_itself_what_it_senses_and_what_it_was_told(planner) -> N
     told = Message.from_bytes(data, planner.spec, planner.normalizer).path(1)
     np.testing.assert_array_equal(question.given.observations[0], told[:, :6])
     assert (np.isnan(told).any(1) == [False] * 7 + [True]).all()
+    later = Message.from_bytes(data, planner.spec, planner.normalizer).path(2)
+    question = member.ask(NEAR["robot_1"], {}, 2)  # out of sight it is where it said that it would be by now
+    np.testing.assert_array_equal(question.observations["robot_0"], later[0, :6])
 
 
 def test_what_all_know_is_asked_first_and_is_the_same_for_all_to_the_bit(planner) -> None:

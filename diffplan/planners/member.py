@@ -202,7 +202,7 @@ class TeamMember:
         if strange & earlier:
             last = None
             self.stats.gave_way += 1
-        self._seen = self._world(observation, sensed)
+        self._seen = self._world(observation, sensed, heard)
         self._near = {
             name: np.where(np.isnan(row), heard[name][0, : len(row)], row) if name in heard else row
             for name, row in self._seen.items()
@@ -271,13 +271,16 @@ class TeamMember:
             if np.isnan(seen[static]).any() and np.isfinite(np.delete(seen, static)).all():
                 self.supposed[name] = plan.observations[0, index, 0, static]
 
-    def _world(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray]) -> Observations:
-        """The present: its own observation, what it senses of others, and what they told, or what it once took, of
-        what stays the same."""
+    def _world(
+        self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], heard: Mapping[str, np.ndarray]
+    ) -> Observations:
+        """The present: its own observation, what it senses of others or, out of sight, what they told of this step, and
+        what they told, or what it once took, of what stays the same."""
         world = {}
         for name in self.planner.spec.names:
             role = self.planner.spec.role_of(name)
-            row = np.array(sensed.get(name, np.full(role.observation_size, np.nan)), np.float32)
+            unseen = heard[name][0] if name in heard else np.full(role.observation_size, np.nan)
+            row = np.array(sensed.get(name, unseen[: role.observation_size]), np.float32)
             if name in self.heard:
                 static = list(role.static)
                 row[static] = np.where(np.isnan(row[static]), self.heard[name].cells[0, static], row[static])
