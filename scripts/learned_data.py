@@ -1,0 +1,87 @@
+"""Records episodes of policies that SAC of d3rlpy learned here, for tasks that have no script.
+
+    d3rlpy-env/bin/python scripts/learned_data.py --env mamujoco:HalfCheetah-2x3 --out runs/ladder/halfcheetah_2x3
+
+The policy is kept every 5,000 steps. ``expert`` data are of the one that scores best, ``medium`` data of the one whose
+score is nearest to half of that; both act as they explored. ``benchmark_ladder.py`` calls this file.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import d3rlpy
+import numpy as np
+from offline_baselines import OfflinePolicy
+from online_baseline import JointEnv
+
+import diffplan as dp
+from diffplan.files import write_json
+from diffplan.spec import Actions, Observations
+
+KEPT_EVERY = 5_000
+TRIALS = 5  # episodes by which a policy is judged
+
+
+class Exploring:
+    """Acts with a sample of a d3rlpy policy's actions; episodes are labelled with its steps of training."""
+
+    def __init__(self, algorithm: d3rlpy.algos.QLearningAlgoBase, spec: dp.JointSpec, steps: int):
+        self.algorithm, self.spec, self.labels = algorithm, spec, {"steps": steps}
+
+    def reset(self, env: Any, seed: int) -> None:
+        d3rlpy.seed(seed)
+
+    def __call__(self, observations: Observations) -> Actions:
+        values, mask = self.spec.stack_observations(observations)
+        actions = self.algorithm.sample_action(values.reshape(1, -1).astype(np.float32))
+        return self.spec.unstack_actions(actions.reshape(len(mask), -1), mask)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=60_000)
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    d3rlpy.seed(arguments.seed)
+    env = dp.make(arguments.env)
+    joint = JointEnv(env, arguments.seed)
+    bounds = {"minimum": joint.action_space.low, "maximum": joint.action_space.high}
+    sac = d3rlpy.algos.SACConfig(action_scaler=d3rlpy.preprocessing.MinMaxActionScaler(**bounds)).create(device=False)
+    policy, models, scores = OfflinePolicy(sac, joint.spec, joint=True), arguments.out / "policies", {}
+    models.mkdir(parents=True, exist_ok=True)
+
+    def keep(algorithm: Any, epoch: int, step: int) -> None:
+        if step % KEPT_EVERY == 0:
+            algorithm.save_model(models / f"{step}.pt")
+            scores[step] = float(np.mean(dp.evaluate(policy, arguments.env, episodes=TRIALS, seed=5_000).returns))
+            print(step, scores[step], flush=True)
+
+    sac.fit_online(
+        joint,
+        d3rlpy.dataset.create_fifo_replay_buffer(limit=arguments.steps, env=joint),
+        n_steps=arguments.steps,
+        n_steps_per_epoch=KEPT_EVERY,
+        update_start_step=1_000,
+        random_steps=1_000,
+        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+        show_progress=False,
+        callback=keep,
+    )
+    best = max(scores, key=scores.__getitem__)
+    half = min((step for step in scores if step < best), key=lambda step: abs(scores[step] - scores[best] / 2))
+    write_json(arguments.out / "policies.json", {"scores": scores, "expert": best, "medium": half})
+    for skill, step in (("expert", best), ("medium", half)):
+        sac.load_model(models / f"{step}.pt")
+        exploring = Exploring(sac, joint.spec, step)
+        dp.collect_episodes(
+            env, exploring, out=arguments.out / skill / "data", episodes=arguments.episodes, seed=arguments.seed,
+            workers=0, progress=False,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
