@@ -5,17 +5,21 @@
 One prior and one value function are trained per task, data and seed; the variants differ in how they plan with them.
 Scores are normalised: 0 is what random actions get, 100 the mean return of expert data. Everything is kept below
 runs/ladder: an interrupted benchmark goes on. IQL and TD3+BC are d3rlpy's, on the joint action with its defaults for
-20,000 steps, see ``offline_baselines.py``; without ``--d3rlpy`` they are left out.
+20,000 steps, see ``offline_baselines.py``; without ``--d3rlpy`` they are left out. halfcheetah_2x3 has no script: its
+expert and medium data are of policies that SAC learned, see ``learned_data.py``, which needs ``--d3rlpy``.
+<task>_<data>_score: the best of our variants; gain and margin: by how many % of its score it is above the unguided plan
+and above the best of the baselines.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from figures import RESULTS, Figure, kept, record
 
 import diffplan as dp
@@ -46,6 +50,7 @@ class Task:
     refine: float = 1.0
     refine_price: float = 0.1
     random_return: float | None = None  # counts as 0; None: the mean of random data, whose actions are smooth
+    learned: bool = False  # data are of a policy that was learned, not of a script
 
 
 QUICK_TASK: dict[str, Any] = {"discount": 0.95, "values": {"reach": 0.5}, "refine_price": 0.0}  # 25 steps an episode
@@ -53,6 +58,7 @@ TASKS = {
     "crossing": Task("crossing-v0", steps=4_000),
     "transport": Task("transport-v0", steps=8_000),
     "simple_spread": Task("mpe:simple_spread_v3", horizon=12, value_steps=6_000, random_return=-26.6, **QUICK_TASK),
+    "halfcheetah_2x3": Task("mamujoco:HalfCheetah-2x3", horizon=16, learned=True),
 }
 
 
@@ -84,9 +90,13 @@ VARIANTS = (
 )
 
 
-def store_of(name: str, skill: str) -> dp.TrajectoryStore:
-    task = TASKS[name]
-    out = FOLDER / name / skill / "data"
+def store_of(name: str, skill: str, interpreter: str | None) -> dp.TrajectoryStore:
+    task, out = TASKS[name], FOLDER / name / skill / "data"
+    if task.learned and skill != "random":
+        if not (FOLDER / name / "expert" / "data").exists():  # recorded first; the medium ones by the same call
+            command = [interpreter, Path(__file__).with_name("learned_data.py"), "--env", task.env]
+            subprocess.run([str(part) for part in (*command, "--out", FOLDER / name)], check=True)
+        return dp.TrajectoryStore.open(out)
     return dp.collect_episodes(task.env, out=out, episodes=task.episodes, skill=skill, env_options=task.options)
 
 
@@ -128,8 +138,9 @@ def returns(name: str, skill: str, variant: str, seed: int, episodes: int, inter
 def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | None) -> list[Figure]:
     """Every variant on one task and quality of data."""
     claim(FOLDER / name, asdict(TASKS[name]))
-    low, high, own = TASKS[name].random_return, store_of(name, "expert").returns.mean(), store_of(name, skill).returns
-    low = float(store_of(name, "random").returns.mean()) if low is None else low
+    low = TASKS[name].random_return
+    high, own = store_of(name, "expert", interpreter).returns.mean(), store_of(name, skill, interpreter).returns
+    low = float(store_of(name, "random", interpreter).returns.mean()) if low is None else low
     command = COMMAND.format(task=name, data=skill, seeds=seeds, episodes=episodes)
     command += " --d3rlpy d3rlpy-env/bin/python" * (interpreter is not None)
 
@@ -147,7 +158,31 @@ def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | No
     others = {name: found[name] for name in (*CLONING, *OFFLINE) if name in found}
     for variant in VARIANTS[1:]:
         found[variant].baselines.update({"unguided": found["none"]} | others)
-    return figures
+    return [*figures, *summary(name, skill, found)]
+
+
+def summary(name: str, skill: str, found: dict[str, Figure]) -> list[Figure]:
+    """The best of our variants, and by how many percent it is above no guidance and above the best baseline.
+
+    Of scores that are not positive nobody is a percent above. Intervals: both scores drawn from theirs, independently.
+    """
+    others = {name: found[name] for name in (*CLONING, *OFFLINE) if name in found}
+    best, rival = (max(ones, key=lambda one: one.value) for ones in ([found[one] for one in VARIANTS], others.values()))
+    beside = {"unguided": found["none"]} | found["none"].baselines | others
+    rows = [replace(best, figure=f"{name}_{skill}_score", baselines=beside)]
+    rng = np.random.default_rng(0)
+    for label, other in (("gain", found["none"]), ("margin", rival)):
+        if other.low <= 0:
+            continue
+        ours, theirs = (rng.normal(one.value, (one.high - one.low) / 3.92, 100_000) for one in (best, other))
+        low, high = np.quantile(100 * (ours / theirs - 1), (0.025, 0.975)).tolist()
+        value, beside = (
+            100 * (best.value / other.value - 1),
+            {one.figure: replace(one, baselines={}) for one in (best, other)},
+        )
+        figure = {"figure": f"{skill}_{label}_{name}", "value": value, "low": low, "high": high, "unit": "%"}
+        rows.append(replace(best, **figure, baselines=beside))
+    return rows
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import argparse
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from figures import RESULTS, Figure, page, read
 
@@ -23,63 +24,58 @@ they were published, with the place.
 """
 COLUMNS = "| figure | diffplan | beside it | seeds, episodes | command |\n|---|---|---|---|---|"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-MAIN = (
-    "crossing_open_4_success",
-    "announced_plan_agreement",
-    "crossing_open_8_success",
-    "zero_shot_8_success",
-    "crossing_doorway_4_success",
-    "crossing_obstacles_4_success",
-    "transport_3_success",
-    "two_arm_lift_success",
-    "simple_spread_expert_score",
-    "simple_spread_medium_none",
-    "simple_spread_medium_refine",
-    "simple_spread_random_ranking_refine",
-    "crossing_medium_ranking",
-    "transport_medium_none",
-    "transport_medium_gradient",
-    "crossing_8_filtered_contact_free",
-    "crossing_8_filtered_success",
-    "open_team_8_success",
-    "open_team_12_success",
-    "enter_leave_drop",
-    "partner_success_heldout",
-    "partner_ade_ratio_heldout",
-    "style_accuracy_10",
-    "region_80_coverage",
-    "decentral_shared_seed_success",
-    "decentral_messages_success",
-    "team_missed_steps",
-    "gain_100k_simple_spread",
-    "gain_100k_crossing_doorway",
-    "gain_100k_transport",
-    "random_100k_simple_spread",
-    "speedup_over_scratch",
-    "partner_shift_recovery",
-    "partner_shift_forgetting",
-    "partner_shift_recovery_filtered",
-    "partner_shift_forgetting_filtered",
-    "eth_ucy_marginal_ade",
-    "eth_ucy_joint_ade",
-    "nba_rebound_joint_ade",
-    "overcooked_next_action_accuracy",
-    "forecast_error_ratio",
-    "plan_latency_ms",
-    "candidates_64_latency_ms",
-    "guided_64_latency_ms",
-    "decentral_replan_ms",
-    "filter_latency_ms",
-    "training_20gb_rss_gb",
-)  # figures in the README, in this order
+README_COLUMNS = "| what | diffplan | beside it | seeds, episodes | command |\n|---|---|---|---|---|"
+MAIN = {
+    "crossing_open_4_success": "4 robots cross, all at their goals without contact",
+    "crossing_open_8_success": "8 robots cross",
+    "zero_shot_8_success": "8 robots, by a planner of 4 and 6",
+    "open_team_12_success": "12 robots, by a planner of 2 to 6, pillars, guides and filter",
+    "crossing_doorway_4_success": "4 robots, one doorway",
+    "crossing_obstacles_4_success": "4 robots among unseen pillars",
+    "transport_3_success": "3 robots push a heavy box to its place",
+    "two_arm_lift_success": "two arms lift a pot (robosuite)",
+    "announced_plan_agreement": "plans fit what one robot announced",
+    "simple_spread_expert_score": "simple_spread, expert data; 100: the expert",
+    "simple_spread_medium_score": "simple_spread, medium data, best guidance",
+    "simple_spread_random_score": "simple_spread, random data, best guidance",
+    "transport_medium_score": "transport, medium data, best guidance",
+    "halfcheetah_2x3_medium_score": "HalfCheetah-2x3, medium data, best guidance",
+    "crossing_8_filtered_contact_free": "8 robots among pillars, safety filter: no contact",
+    "gain_100k_simple_spread": "fine-tuning, 100,000 steps, simple_spread: score after / before",
+    "gain_100k_crossing_doorway": "the same, doorway",
+    "gain_100k_transport": "the same, transport",
+    "speedup_over_scratch": "steps of SAC from scratch / ours",
+    "partner_shift_recovery": "success with a partner that changed for good, after / before",
+    "partner_success_heldout": "success beside partners of unseen families",
+    "partner_ade_ratio_heldout": "their forecast error / constant velocity's",
+    "style_accuracy_10": "their style told apart after 10 steps",
+    "decentral_messages_success": "4 planners without a centre, talking",
+    "decentral_shared_seed_success": "silent, with a shared seed",
+    "sensing_gap_recovered": "6 robots that sense 0.8 m far: what talking wins back",
+    "eth_ucy_marginal_ade": "pedestrians (ETH/UCY), each by itself, best of 20",
+    "eth_ucy_joint_ade": "whole scenes, best of 20",
+    "nba_rebound_joint_ade": "basketball, whole scenes, best of 20",
+    "overcooked_next_action_accuracy": "people's next action in Overcooked",
+    "forecast_error_ratio": "world model: error after 10 steps / constant velocity's",
+    "plan_latency_ms": "one plan, 4 robots, one core",
+    "candidates_64_latency_ms": "64 candidates",
+    "guided_64_latency_ms": "64 candidates, moved by a value function",
+    "decentral_replan_ms": "belief and plan of one robot of a talking team",
+    "filter_latency_ms": "safety filter, 10 robots",
+}  # figures in the README, in this order, in plain words
 
 
 def readme() -> str:
-    """The README with the main figures between its marks, each beside its baselines."""
+    """The README with the main figures between its marks, each beside what is like it."""
     figures = {one.figure: one for one in all_figures()}
-    lines = [row(figures[name]) for name in MAIN if name in figures]
+    lines = [readme_row(words, figures[name]) for name, words in MAIN.items() if name in figures]
     before, _, rest = README.read_text().partition(BEGIN)
-    return "\n".join([f"{before}{BEGIN}\n", COLUMNS, *lines, f"\n{END}{rest.partition(END)[2]}"])
+    return "\n".join([f"{before}{BEGIN}\n", README_COLUMNS, *lines, f"\n{END}{rest.partition(END)[2]}"])
+
+
+def readme_row(words: str, one: Figure) -> str:
+    alike = {name: baseline for name, baseline in one.baselines.items() if baseline.unit == one.unit}
+    return row(replace(one, baselines=alike)).replace(f"`{one.figure}`", words)
 
 
 def book() -> str:
