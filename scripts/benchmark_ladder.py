@@ -32,6 +32,16 @@ DATA = ("expert", "medium", "replay", "random")
 COMMAND = "python scripts/benchmark_ladder.py --tasks {task} --data {data} --seeds {seeds} --episodes {episodes}"
 CLONING = {"BC joint": True, "BC per agent": False}
 OFFLINE = {"IQL": "iql", "TD3+BC": "td3bc"}
+VARIANTS = (
+    "none",
+    "ranking",
+    "gradient",
+    "return",
+    "refine",
+    "gradient, ranking",
+    "gradient, refine",
+    "ranking, refine",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Task:
     refine_price: float = 0.1
     random_return: float | None = None  # counts as 0; None: the mean of random data, whose actions are smooth
     learned: bool = False  # data are of a policy that was learned, not of a script
+    variants: tuple[str, ...] = VARIANTS
 
 
 QUICK_TASK: dict[str, Any] = {"discount": 0.95, "values": {"reach": 0.5}, "refine_price": 0.0}  # 25 steps an episode
@@ -58,7 +69,13 @@ TASKS = {
     "crossing": Task("crossing-v0", steps=4_000),
     "transport": Task("transport-v0", steps=8_000),
     "simple_spread": Task("mpe:simple_spread_v3", horizon=12, value_steps=6_000, random_return=-26.6, **QUICK_TASK),
-    "halfcheetah_2x3": Task("mamujoco:HalfCheetah-2x3", horizon=16, learned=True),
+    "halfcheetah_2x3": Task(
+        "mamujoco:HalfCheetah-2x3",
+        episodes=200,
+        horizon=16,
+        learned=True,
+        variants=("none", "gradient", "refine", "gradient, refine"),  # 1,000 steps an episode: no 16 candidates each
+    ),
 }
 
 
@@ -78,24 +95,13 @@ def acting(variant: str, task: Task, value: dp.ValueFunction) -> dict[str, Any]:
     }[variant]
 
 
-VARIANTS = (
-    "none",
-    "ranking",
-    "gradient",
-    "return",
-    "refine",
-    "gradient, ranking",
-    "gradient, refine",
-    "ranking, refine",
-)
-
-
 def store_of(name: str, skill: str, interpreter: str | None) -> dp.TrajectoryStore:
     task, out = TASKS[name], FOLDER / name / skill / "data"
     if task.learned and skill != "random":
         if not (FOLDER / name / "expert" / "data").exists():  # recorded first; the medium ones by the same call
             command = [interpreter, Path(__file__).with_name("learned_data.py"), "--env", task.env]
-            subprocess.run([str(part) for part in (*command, "--out", FOLDER / name)], check=True)
+            command += ["--out", FOLDER / name, "--episodes", task.episodes]
+            subprocess.run([str(part) for part in command], check=True)
         return dp.TrajectoryStore.open(out)
     return dp.collect_episodes(task.env, out=out, episodes=task.episodes, skill=skill, env_options=task.options)
 
@@ -137,7 +143,7 @@ def returns(name: str, skill: str, variant: str, seed: int, episodes: int, inter
 
 def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | None) -> list[Figure]:
     """Every variant on one task and quality of data."""
-    claim(FOLDER / name, asdict(TASKS[name]))
+    claim(FOLDER / name, {key: value for key, value in asdict(TASKS[name]).items() if key != "variants"})
     low = TASKS[name].random_return
     high, own = store_of(name, "expert", interpreter).returns.mean(), store_of(name, skill, interpreter).returns
     low = float(store_of(name, "random", interpreter).returns.mean()) if low is None else low
@@ -148,7 +154,7 @@ def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | No
         found = mean_interval([[100 * (value - low) / (high - low) for value in group] for group in groups])
         return Figure(label, found.value, found.low, found.high, "points", seeds, seeds * episodes, command)
 
-    variants = (*VARIANTS, *CLONING, *(OFFLINE if interpreter else ()))
+    variants = (*TASKS[name].variants, *CLONING, *(OFFLINE if interpreter else ()))
     figures = []
     for variant in variants:
         groups = [returns(name, skill, variant, seed, episodes, interpreter) for seed in range(seeds)]
@@ -156,7 +162,7 @@ def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | No
     found = dict(zip(variants, figures, strict=True))
     found["none"].baselines["the data's mean"] = figure("the data's mean", [own.mean(1).tolist()])
     others = {name: found[name] for name in (*CLONING, *OFFLINE) if name in found}
-    for variant in VARIANTS[1:]:
+    for variant in TASKS[name].variants[1:]:
         found[variant].baselines.update({"unguided": found["none"]} | others)
     return [*figures, *summary(name, skill, found)]
 
@@ -167,7 +173,9 @@ def summary(name: str, skill: str, found: dict[str, Figure]) -> list[Figure]:
     Of scores that are not positive nobody is a percent above. Intervals: both scores drawn from theirs, independently.
     """
     others = {name: found[name] for name in (*CLONING, *OFFLINE) if name in found}
-    best, rival = (max(ones, key=lambda one: one.value) for ones in ([found[one] for one in VARIANTS], others.values()))
+    best, rival = (
+        max(ones, key=lambda one: one.value) for ones in ([found[one] for one in TASKS[name].variants], others.values())
+    )
     beside = {"unguided": found["none"]} | found["none"].baselines | others
     rows = [replace(best, figure=f"{name}_{skill}_score", baselines=beside)]
     rng = np.random.default_rng(0)
