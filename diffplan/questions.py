@@ -53,7 +53,7 @@ class QuestionMix:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0 <= value < float("inf") or (name in SHARES and value > 1):
-                raise ValueError(f"{name}={value}; give 0 or more" + ", at most 1." * (name in SHARES))
+                raise ValueError(f"{name}={value}; give 0 or more{', at most 1' * (name in SHARES)}.")
         if not any(getattr(self, name) for name in KINDS) or not self.level_shift:
             raise ValueError(f"one of {KINDS} must be asked, and level_shift be more than 0; got {self}.")
 

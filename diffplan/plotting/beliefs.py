@@ -62,7 +62,7 @@ def plot_belief(
         Line2D([], [], color=INK, linestyle="--", label="what it did"),
         Line2D([], [], color="#b0b0b0", marker="o", markersize=5, linewidth=1.2, label="the others"),
     ]
-    figure.legend(handles=strokes, loc="outside upper center", ncols=3)
+    figure.legend(handles=strokes, loc="outside upper center", ncols=3 if len(shown) > 3 else 1)
     return figure
 
 
@@ -88,7 +88,7 @@ def _draw_fan(axes: Axes, plan: Plan, executed: Trajectory, partner: str, step: 
     draw_dots(axes, path[begins : begins + 1], color, size=90)
     style_map(axes)
     axes.set_title(f"{step * executed.spec.dt:.1f} s", fontsize=9)
-    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    axes.locator_params(nbins=3)
     axes.tick_params(labelbottom=False, labelleft=False)
 
 
