@@ -7,8 +7,8 @@ Scores are normalised: 0 is what random actions get, 100 the mean return of expe
 runs/ladder: an interrupted benchmark goes on. IQL and TD3+BC are d3rlpy's, on the joint action with its defaults for
 20,000 steps, see ``offline_baselines.py``; without ``--d3rlpy`` they are left out. halfcheetah_2x3 has no script: its
 expert and medium data are of policies that SAC learned, see ``learned_data.py``, which needs ``--d3rlpy``.
-<task>_<data>_score: the best of our variants; gain and margin: by how many % of its score it is above the unguided plan
-and above the best of the baselines.
+<task>_<data>_score: the best of our variants, on these episodes; gain and margin: by how many % of its score it is
+above the unguided plan and above the best of the baselines.
 """
 
 import argparse
@@ -98,10 +98,9 @@ def acting(variant: str, task: Task, value: dp.ValueFunction) -> dict[str, Any]:
 def store_of(name: str, skill: str, interpreter: str | None) -> dp.TrajectoryStore:
     task, out = TASKS[name], FOLDER / name / skill / "data"
     if task.learned and skill != "random":
-        if not (FOLDER / name / "expert" / "data").exists():  # recorded first; the medium ones by the same call
-            command = [interpreter, Path(__file__).with_name("learned_data.py"), "--env", task.env]
-            command += ["--out", FOLDER / name, "--episodes", task.episodes]
-            subprocess.run([str(part) for part in command], check=True)
+        command = [interpreter, Path(__file__).with_name("learned_data.py"), "--env", task.env]
+        command += ["--out", FOLDER / name, "--episodes", task.episodes]
+        subprocess.run([str(part) for part in command], check=True)
         return dp.TrajectoryStore.open(out)
     return dp.collect_episodes(task.env, out=out, episodes=task.episodes, skill=skill, env_options=task.options)
 
@@ -143,7 +142,9 @@ def returns(name: str, skill: str, variant: str, seed: int, episodes: int, inter
 
 def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | None) -> list[Figure]:
     """Every variant on one task and quality of data."""
-    claim(FOLDER / name, {key: value for key, value in asdict(TASKS[name]).items() if key != "variants"})
+    claim(
+        FOLDER / name, {key: value for key, value in asdict(TASKS[name]).items() if key not in ("variants", "learned")}
+    )
     low = TASKS[name].random_return
     high, own = store_of(name, "expert", interpreter).returns.mean(), store_of(name, skill, interpreter).returns
     low = float(store_of(name, "random", interpreter).returns.mean()) if low is None else low
@@ -170,7 +171,8 @@ def rung(name: str, skill: str, seeds: int, episodes: int, interpreter: str | No
 def summary(name: str, skill: str, found: dict[str, Figure]) -> list[Figure]:
     """The best of our variants, and by how many percent it is above no guidance and above the best baseline.
 
-    Of scores that are not positive nobody is a percent above. Intervals: both scores drawn from theirs, independently.
+    The best is the best on the very episodes that are reported. Of scores that are not positive, and of itself, nobody
+    is a percent above. Intervals: both scores drawn from theirs, independently.
     """
     others = {name: found[name] for name in (*CLONING, *OFFLINE) if name in found}
     best, rival = (
@@ -180,7 +182,7 @@ def summary(name: str, skill: str, found: dict[str, Figure]) -> list[Figure]:
     rows = [replace(best, figure=f"{name}_{skill}_score", baselines=beside)]
     rng = np.random.default_rng(0)
     for label, other in (("gain", found["none"]), ("margin", rival)):
-        if other.low <= 0:
+        if other.low <= 0 or other is best:
             continue
         ours, theirs = (rng.normal(one.value, (one.high - one.low) / 3.92, 100_000) for one in (best, other))
         low, high = np.quantile(100 * (ours / theirs - 1), (0.025, 0.975)).tolist()
@@ -201,8 +203,10 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--d3rlpy", help="python of an environment that has d3rlpy")
     arguments = parser.parse_args()
+    if any(TASKS[name].learned for name in arguments.tasks) and not arguments.d3rlpy:
+        parser.error("data of learned policies need --d3rlpy.")
     for name in arguments.tasks:
-        for skill in arguments.data:
+        for skill in (one for one in arguments.data if one != "replay" or not TASKS[name].learned):
             record(RESULTS / "guidance.json", rung(name, skill, arguments.seeds, arguments.episodes, arguments.d3rlpy))
 
 

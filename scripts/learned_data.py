@@ -3,7 +3,8 @@
     d3rlpy-env/bin/python scripts/learned_data.py --env mamujoco:HalfCheetah-2x3 --out runs/ladder/halfcheetah_2x3
 
 The policy is kept every 5,000 steps. ``expert`` data are of the one that scores best, ``medium`` data of the one whose
-score is nearest to half of that; both act as they explored. ``benchmark_ladder.py`` calls this file.
+score is nearest to half of that; both act as they explored. What was learned already is not learned again, and what was
+recorded goes on. ``benchmark_ladder.py`` calls this file.
 """
 
 import argparse
@@ -16,10 +17,11 @@ from offline_baselines import OfflinePolicy
 from online_baseline import JointEnv
 
 import diffplan as dp
-from diffplan.files import write_json
+from diffplan.files import read_json, write_json
 from diffplan.spec import Actions, Observations
 
 KEPT_EVERY = 5_000
+CHOSEN = "policies.json"
 TRIALS = 5  # episodes by which a policy is judged
 
 
@@ -51,12 +53,25 @@ def main() -> None:
     joint = JointEnv(env, arguments.seed)
     bounds = {"minimum": joint.action_space.low, "maximum": joint.action_space.high}
     sac = d3rlpy.algos.SACConfig(action_scaler=d3rlpy.preprocessing.MinMaxActionScaler(**bounds)).create(device=False)
-    policy, models, scores = OfflinePolicy(sac, joint.spec, joint=True), arguments.out / "policies", {}
-    models.mkdir(parents=True, exist_ok=True)
+    if not (arguments.out / CHOSEN).exists():
+        write_json(arguments.out / CHOSEN, learn(sac, joint, arguments))
+    sac.build_with_env(joint)
+    for skill, step in read_json(arguments.out / CHOSEN).items():
+        sac.load_model(arguments.out / f"policy_{step}.pt")
+        exploring, out = Exploring(sac, joint.spec, step), arguments.out / skill / "data"
+        dp.collect_episodes(
+            env, exploring, out=out, episodes=arguments.episodes, seed=arguments.seed, workers=0, progress=False
+        )
+
+
+def learn(sac: d3rlpy.algos.SAC, joint: JointEnv, arguments: argparse.Namespace) -> dict[str, int]:
+    """Trains, keeps policies on the way, and says after how many steps there was which."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    policy, scores = OfflinePolicy(sac, joint.spec, joint=True), {}
 
     def keep(algorithm: Any, epoch: int, step: int) -> None:
         if step % KEPT_EVERY == 0:
-            algorithm.save_model(models / f"{step}.pt")
+            algorithm.save_model(arguments.out / f"policy_{step}.pt")
             scores[step] = float(np.mean(dp.evaluate(policy, arguments.env, episodes=TRIALS, seed=5_000).returns))
             print(step, scores[step], flush=True)
 
@@ -72,15 +87,7 @@ def main() -> None:
         callback=keep,
     )
     best = max(scores, key=scores.__getitem__)
-    half = min((step for step in scores if step < best), key=lambda step: abs(scores[step] - scores[best] / 2))
-    write_json(arguments.out / "policies.json", {"scores": scores, "expert": best, "medium": half})
-    for skill, step in (("expert", best), ("medium", half)):
-        sac.load_model(models / f"{step}.pt")
-        exploring = Exploring(sac, joint.spec, step)
-        dp.collect_episodes(
-            env, exploring, out=arguments.out / skill / "data", episodes=arguments.episodes, seed=arguments.seed,
-            workers=0, progress=False,
-        )  # fmt: skip
+    return {"expert": best, "medium": min(scores, key=lambda step: abs(scores[step] - scores[best] / 2))}
 
 
 if __name__ == "__main__":

@@ -66,6 +66,16 @@ def test_what_is_moved_and_turned_as_a_whole_is_estimated_moved_and_turned(optio
     torch.testing.assert_close(there - shift, turned(here), rtol=0, atol=0.02 if half else 1e-3)
 
 
+def test_of_a_sample_only_what_is_known_settles_anything() -> None:
+    denoiser, grid = make_denoiser(from_present=True), make_grid(2)
+    known, sample = grid["known"].clone(), torch.lerp(grid["clean"], grid["noise"], grid["level"][..., None])
+    known[:, 0, HISTORY, 1] = known[:, 0, HISTORY, 2] = False  # half of its place, and of its velocity
+    other = torch.where(known, sample, sample + 1)
+    one, two = (denoiser.settle(noisy, known, torch.zeros(2, dtype=torch.long)) for noisy in (sample, other))
+    torch.testing.assert_close(one.context, two.context)
+    torch.testing.assert_close(one.carried, two.carried)
+
+
 def test_at_its_own_pace_an_agent_alone_is_estimated_alike_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffplan.models.frames.SLOWEST", 1e-6)
     denoiser, grid = make_denoiser(pace=True), make_grid(1)

@@ -148,6 +148,11 @@ def test_a_member_knows_itself_what_it_senses_and_what_it_was_told(planner) -> N
     later = Message.from_bytes(data, planner.spec, planner.normalizer).path(2)
     question = member.ask(NEAR["robot_1"], {}, 2)  # out of sight it is where it said that it would be by now
     np.testing.assert_array_equal(question.observations["robot_0"], later[0, :6])
+    for age, known in ((2, True), (3, False)):  # longer silence than a lost word explains: it may be dead
+        member = TeamMember(planner, "robot_1", Manners(repeat_every=1))
+        member.receive(data)
+        seen = member.ask(NEAR["robot_1"], {"robot_0": np.full(6, np.nan)}, age).observations["robot_0"]
+        assert np.isfinite(seen[:4]).all() == known
 
 
 def test_what_all_know_is_asked_first_and_is_the_same_for_all_to_the_bit(planner) -> None:

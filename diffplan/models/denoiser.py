@@ -210,7 +210,7 @@ class JointDenoiser(SavedNetwork):
         frames, carried = None, None
         if len(self.config.position):
             frames = self._frames(sample, known, mask)
-            sample, _ = self._into(frames, sample, sample.new_zeros(1, N, W), known)
+            sample, _ = self._into(frames, sample * known, sample.new_zeros(1, N, W), known)
         if self.embed_present is not None and self.carry_present is not None:
             present = self._present(sample, known, mask)
             context = context + self.embed_present(present)[:, :, None]

@@ -1,8 +1,9 @@
 """One robot of a team: it plans the whole team by itself, from what it sees and hears, and does its own part.
 
 One network, no retraining: what a robot knows is a mask of known cells. Its own cells it knows; of a partner it knows
-what it senses now (not its goal), and what that partner told: cells with a noise level that grows with their age. Three
-ways to agree on one of several joint ways: hoping (private seeds), drawing the same noise (a shared seed), or talking.
+what it senses now (not its goal), and what that partner told: cells with a noise level that grows with their age. Out
+of sight, a partner that told something lately is taken to be where it said that it would be by now. Three ways to
+agree on one of several joint ways: hoping (private seeds), drawing the same noise (a shared seed), or talking.
 The same noise leads to the same plan only where the same is known. So with a shared seed a first plan is made of what
 everybody knows, without goals, and is the same for all to the bit; each then goes on from there with what it knows.
 
@@ -190,6 +191,7 @@ class TeamMember:
 
     def ask(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], step: int) -> Question:
         """The first half of ``act``: what to ask the planner."""
+        sensed = {name: row for name, row in sensed.items() if np.isfinite(row).any()}
         self._gap = step - self.step  # more than one, if it was too slow for some
         last = self.plan and shifted(self.plan, self._gap)
         self.step = step
@@ -202,7 +204,7 @@ class TeamMember:
         if strange & earlier:
             last = None
             self.stats.gave_way += 1
-        self._seen = self._world(observation, sensed, heard)
+        self._seen = self._world(observation, sensed)
         self._near = {
             name: np.where(np.isnan(row), heard[name][0, : len(row)], row) if name in heard else row
             for name, row in self._seen.items()
@@ -211,7 +213,8 @@ class TeamMember:
         given = self._given(around)
         stream = [self.seed, 0 if self.manners.shared_seed else self.index + 1, step]
         seed = int(np.random.SeedSequence(stream).generate_state(1)[0])
-        return Question(self._seen, tuple(self._past) if self.planner.history else (), given, last, seed)
+        present = self._seen | {name: self._near[name] for name in heard if name not in sensed and self._lately(name)}
+        return Question(present, tuple(self._past) if self.planner.history else (), given, last, seed)
 
     def common(self, question: Question) -> Question | None:
         """The part of a first question that all others ask, too, if they sense the same; None where there is none."""
@@ -251,6 +254,11 @@ class TeamMember:
         observations = {name: np.full(role.observation_size, np.nan) for name, role in roles.items()}
         return observations, {name: np.full(role.action_size, np.nan) for name, role in roles.items()}
 
+    def _lately(self, name: str) -> bool:
+        """Whether a robot spoke so lately that it would have spoken again, had it changed its mind; one word may be
+        lost."""
+        return self.step - self.heard[name].step <= 2 * self.manners.repeat_every
+
     def _believed(self, sensed: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "H D"]]:
         """What was told and is still to come, but not by those who are seen elsewhere than they told."""
         spec, believed = self.planner.spec, {}
@@ -271,16 +279,13 @@ class TeamMember:
             if np.isnan(seen[static]).any() and np.isfinite(np.delete(seen, static)).all():
                 self.supposed[name] = plan.observations[0, index, 0, static]
 
-    def _world(
-        self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], heard: Mapping[str, np.ndarray]
-    ) -> Observations:
-        """The present: its own observation, what it senses of others or, out of sight, what they told of this step, and
-        what they told, or what it once took, of what stays the same."""
+    def _world(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray]) -> Observations:
+        """The present: its own observation, what it senses of others, and what they told, or what it once took, of
+        what stays the same."""
         world = {}
         for name in self.planner.spec.names:
             role = self.planner.spec.role_of(name)
-            unseen = heard[name][0] if name in heard else np.full(role.observation_size, np.nan)
-            row = np.array(sensed.get(name, unseen[: role.observation_size]), np.float32)
+            row = np.array(sensed.get(name, np.full(role.observation_size, np.nan)), np.float32)
             if name in self.heard:
                 static = list(role.static)
                 row[static] = np.where(np.isnan(row[static]), self.heard[name].cells[0, static], row[static])
