@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,17 @@ def acting(variant: str, task: Task, value: dp.ValueFunction) -> dict[str, Any]:
 def store_of(name: str, skill: str, interpreter: str | None) -> dp.TrajectoryStore:
     task, out = TASKS[name], FOLDER / name / skill / "data"
     if task.learned and skill != "random":
-        command = [interpreter, Path(__file__).with_name("learned_data.py"), "--env", task.env]
-        command += ["--out", FOLDER / name, "--episodes", task.episodes]
-        subprocess.run([str(part) for part in command], check=True)
+        learn(name, interpreter)
         return dp.TrajectoryStore.open(out)
     return dp.collect_episodes(task.env, out=out, episodes=task.episodes, skill=skill, env_options=task.options)
+
+
+@cache
+def learn(name: str, interpreter: str | None) -> None:
+    """Records the data of a task whose policy is learned, or goes on with it."""
+    command = [interpreter, Path(__file__).with_name("learned_data.py"), "--env", TASKS[name].env]
+    command += ["--out", FOLDER / name, "--episodes", TASKS[name].episodes]
+    subprocess.run([str(part) for part in command], check=True)
 
 
 def planner_of(name: str, skill: str, seed: int) -> dp.DiffusionPlanner:

@@ -148,8 +148,8 @@ class Bench:
         low, high = np.quantile(shares, (0.025, 0.975)) if len(shares) else (np.nan, np.nan)
         central, silent, talking = rows.mean(1)
         value = (talking - silent) / (central - silent) if central > silent else np.nan
-        beside = [self.success(name, name) for name in ("far_shared", "far_messages")]
-        beside.append(self.figure("far_central", mean_interval(self.column("far_central"))))
+        beside = [self.success("silent", "far_shared"), self.success("talking", "far_messages")]
+        beside.append(self.figure("a planner that knows all", mean_interval(self.column("far_central"))))
         gap = Interval(float(value), float(low), float(high))
         return self.figure("sensing_gap_recovered", gap, beside=beside)
 

@@ -1,5 +1,6 @@
 """Records episodes of policies that SAC of d3rlpy learned here, for tasks that have no script.
 
+    d3rlpy-env/bin/pip install -e ".[mamujoco]"  # into the environment that offline_baselines.py describes
     d3rlpy-env/bin/python scripts/learned_data.py --env mamujoco:HalfCheetah-2x3 --out runs/ladder/halfcheetah_2x3
 
 The policy is kept every 5,000 steps. ``expert`` data are of the one that scores best, ``medium`` data of the one whose

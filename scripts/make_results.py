@@ -29,9 +29,9 @@ MAIN = {
     "crossing_open_4_success": "4 robots cross, all at their goals without contact",
     "crossing_open_8_success": "8 robots cross",
     "zero_shot_8_success": "8 robots, by a planner of 4 and 6",
-    "open_team_12_success": "12 robots, by a planner of 2 to 6, pillars, guides and filter",
+    "open_team_12_success": "12 robots, by a planner of 2 to 6, with guides and filter",
     "crossing_doorway_4_success": "4 robots, one doorway",
-    "crossing_obstacles_4_success": "4 robots among unseen pillars",
+    "crossing_obstacles_4_success": "4 robots among pillars",
     "transport_3_success": "3 robots push a heavy box to its place",
     "two_arm_lift_success": "two arms lift a pot (robosuite)",
     "announced_plan_agreement": "plans fit what one robot announced",
@@ -60,7 +60,7 @@ MAIN = {
     "plan_latency_ms": "one plan, 4 robots, one core",
     "candidates_64_latency_ms": "64 candidates",
     "guided_64_latency_ms": "64 candidates, moved by a value function",
-    "decentral_replan_ms": "belief and plan of one robot of a talking team",
+    "decentral_replan_ms": "one robot of a talking team listens, plans and speaks",
     "filter_latency_ms": "safety filter, 10 robots",
 }  # figures in the README, in this order, in plain words
 

@@ -170,8 +170,8 @@ class JointDenoiser(SavedNetwork):
         shared, last = self.modulation(condition).unflatten(-1, (8, -1)).split((6, 2), dim=-2)
         modulations = shared + self.block_modulation[:, None, None]
         bias = settled.bias
-        if frames is not None and self.pair_features is not None:
-            others, seen = frames.nearest(self.config.neighbours or N, frames.seen if mask is None else mask.any(-1))
+        if frames is not None and self.pair_features is not None and settled.nearest is not None:
+            others, seen = settled.nearest
             positions = on_map[..., self.config.position]
             of_pairs, heard = self.pair_features(frames, positions, level_on_map, others, seen)
             tokens = tokens + heard.reshape(B, N * T, -1)
@@ -207,16 +207,18 @@ class JointDenoiser(SavedNetwork):
             told = ~latents.isnan().any(-1, keepdim=True)
             features = torch.cat((latents.where(told, 0), told.to(latents.dtype)), dim=-1)
             context = context + self.embed_latent(features.to(sample.dtype))[:, :, None]
-        frames, carried = None, None
+        frames, nearest, carried = None, None, None
         if len(self.config.position):
             frames = self._frames(sample, known, mask)
+            if self.pair_features is not None:
+                nearest = frames.nearest(self.config.neighbours or N, frames.seen if mask is None else mask.any(-1))
             sample, _ = self._into(frames, sample * known, sample.new_zeros(1, N, W), known)
         if self.embed_present is not None and self.carry_present is not None:
             present = self._present(sample, known, mask)
             context = context + self.embed_present(present)[:, :, None]
             carried = self.carry_present(present).reshape(B, N, W, D).to(sample.dtype)
             carried[..., self.config.changes] += present[:, :, None, self.config.changes]
-        return Settled(context.flatten(1, 2), self._attention_bias(N, mask), carried, frames)
+        return Settled(context.flatten(1, 2), self._attention_bias(N, mask), carried, frames, nearest)
 
     def _present(self, sample: Tensor, known: Tensor, mask: Tensor | None) -> Float[Tensor, "B N P"]:
         """What is known of the present, 0 elsewhere, and which of it is known."""
@@ -282,12 +284,14 @@ class Settled(NamedTuple):
         bias: what every key gets to every query's score of it, per block and head.
         carried: what the present adds to the estimate, if it does.
         frames: of the agents, if they have any.
+        nearest: whom each agent looks at (``Frames.nearest``), where frames look at each other.
     """
 
     context: Float[Tensor, "_ M C"]
     bias: Float[Tensor, "depth _ heads M M"]
     carried: Float[Tensor, "_ N W D"] | None
     frames: Frames | None
+    nearest: tuple[Int[Tensor, "_ N M"], Bool[Tensor, "_ N M"]] | None
 
 
 @lru_cache(maxsize=16)

@@ -46,9 +46,9 @@ def make_estimator(
         nonlocal settled
         with torch.autocast(sample.device.type, torch.bfloat16, enabled=half):
             if settled is None:
-                first = sample[:1].detach()
-                alike = len(sample) > len(given) == 1 and bool(((sample == first) | ~given).all())
-                settled = denoiser.settle(first if alike else sample, given, roles, mask, latents)
+                shown = sample.detach()
+                alike = len(shown) > len(given) == 1 and bool(((shown == shown[:1]) | ~given).all())
+                settled = denoiser.settle(shown[:1] if alike else shown, given, roles, mask, latents)
             clean = denoiser(sample, highest.clamp(max=level), given, roles, mask, told, latents, settled)
         return torch.as_tensor(clean.to(sample.dtype) * exists)
 
