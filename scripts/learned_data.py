@@ -14,7 +14,7 @@ from typing import Any
 
 import d3rlpy
 import numpy as np
-from offline_baselines import OfflinePolicy
+from offline_baselines import OfflinePolicy, action_scaler
 from online_baseline import JointEnv
 
 import diffplan as dp
@@ -52,8 +52,7 @@ def main() -> None:
     d3rlpy.seed(arguments.seed)
     env = dp.make(arguments.env)
     joint = JointEnv(env, arguments.seed)
-    bounds = {"minimum": joint.action_space.low, "maximum": joint.action_space.high}
-    sac = d3rlpy.algos.SACConfig(action_scaler=d3rlpy.preprocessing.MinMaxActionScaler(**bounds)).create(device=False)
+    sac = d3rlpy.algos.SACConfig(action_scaler=action_scaler(joint.spec, joint=True)).create(device=False)
     if not (arguments.out / CHOSEN).exists():
         write_json(arguments.out / CHOSEN, learn(sac, joint, arguments))
     sac.build_with_env(joint)

@@ -61,6 +61,12 @@ def transitions(store: dp.TrajectoryStore, joint: bool) -> d3rlpy.dataset.MDPDat
     return d3rlpy.dataset.MDPDataset(*(np.concatenate(column) for column in columns))
 
 
+def action_scaler(spec: JointSpec, joint: bool) -> d3rlpy.preprocessing.MinMaxActionScaler:
+    """From the agents' own limits, not the data's: good data may hold an entry still."""
+    low, high = (bounds.ravel() if joint else bounds[0] for bounds in spec.action_bounds)
+    return d3rlpy.preprocessing.MinMaxActionScaler(minimum=low, maximum=high)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
@@ -75,7 +81,7 @@ def main() -> None:
     store, joint = dp.TrajectoryStore.open(arguments.store), not arguments.per_agent
     algorithm = ALGORITHMS[arguments.algorithm](
         observation_scaler=d3rlpy.preprocessing.StandardObservationScaler(),
-        action_scaler=d3rlpy.preprocessing.MinMaxActionScaler(),
+        action_scaler=action_scaler(store.spec, joint),
         reward_scaler=d3rlpy.preprocessing.StandardRewardScaler(),
     ).create(device=False)
     algorithm.fit(

@@ -12,7 +12,7 @@ from typing import Any
 import d3rlpy
 import gymnasium
 import numpy as np
-from offline_baselines import OfflinePolicy
+from offline_baselines import OfflinePolicy, action_scaler
 
 import diffplan as dp
 from diffplan.evaluation import evaluate
@@ -56,10 +56,8 @@ def main() -> None:
     arguments = parser.parse_args()
     d3rlpy.seed(arguments.seed)
     joint = JointEnv(dp.make(arguments.env), arguments.seed)
-    bounds = {"minimum": joint.action_space.low, "maximum": joint.action_space.high}
-    sac = d3rlpy.algos.SACConfig(
-        gamma=arguments.discount, action_scaler=d3rlpy.preprocessing.MinMaxActionScaler(**bounds)
-    ).create(device=False)
+    scaler = action_scaler(joint.spec, joint=True)
+    sac = d3rlpy.algos.SACConfig(gamma=arguments.discount, action_scaler=scaler).create(device=False)
     policy, curve = OfflinePolicy(sac, joint.spec, joint=True), []
 
     def score(algorithm: Any, epoch: int, step: int) -> None:
