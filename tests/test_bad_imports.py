@@ -324,6 +324,8 @@ def test_numbers_that_are_not_finite_are_named_by_row_and_column(name: str, file
         (lambda rows: rows.__setitem__(3, "0.5,b,nan,0"), "line 4, column 'x' is nan"),
         (lambda rows: rows.__setitem__(3, "0.5,b,,0"), "line 4, column 'x' is nan"),
         (lambda rows: rows.__setitem__(3, "0.5,b,inf,0"), "line 4, column 'x' is inf"),
+        (lambda rows: rows.__setitem__(3, "0.5,b,NA,0"), "line 4, column 'x' is 'NA', though most lines have numbers"),
+        (lambda rows: rows.__setitem__(slice(3, 4), ["", "  ", "0.5,b,nan,0"]), "line 6, column 'x' is nan"),
         (lambda rows: rows.__setitem__(3, "0.5,b,0"), "line 4 has 3 columns"),
         (lambda rows: rows.__setitem__(3, "0.5,,0,0"), "line 4 has no 'agent'"),
         (lambda rows: rows.__setitem__(3, "noon,b,0,0"), "line 4, column 'time' is 'noon'"),

@@ -136,6 +136,29 @@ def test_units_become_metres(tmp_path: Path):
     assert store.spec.role_of("a").position == (0, 1)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_agents_whose_numbers_look_alike_are_not_one(kind: str, tmp_path: Path):
+    ids = [2**53, 2**53 + 1] if kind == "parquet" else ["01", "1"]
+    path = tmp_path / f"tracks.{kind}"
+    columns = {"time": [0.0, 0.0, 0.5, 0.5], "agent": ids * 2, "x": [1.0, 2.0, 3.0, 4.0]}
+    if kind == "csv":
+        rows = zip(*columns.values(), strict=True)
+        path.write_text("\n".join(",".join(map(str, row)) for row in (columns, *rows)))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet")
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    store = import_episodes(Table(path), tmp_path / "store")
+    assert list(store.spec.names) == [str(one) for one in ids]
+    assert store[0].observations[..., 0].tolist() == [[1, 2], [3, 4]]
+
+
+def test_what_an_agents_last_row_is_paid_is_said_to_be_left_out(tmp_path: Path):
+    path = tmp_path / "tracks.csv"
+    path.write_text("time,agent,x,paid\n0,a,1,1\n0.5,a,2,0\n1,a,3,100\n")
+    assert "1 rewards, 100 in all, are left out" in str(Table(path, reward="paid").read().notes)
+
+
 def test_frames_become_seconds(tmp_path: Path):
     path = tmp_path / "tracks.csv"
     path.write_text("frame,agent,x,y\n0,a,1,2\n5,a,1.5,2\n10,a,2,2\n")

@@ -1,10 +1,13 @@
 """Parquet files: columns of numbers or words, all of it in the file itself."""
 
 import importlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from diffplan.datasets.importers.tracks import agent_name
 
 _DAMAGED = (OSError, ValueError, NotImplementedError)  # pyarrow's errors of damaged files are of these kinds
 
@@ -35,8 +38,11 @@ def open_parquet(path: Path) -> Any:
     return file
 
 
-def read_parquet(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
-    """The columns (or those of these names): numbers as float64, lists of numbers as [rows, width], others as words."""
+def read_parquet(path: Path, names: list[str] | None = None, words: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The columns (or those of these names): numbers as float64, lists of numbers as [rows, width], others as words.
+
+    Those of ``words`` are words whatever they hold, "" where there is nothing.
+    """
     file = open_parquet(path)
     missing = sorted(set(names or ()) - set(file.schema_arrow.names))
     if missing:
@@ -45,7 +51,16 @@ def read_parquet(path: Path, names: list[str] | None = None) -> dict[str, np.nda
         table = file.read(columns=names)
     except _DAMAGED as error:
         raise ValueError(f"{path} ended early or is damaged ({error}); copy or export the file anew.") from error
-    return {name: _array(path, name, table.column(name).combine_chunks()) for name in table.column_names}
+    nested = importlib.import_module("pyarrow.types").is_nested
+    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+    return {
+        name: _names(column) if name in words and not nested(column.type) else _array(path, name, column)
+        for name, column in columns.items()
+    }
+
+
+def _names(column: Any) -> np.ndarray:
+    return np.array(["" if one is None else agent_name(one) for one in column.to_pylist()])
 
 
 def _array(path: Path, name: str, column: Any) -> np.ndarray:

@@ -1,12 +1,14 @@
 """Tables of tracks, CSV or Parquet: one row an agent and time, with columns such as time, agent, x, y."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from diffplan.datasets.importers.parquet import read_parquet
 from diffplan.datasets.importers.recognition import wrong_format
@@ -77,13 +79,14 @@ class Table:
             raise ValueError(f"rate={self.rate:g}; a second has a positive number of the time column's units.")
         check_pieces(self.frames, self.stride)
         source = Path(self.source)
-        tables = {path: _columns(path) for path in _paths(source)}
-        observed = self._observed(tables)
+        words = {name for name in (self.agent, self.episode, self.role) if name is not None}
+        sheets = [_sheet(path, words) for path in _paths(source)]
+        observed = self._observed(sheets)
         position = self.position or tuple(name for name in ("x", "y", "z") if name in observed)
         _check_known(source, "position", position, observed)
         _check_known(source, "velocity", self.velocity, observed)
-        groups = [group for path, table in tables.items() for group in self._recordings(path, table)]
-        times = [_finite(path, self.time, table, rows) for path, table, rows, _ in groups]
+        groups = [group for sheet in sheets for group in self._recordings(sheet)]
+        times = [sheet.finite(self.time, rows) for sheet, rows, _ in groups]
         dt = self.dt or _median_step(source, times) / self.rate
         scaled = {*position, *self.velocity}
         recordings = [self._tracks(group, observed, scaled, dt) for group in groups]
@@ -99,57 +102,67 @@ class Table:
         def episodes() -> Iterator[Trajectory]:
             return (episode(spec, piece, self.anonymous) for piece in pieces)
 
-        notes = (f"observed columns: {', '.join(observed)}", f"one step is {dt:g} s", *_rounding(tables, observed))
+        notes = (f"observed columns: {', '.join(observed)}", f"one step is {dt:g} s", *_rounding(sheets, observed))
+        notes += tuple(note for note in map(_unpaid, recordings) if note)
         if self.rate == 1 and all(np.array_equal(time, np.round(time)) for time in times):
             notes += (f"all of {self.time} are whole numbers: if they count frames, say how many a second has (rate)",)
         return Recording(spec, episodes, f"table {source.name}", notes, bounded=not self.actions)
 
-    def _observed(self, tables: dict[Path, dict[str, np.ndarray]]) -> list[str]:
+    def _observed(self, sheets: list["_Sheet"]) -> list[str]:
         """The columns that agents observe; all columns that are asked for are in every table."""
         named = [self.time, self.agent, self.episode, self.role, *self.observations, *self.actions, self.reward]
-        for path, table in tables.items():
-            missing = [name for name in named if name is not None and name not in table]
+        for sheet in sheets:
+            missing = [name for name in named if name is not None and name not in sheet.columns]
             if missing:
                 raise ValueError(
-                    f"{path} has no columns {missing}; it has {list(table)}: say which is which, e.g. "
+                    f"{sheet.path} has no columns {missing}; it has {list(sheet.columns)}: say which is which, e.g. "
                     "time='frame', agent='id' (--time frame --agent id)."
                 )
-            lists = [name for name in named if name is not None and table[name].ndim > 1]
+            lists = [name for name in named if name is not None and sheet.columns[name].ndim > 1]
             if lists:
-                raise ValueError(f"{path}: the columns {lists} hold lists; write each number into a column of its own.")
-        (first, table), *others = tables.items()
-        taken = {self.time, self.agent, self.episode, self.role, self.reward, *self.actions}
-        observed = list(self.observations) or [
-            name
-            for name, column in table.items()
-            if name not in taken and column.dtype.kind == "f" and column.ndim == 1
-        ]
-        if not observed:
-            raise ValueError(f"{first} has no column of numbers for agents to observe; it has {list(table)}.")
-        for path, other in others:
-            if list(other) != list(table):
                 raise ValueError(
-                    f"{path} has the columns {list(other)}, {first.name} {list(table)}; import them apart."
+                    f"{sheet.path}: the columns {lists} hold lists; write each number into a column of its own."
                 )
+        first, *others = sheets
+        for other in others:
+            if list(other.columns) != list(first.columns):
+                raise ValueError(
+                    f"{other.path} has the columns {list(other.columns)}, {first.path.name} {list(first.columns)}; "
+                    "import them apart."
+                )
+        if self.observations:
+            return list(self.observations)
+        taken = {self.time, self.agent, self.episode, self.role, self.reward, *self.actions}
+        free = [name for name in first.columns if name not in taken]
+        for sheet in sheets:
+            for name in free:
+                sheet.check_mixed(name)
+        observed = [name for name in free if all(one.columns[name].dtype.kind == "f" for one in sheets)]
+        observed = [name for name in observed if first.columns[name].ndim == 1]
+        if not observed:
+            raise ValueError(
+                f"{first.path} has no column of numbers for agents to observe; it has {list(first.columns)}."
+            )
         return observed
 
-    def _recordings(self, path: Path, table: dict[str, np.ndarray]) -> Iterator["_Group"]:
+    def _recordings(self, sheet: "_Sheet") -> Iterator["_Group"]:
         """The rows of each episode in a file."""
+        rows = np.arange(len(sheet.line))
         if self.episode is None:
-            yield path, table, np.arange(len(table[self.time])), path.stem
+            yield sheet, rows, sheet.path.stem
             return
-        words = _words(path, self.episode, table, np.arange(len(table[self.time])))
+        words = sheet.words(self.episode, rows)
         names, first = np.unique(words, return_index=True)
         for name in names[np.argsort(first)]:
-            yield path, table, np.flatnonzero(words == name), str(name)
+            yield sheet, np.flatnonzero(words == name), str(name)
 
     def _tracks(self, group: "_Group", observed: Sequence[str], scaled: set[str], dt: float) -> Tracks:
-        path, table, rows, name = group
-        time = _finite(path, self.time, table, rows) / self.rate
+        sheet, rows, name = group
+        path, time = sheet.path, sheet.finite(self.time, rows) / self.rate
         steps = (time - time.min()) / dt
         off = np.flatnonzero(np.abs(steps - np.round(steps)) > _JITTER)
         if len(off):
-            line, told = rows[off[0]] + 2, f"{self.time}={time[off[0]] * self.rate:g}"
+            line, told = sheet.line[rows[off[0]]], f"{self.time}={time[off[0]] * self.rate:g}"
             raise ValueError(
                 f"{path}: line {line} is of {told}, between two steps of {dt:g} s ({len(off)} such lines); resample "
                 "the data, or give the right dt."
@@ -157,27 +170,77 @@ class Table:
         order = np.argsort(np.round(steps), kind="stable")
         rows = rows[order]
         metres = METRES[self.units]
-        values = [_finite(path, one, table, rows) * (metres if one in scaled else 1) for one in observed]
-        names, who = np.unique(_words(path, self.agent, table, rows), return_inverse=True)
-        acted = [_numeric(path, one, table, rows) for one in self.actions]
+        values = [sheet.finite(one, rows) * (metres if one in scaled else 1) for one in observed]
+        names, who = np.unique(sheet.words(self.agent, rows), return_inverse=True)
+        acted = [sheet.numbers(one, rows) for one in self.actions]
         count = len(rows)
         return Tracks(
             path,
             name,
-            rows + 2,  # of the file; the first line names the columns
-            whole_steps(path, steps[order], rows + 2),
+            sheet.line[rows],
+            whole_steps(path, steps[order], sheet.line[rows]),
             who,
             tuple(map(str, names)),
-            np.full(count, "agent") if self.role is None else _words(path, self.role, table, rows),
+            np.full(count, "agent") if self.role is None else sheet.words(self.role, rows),
             np.stack(values, 1).astype(np.float32),
             np.stack(acted, 1).astype(np.float32) if acted else np.zeros((count, 0), np.float32),
-            np.zeros(count, np.float32)
-            if self.reward is None
-            else _numeric(path, self.reward, table, rows).astype(np.float32),
+            np.zeros(count, np.float32) if self.reward is None else sheet.numbers(self.reward, rows).astype(np.float32),
         )
 
 
-_Group = tuple[Path, dict[str, np.ndarray], np.ndarray, str]
+@dataclass(frozen=True)
+class _Sheet:
+    """A file's columns: float64 where all entries are numbers or empty (NaN), else words; and each row's line."""
+
+    path: Path
+    columns: dict[str, np.ndarray]
+    line: Int[np.ndarray, "R"]
+
+    def words(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A column of names. Raises ``ValueError`` that names the first line in which there is none."""
+        words = np.array([agent_name(value) for value in self.columns[name][rows].tolist()])
+        blank = np.flatnonzero((words == "") | (words == "nan"))
+        if len(blank):
+            line = self.line[rows[blank[0]]]
+            raise ValueError(f"{self.path}: line {line} has no {name!r} ({len(blank)} such lines); fill it in.")
+        return words
+
+    def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A column of numbers. Raises ``ValueError`` that names the first line in which there is none."""
+        column = self.columns[name]
+        if column.dtype.kind != "f":
+            bad = next(row for row in rows if _number(column[row]) is None)
+            raise ValueError(
+                f"{self.path}: line {self.line[bad]}, column {name!r} is {str(column[bad])!r}, expected a number."
+            )
+        return np.asarray(column[rows])
+
+    def finite(self, name: str, rows: np.ndarray) -> np.ndarray:
+        values = self.numbers(name, rows)
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise ValueError(
+                f"{self.path}: line {self.line[rows[bad[0]]]}, column {name!r} is {values[bad[0]]} ({len(bad)} such "
+                "lines); remove these lines (the agent is then absent), fill them in, or leave the column out with "
+                "observations=."
+            )
+        return values
+
+    def check_mixed(self, name: str) -> None:
+        """Raises ``ValueError`` for a column of words most of which are numbers: a bad cell shall not cost a column."""
+        column = self.columns[name]
+        if column.dtype.kind == "f":
+            return
+        bad = [row for row, word in enumerate(column) if _number(word) is None]
+        if 2 * len(bad) < len(column):
+            raise ValueError(
+                f"{self.path}: line {self.line[bad[0]]}, column {name!r} is {str(column[bad[0]])!r}, though most lines "
+                f"have numbers there ({len(bad)} such lines); mend or remove them, or say which columns agents observe "
+                "(observations=)."
+            )
+
+
+_Group = tuple[_Sheet, np.ndarray, str]
 
 
 def _paths(source: Path) -> list[Path]:
@@ -188,71 +251,53 @@ def _paths(source: Path) -> list[Path]:
     return paths
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
-    """Columns by name: float64 where all entries are numbers or empty (NaN), else words."""
-    columns = read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    if not len(next(iter(columns.values()), ())):
+def _sheet(path: Path, words: Collection[str]) -> _Sheet:
+    if path.suffix.lower() == ".parquet":
+        columns = read_parquet(path, words=words)
+        line = np.arange(len(next(iter(columns.values()), ()))) + 2  # as if the first line named the columns
+    else:
+        columns, line = _read_csv(path, words)
+    if not len(line):
         raise ValueError(f"{path} has no rows; expected one an agent and time.")
-    return columns
+    return _Sheet(path, columns, line)
 
 
-def _read_csv(path: Path) -> dict[str, np.ndarray]:
+def _read_csv(path: Path, words: Collection[str]) -> tuple[dict[str, np.ndarray], Int[np.ndarray, "R"]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = [row for row in csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
+            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            lines = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no table in UTF-8 ({error}); export it anew.") from error
-    names = [name.strip() for name in lines.pop(0)] if lines else []
+    names = [name.strip() for name in lines.pop(0)[1]] if lines else []
     if len(set(names)) != len(names) or not all(names):
         raise ValueError(f"{path}: the first line {names[:12]} must name every column, each once.")
-    for number, row in enumerate(lines, 2):
+    for number, row in lines:
         if len(row) != len(names):
             raise ValueError(
                 f"{path}: line {number} has {len(row)} columns, the first line {len(names)}; mend the line."
             )
-    return {name: _typed([row[column] for row in lines]) for column, name in enumerate(names)}
+    cells = {name: [row[column] for _, row in lines] for column, name in enumerate(names)}
+    columns = {name: _names(column) if name in words else _typed(column) for name, column in cells.items()}
+    return columns, np.array([number for number, _ in lines], np.int64)
+
+
+def _names(words: list[str]) -> np.ndarray:
+    """Names stay as they are written, 01 is not 1; only a number that became a float on its way, 3.0, is "3"."""
+    return np.array([re.sub(r"^(0|[1-9]\d*)\.0$", r"\1", word.strip()) for word in words])
 
 
 def _typed(words: list[str]) -> np.ndarray:
+    numbers = [_number(word) for word in words]
+    return np.array(words) if None in numbers else np.array(numbers)
+
+
+def _number(word: str) -> float | None:
+    """What a cell says; NaN where it is empty, None where it is no number."""
     try:
-        return np.array([float(word) if word.strip() else np.nan for word in words])
+        return float(word) if word.strip() else np.nan
     except ValueError:
-        return np.array(words)
-
-
-def _words(path: Path, name: str, table: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """A column of names. Raises ``ValueError`` that names the first line in which there is none."""
-    words = np.array([agent_name(value) for value in table[name][rows].tolist()])
-    blank = np.flatnonzero((words == "") | (words == "nan"))
-    if len(blank):
-        raise ValueError(f"{path}: line {rows[blank[0]] + 2} has no {name!r} ({len(blank)} such lines); fill it in.")
-    return words
-
-
-def _numeric(path: Path, name: str, table: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """A column of numbers. Raises ``ValueError`` that names the first line in which there is none."""
-    column = table[name]
-    if column.dtype.kind == "f":
-        return np.asarray(column[rows])
-    for row in rows:
-        try:
-            float(column[row])
-        except ValueError:
-            raise ValueError(
-                f"{path}: line {row + 2}, column {name!r} is {str(column[row])!r}, expected a number."
-            ) from None
-    return column[rows].astype(np.float64)
-
-
-def _finite(path: Path, name: str, table: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    values = _numeric(path, name, table, rows)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(
-            f"{path}: line {rows[bad[0]] + 2}, column {name!r} is {values[bad[0]]} ({len(bad)} such lines); remove "
-            "these lines (the agent is then absent), fill them in, or leave the column out with observations=."
-        )
-    return values
+        return None
 
 
 def _check_known(source: Path, what: str, columns: Sequence[str], observed: Sequence[str]) -> None:
@@ -268,13 +313,24 @@ def _median_step(source: Path, times: list[np.ndarray]) -> float:
     return float(np.median(steps))
 
 
-def _rounding(tables: dict[Path, dict[str, np.ndarray]], observed: Sequence[str]) -> Iterator[str]:
+def _rounding(sheets: list[_Sheet], observed: Sequence[str]) -> Iterator[str]:
     """Says where float32 is too coarse for the numbers, such as map coordinates."""
     for name in observed:
-        lost = max(
-            float(np.nanmax(np.abs(t[name] - t[name].astype(np.float32)), initial=0))
-            for t in tables.values()
-            if t[name].dtype.kind == "f"
-        )
+        columns = [sheet.columns[name] for sheet in sheets]
+        lost = max(float(np.nanmax(np.abs(one - one.astype(np.float32)), initial=0)) for one in columns)
         if lost > 1e-3:
             yield f"column {name!r} loses up to {lost:.2g} as float32; subtract an offset first"
+
+
+def _unpaid(tracks: Tracks) -> str:
+    """Says what is paid in rows that no other row of the agent follows: there is no step that it could belong to."""
+    order = np.lexsort((tracks.frame, tracks.agent))
+    frame, agent, paid = tracks.frame[order], tracks.agent[order], np.nan_to_num(tracks.rewards[order])
+    goes_on = np.append((agent[1:] == agent[:-1]) & (frame[1:] == frame[:-1] + 1), False)
+    lost = paid[~goes_on & (paid != 0)]
+    if not len(lost):
+        return ""
+    return (
+        f"{tracks.name}: {len(lost)} rewards, {lost.sum():g} in all, are left out: they stand in an agent's last row "
+        "(or the last before a gap); write what a step is paid into the row where it begins"
+    )
