@@ -38,8 +38,9 @@ def refine_first_actions(
     """Plans (all of the same agents) whose best candidate's first joint action has a higher value.
 
     Ascends min Q(o_0, a_0), the team's, within the actions' bounds; no agent's action moves farther than ``radius``, in
-    standard deviations of the data's actions (root mean square over its entries), nor where a standard deviation gains
-    less than ``price`` of the returns' spread (see ``PRICE``). ``partners`` do as they are foreseen.
+    standard deviations that the data's actions have in such a state (``ValueFunction.support``; root mean square over
+    its entries), nor where a standard deviation of all actions gains less than ``price`` of the returns' spread (see
+    ``PRICE``). ``partners`` do as they are foreseen.
     """
     spec = plans[0].spec
     best = [plan.best() for plan in plans]
@@ -47,8 +48,8 @@ def refine_first_actions(
         [np.concatenate((p.observations[:, :, :1], p.actions[:, :, :1]), axis=-1) for p in best]
     )  # [B, N, 1, D]
     O = spec.observation_size
-    limits = radius * spec.feature_mask[:, O:].astype(np.float32)
-    limits[np.isin(spec.names, partners)] = 0
+    movable = radius * spec.feature_mask[:, O:].astype(np.float32)
+    movable[np.isin(spec.names, partners)] = 0
     normalized = normalizer.normalize(cells, spec.role_index)[:, :, 0]
     observations, actions, mask, roles, reach, bounds = (
         torch.from_numpy(array).to(value_function.device)
@@ -57,11 +58,12 @@ def refine_first_actions(
             normalized[..., O:],
             np.stack([plan.agent_mask for plan in plans]),
             spec.role_index,
-            limits,
+            movable,
             normalized_bounds(spec, normalizer),
         )
     )
-    better = uphill(value_function.critics, observations, actions, roles, mask, reach, bounds, STEPS, price)
+    limits = reach * value_function.support(observations, roles, mask)
+    better = uphill(value_function.critics, observations, actions, roles, mask, limits, bounds, STEPS, price)
     cells[:, :, 0] = torch.cat((observations, better), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
     return [with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
