@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffplan.datasets.manifest import MANIFEST
 from diffplan.files import explained_write_errors, read_json, sha256, sync, write_json
+from diffplan.planner_folder import INDEX
 
 PREFIX = "step_"
 
@@ -62,7 +64,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def check_out(out: str | Path | None, resume: bool) -> None:
-    """Raises ``ValueError`` where ``out`` holds a run that is not to go on, or there is no ``out`` to go on in."""
+    """Raises ``ValueError`` where ``out`` is no place for a run, or holds one that is not to go on, or is missing."""
+    for file, what in ((INDEX, "a saved planner itself"), (MANIFEST, "a store of episodes")):
+        if out is not None and (Path(out) / file).exists():
+            raise ValueError(f"{out} is {what}, no run; choose another folder, e.g. runs/{Path(out).name}.")
     if out is not None and not resume and checkpoints(Path(out) / "checkpoints"):
         raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
     if resume and out is None:

@@ -203,7 +203,8 @@ class JointSpec:
         foreign = [name for name in values if name not in self.agents]
         if foreign:
             raise ValueError(
-                f"{what}s of agents {foreign}, but the spec has {list(self.agents)}; rename with JointSpec.rename."
+                f"{what}s of agents {foreign}, but the spec has {list(self.agents)}; rename with JointSpec.rename, or "
+                "plan for a larger team with planner.for_agents(env.joint_spec)."
             )
         stacked = np.zeros((self.num_agents, width), np.float32)
         mask = np.zeros(self.num_agents, bool)

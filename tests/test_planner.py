@@ -78,6 +78,17 @@ def test_given_cells_are_in_the_plan(planner, observations) -> None:
     assert np.abs(plan.actions[0, 0] - announced.actions[0, 0]).max() > 1e-3
 
 
+def test_what_is_observed_stands_whatever_is_given(planner, observations) -> None:
+    late = planner({name: value + 0.1 for name, value in observations.items()}).cells("robot_1")
+    plan = planner(observations, given=late)
+    np.testing.assert_allclose(plan.observations[0, 1, 0], observations["robot_1"], atol=1e-5)
+    np.testing.assert_allclose(plan.observations[0, 1, 1:, :4], late.observations[1, 1:, :4], atol=1e-5)
+
+
+def test_a_seed_of_numpy_is_a_seed(planner, observations) -> None:
+    assert np.array_equal(planner(observations, seed=np.int64(3)).actions, planner(observations, seed=3).actions)
+
+
 def test_an_absent_agent_has_no_actions_and_an_unknown_one_has(planner, observations) -> None:
     alone = {"robot_0": observations["robot_0"]}
     assert list(planner(alone).actions_at(0)) == ["robot_0"]
@@ -170,6 +181,8 @@ def test_the_chain_has_every_denoising_step_and_a_plan_survives_saving(planner, 
         ({"observations": {"robot_0": np.zeros(5)}}, r"'robot_0' has shape \(5,\), expected \(6,\)"),
         ({"observations": {}}, "no agent is present"),
         ({"num_samples": 0}, "num_samples=0"),
+        ({"num_samples": 2.0}, "num_samples=2.0; give a whole number"),
+        ({"seed": 1.5}, "seed=1.5; give a whole number"),
         ({"num_inference_steps": 0}, "num_inference_steps=0; ask for at least one"),
         ({"warm_start_level": 0.0}, "warm_start_level=0.0"),
     ],

@@ -116,8 +116,6 @@ class Train:
     def run(self) -> None:
         from diffplan.augmentation import Augmentation
         from diffplan.datasets import load_dataset
-        from diffplan.datasets.manifest import MANIFEST
-        from diffplan.planner_folder import INDEX
         from diffplan.planners import DiffusionPlanner
         from diffplan.training import train
         from diffplan.value_training import train_value
@@ -125,10 +123,6 @@ class Train:
         with waiting("reading the data", shown=not self.json):
             layout = (self.horizon, self.history, self.normalizer, self.stride)
             dataset = load_dataset(self.path, *layout, inside=self.inside, crowd=self.crowd)
-        if (self.out / INDEX).exists():
-            raise ValueError(f"{self.out} is a saved planner itself, no run; choose another --out.")
-        if (self.out / MANIFEST).exists():
-            raise ValueError(f"{self.out} is a store of episodes; choose another --out, e.g. runs/{self.out.name}.")
         if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         planner = DiffusionPlanner.for_dataset(

@@ -19,16 +19,16 @@ from pettingzoo import ParallelEnv
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from diffplan.checkpoints import checkpoints
+from diffplan.checkpoints import check_out, checkpoints
 from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
-from diffplan.evaluation import Interval, opened
+from diffplan.evaluation import Interval, evaluate_in, opened
 from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient
 from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
-from diffplan.finetuning.replay import Replay
-from diffplan.finetuning.rounds import Acting, Run, Team
+from diffplan.finetuning.replay import Replay, evaluation_seed
+from diffplan.finetuning.rounds import Acting, Run, Team, told
 from diffplan.finetuning.steering import NoiseSteering
 from diffplan.metrics import summary_writer
 from diffplan.models.value import ValueFunction
@@ -156,8 +156,7 @@ def finetune(
         raise ValueError(f"each=True with agents {unfit}: planners are saved by name; use letters, digits, _ and -.")
     if not 0 <= priority < float("inf"):
         raise ValueError(f"priority={priority}; give 0 (all alike) or more.")
-    if checkpoints(out / "checkpoints") and not resume:
-        raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
+    check_out(out, resume)
     facts: dict[str, Any] = {
         "method": name,
         "parent": weights_sha256(planner.denoiser),
@@ -193,6 +192,7 @@ def finetune(
         if planner.value_function is None:
             value = ValueFunction.for_dataset(offline, seed=seed)
             if not checkpoints(out / "checkpoints"):
+                told(evaluate_in(worlds[:1], acting.plain(planner), [evaluation_seed(seed)]), score)
                 train_value(value, offline, steps=critic_steps, seed=seed, progress=progress)
             planner.register_modules(value_function=value)
         watched = np.isin(planner.spec.names, acting.watched)

@@ -12,7 +12,7 @@ from pettingzoo import ParallelEnv
 
 from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.collection import EpisodeRecorder
-from diffplan.evaluation import Interval, Policy, episode_seed, evaluate_in, run_batch
+from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate_in, run_batch
 from diffplan.finetuning.drift import Drift, Foresight
 from diffplan.finetuning.methods import FrozenPrior, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
@@ -302,10 +302,7 @@ class Run:
     def _score(self, policy: Policy) -> Interval:
         seed = evaluation_seed(self.facts["seed"])
         seeds = [episode_seed(seed, index) for index in range(self.facts["evaluation_episodes"])]
-        found, score = evaluate_in(self.worlds, policy, seeds).summary(), self.facts["score"]
-        if score not in found:
-            raise ValueError(f"score={score!r}, but the environment tells only of {sorted(found)}; choose one of them.")
-        return found[score]
+        return told(evaluate_in(self.worlds, policy, seeds), self.facts["score"])
 
     def _starts(self) -> list[Observations]:
         """First observations of the first few offline episodes."""
@@ -350,6 +347,14 @@ class Run:
                 planner.provenance = {**self.facts, **done}
                 planner.save_pretrained(self.out / folder)
             self.log.close()
+
+
+def told(report: EvaluationReport, score: str) -> Interval:
+    """What a report says of this score. Raises ``ValueError`` where it says nothing."""
+    found = report.summary()
+    if score not in found:
+        raise ValueError(f"score={score!r}, but the environment tells only of {sorted(found)}; choose one of them.")
+    return found[score]
 
 
 def _present(spec: JointSpec, observations: np.ndarray, mask: np.ndarray) -> Observations:

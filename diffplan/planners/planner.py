@@ -334,7 +334,7 @@ class DiffusionPlanner(DiffusionPipeline):
         return plans
 
     def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         shape = (num_samples, self.spec.num_agents, self.history + self.horizon, self.spec.size)
         return torch.randn(shape, generator=generator).to(self.denoiser.device)
 
@@ -376,7 +376,7 @@ class DiffusionPlanner(DiffusionPipeline):
             return guidance.guided(estimate, sample, level, known, ~known & exists & ~heard[..., None])
 
         if sampling.resample:
-            generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
+            generators = [torch.Generator().manual_seed(int(seed) + 1) for seed in seeds]
             return steer_particles(guided, guidance.particle_weight, sample, known, levels, generators, stop)
         return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop, waiting)
 

@@ -21,8 +21,9 @@ class Question:
         observations: the present. An agent without a key is absent; an entry that is not finite is unknown (partial
             observability, or a sensor that failed).
         past: (observations, actions) of earlier steps, the latest last.
-        given: further known cells: a goal, a partner's announced plan, actions to forecast under. Cells with a noise
-            level count as that well known, and less than what is known anyway (the present, static entries).
+        given: further known cells: a goal, a partner's announced plan, actions to forecast under; step 0 is now. They
+            count less than what is known anyway (the present, static entries), and those with a noise level as that
+            well known.
         warm_start: an earlier plan, shifted so that its step 0 is now.
         seed: of this plan's noise.
         latents: what is known of each agent beyond its observation (NaN: nothing), for a denoiser with ``latent_size``;
@@ -35,6 +36,9 @@ class Question:
     warm_start: Plan | None = None
     seed: int = 0
     latents: Float[np.ndarray, "N Z"] | None = None
+
+    def __post_init__(self) -> None:
+        _check_whole(seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Sampling:
     deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
+        _check_whole(num_samples=self.num_samples, num_inference_steps=self.num_inference_steps)
         for name in ("num_samples", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; ask for at least one.")
@@ -97,7 +102,7 @@ def known_grid(
     values[:, history, :O] = present
     static = spec.static_mask[:, None, :O]
     values[..., :O] = np.where(static, present[:, None], values[..., :O])
-    past = question.past[-history:] if history else ()
+    past = tuple(question.past)[-history:] if history else ()
     for step, (observations, actions) in enumerate(past, start=history - len(past)):
         values[:, step, :O], was_there = spec.stack_observations(observations)
         acted, did = spec.stack_actions(actions)
@@ -121,13 +126,19 @@ def known_grid(
                 f"the given cell of {spec.names[agent]!r} at step {step} has noise level {levels[agent, step]:g} "
                 "but NaN entries; give it whole, or with noise level 0."
             )
-        keep = np.isnan(given) | ((levels > 0)[..., None] & ~heard)
+        keep = np.isnan(given) | ~np.isnan(future) | ((levels > 0)[..., None] & ~heard)
         values[:, history:] = np.where(keep, future, given)
         known[:, history:] &= ~heard
         ceiling[:, history:] = np.where(heard.any(-1), levels, 1)
     values = normalizer.normalize(values, spec.role_index)
     values = np.where(exists, values, 0).astype(np.float32)
     return values, known & ~np.isnan(values), exists, ceiling
+
+
+def _check_whole(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, int | np.integer):
+            raise ValueError(f"{name}={number!r}; give a whole number.")
 
 
 def _levels(given: Cells) -> Float[np.ndarray, "N H"]:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
@@ -141,4 +142,7 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
             component.eval()
         return component
     except (TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{file} does not describe a {class_name} with these weights: {error}") from error
+        raise ValueError(
+            f"{file} does not describe a {class_name} with these weights ({shorten(str(error), 200)}); if another "
+            "version of diffplan saved it, train it anew."
+        ) from error
