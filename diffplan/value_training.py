@@ -9,7 +9,6 @@ of the team, by critics that follow slowly:
                   the advantage is positive, else by ``1 - expectile``
     Q regresses   the rewards of the transition's n steps + discount^n V(o')
     reward        regresses the reward of the step
-    behavior      regresses the action, and how far it is from what was expected
 
 The weight is one for the team, so that agents' values add up to the team's expectile exactly.
 """
@@ -37,7 +36,7 @@ from diffplan.spec import JointSpec
 
 WEIGHT_DECAY = 0.01
 ASCENT_STEPS = 2
-PARTS = ("state", "action", "reward", "behavior")  # of the loss
+PARTS = ("state", "action", "reward")  # of the loss
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,9 @@ def train_value(
             More carry late rewards back in fewer optimiser steps, but value the data's own way on these steps instead
             of its better part. First actions refined by critics of medium data (simple_spread, 6,000 steps, one seed,
             100 episodes) scored 77 with 1, 83 with 3, 80 with 10.
-        reach: V expects actions that are uphill of the data's by the critics, by up to so many standard deviations that
-            actions have there (``ValueFunction.support``): of a policy that refines them, about half as far and at no
-            price. (Two steps of ascent; at the top they end half a reach beside it, so V is cautious there.) 0 values
-            no action outside the data.
+        reach: V expects actions that are uphill of the data's by the critics, by up to so many standard deviations: of
+            a policy that refines them, about half as far and at no price. (Two steps of ascent; at the top they end
+            half a reach beside it, so V is cautious there.) 0 values no action outside the data.
         seed: of everything random.
         out: folder for ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
@@ -153,7 +151,6 @@ class ValueLearner:
         learning_rate: see ``train_value``; also ``expectile``, ``target_rate`` and ``reach``.
         partners: whose actions stay as they were, whatever the reach; None: nobody's.
         price: what moves within the reach must gain, see ``uphill``.
-        imitates: whether to learn how actions spread, too; else they spread as they did in the data learned before.
     """
 
     def __init__(
@@ -166,12 +163,11 @@ class ValueLearner:
         reach: float = 0.0,
         partners: Bool[np.ndarray, "N"] | None = None,
         price: float = 0.0,
-        imitates: bool = True,
     ):
         if dataset.normalizer is None:
             raise ValueError("the dataset has no normalizer; load it with the planner's.")
         self.value, self.spec, self.target_rate = value, dataset.spec, target_rate
-        self.expectile, self.reach, self.price, self.imitates = expectile, reach, price, imitates
+        self.expectile, self.reach, self.price = expectile, reach, price
         self.follower = copy.deepcopy(value).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(value.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         movable = self.spec.feature_mask[:, self.spec.observation_size :].astype(np.float32)
@@ -196,16 +192,15 @@ class ValueLearner:
         return parts
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
-        """The regressions of a step; each trains networks of its own."""
+        """The three regressions of a step; each trains networks of its own."""
         value, roles, scale = self.value, self.roles, self.value.config.reward_scale
         arrays = (batch.observations, batch.actions, batch.mask, batch.rewards, batch.returns, batch.next_observations)
         seen, done, mask, rewards, returns, then = (torch.from_numpy(array).to(value.device) for array in arrays)
         next_mask, discounts = (
             torch.from_numpy(array).to(value.device) for array in (batch.next_mask, batch.discounts)
         )
-        better = done
-        if self.reach:
-            limits = self.reach * self.movable * self.follower.support(seen, roles, mask)
+        better, limits = done, self.reach * self.movable
+        if limits.any():
             better = uphill(
                 self.follower.critics, seen, done, roles, mask, limits, self.bounds, ASCENT_STEPS, self.price
             )
@@ -217,17 +212,11 @@ class ValueLearner:
         weight = torch.where(advantage.detach().sum(-1) > 0, self.expectile, 1 - self.expectile)
         critic = (value.action_values(seen, done, roles, mask) - target).square() * mask
         reward = (value.rewards(seen, done, roles, mask) - rewards / scale).square() * mask
-        parts = {
+        return {
             "state": (weight[:, None] * advantage.square()).sum() / agents,
             "action": critic.sum() / agents,
             "reward": reward.sum() * (scale / value.config.reward_std) ** 2 / agents,
         }
-        if self.imitates:
-            mean, deviation = value.behavior_moments(seen, roles, mask)
-            off = (done - mean) * self.movable * mask[..., None]
-            missed = (off.detach().abs() - deviation) * self.movable * mask[..., None]
-            parts["behavior"] = (off.square() + missed.square()).sum() / agents
-        return parts
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next update depends on, by name."""

@@ -68,7 +68,7 @@ class Task:
     chosen: str = "refine"  # of them, as medium data tell
 
 
-QUICK_TASK: dict[str, Any] = {"discount": 0.95, "values": {"reach": 0.5}}  # 25 steps an episode
+QUICK_TASK: dict[str, Any] = {"discount": 0.95, "values": {"reach": 0.5}, "refine_price": 0.0}  # 25 steps an episode
 TASKS = {
     "crossing": Task("crossing-v0", steps=4_000),
     "transport": Task("transport-v0", steps=8_000, chosen="gradient"),

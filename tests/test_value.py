@@ -115,7 +115,7 @@ def random_value() -> dp.ValueFunction:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         value = dp.ValueFunction(6, 2, num_roles=2, **SMALL, reward_scale=3.0, reward_mean=0.5)
-        for network in (value.critics, value.states, value.steps, value.behavior):
+        for network in (value.critics, value.states, value.steps):
             torch.nn.init.normal_(network.head.weight)
             torch.nn.init.normal_(network.head.bias)
     return value.eval()
@@ -128,7 +128,6 @@ def everything(value: dp.ValueFunction, observations, actions, roles, mask) -> l
         value.action_values(observations, actions, roles, mask),
         value.state_values(observations, roles, mask),
         value.rewards(observations, actions, roles, mask),
-        value.support(observations, roles, mask)[..., 0],
         value.plan_values(*one_step, roles, mask),
     ]
 
@@ -214,8 +213,8 @@ def test_an_action_moves_uphill_only_where_that_gains_more_than_its_price(lean: 
     def critics(inputs: torch.Tensor, roles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return (lean * inputs[..., 2:3]).expand(2, -1, -1, -1)  # only the first action's entry counts
 
-    actions, limits = torch.zeros(5, 3, 2), torch.full((1, 3, 2), 0.5)
-    limits[:, 2] = 0
+    actions, limits = torch.zeros(5, 3, 2), torch.full((3, 2), 0.5)
+    limits[2] = 0
     bounds = torch.stack((torch.full((3, 2), -1.0), torch.full((3, 2), 1.0)))
     roles, mask = torch.zeros(3, dtype=torch.long), torch.ones(5, 3, dtype=torch.bool)
     moved = uphill(critics, torch.zeros(5, 3, 2), actions, roles, mask, limits, bounds, steps=5, price=1.0)
@@ -230,7 +229,7 @@ def test_an_action_at_its_bound_pays_and_turns_only_for_where_it_can_go() -> Non
     def moved(price: float, start: float = 1.0, steps: int = 5) -> torch.Tensor:
         actions, bounds = torch.tensor([[[start, 0.0]]]), torch.tensor([[[-1.0, -1.0]], [[1.0, 1.0]]])
         roles, mask = torch.zeros(1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
-        limits = torch.full((1, 1, 2), 0.5)
+        limits = torch.full((1, 2), 0.5)
         return uphill(critics, torch.zeros(1, 1, 2), actions, roles, mask, limits, bounds, steps, price)[0, 0]
 
     torch.testing.assert_close(moved(0.0), torch.tensor([1.0, 0.5**0.5]))  # a reach of |(0.5, 0.5)|
@@ -265,17 +264,6 @@ def test_nothing_better_is_expected_of_partners(line, average) -> None:
     alone = loss(0.0, None)
     assert loss(1.0, [True, True]) == alone
     assert alone < loss(1.0, [False, True]) and alone < loss(1.0, None)
-
-
-def test_actions_spread_where_the_data_differ_and_nowhere_else(tmp_path: Path) -> None:
-    """Carts in the left half always step right."""
-    done = [[np.where(start < 2, 1, action)] for start in STATES for action in ACTIONS]
-    value = trained(stored(tmp_path, [episode(one, a) for one, a in zip(STATES.repeat(4, 0), done, strict=True)]), 0.5)
-    places = torch.tensor(STATES, dtype=torch.float32)[..., None]
-    observations = (places - 1.5) / STATES.std()
-    support = value.support(observations, torch.zeros(2, dtype=torch.long), torch.ones(16, 2, dtype=torch.bool))
-    left = places < 2
-    assert support[left].max() < 0.3 and support[~left].min() > 0.7
 
 
 def test_an_expectile_of_one_half_gives_the_mean(line, average) -> None:
@@ -371,7 +359,7 @@ def test_the_same_seed_trains_the_same_values_and_another_seed_others(line) -> N
         report = dp.train_value(value, line, steps=3, batch_size=4, seed=seed, log_every=2, progress=False)
         made.append(value.critics.head.weight)
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
-    assert report.steps == [2, 3] and set(report.parts) == {"state", "action", "reward", "behavior"}
+    assert report.steps == [2, 3] and set(report.parts) == {"state", "action", "reward"}
     assert report.losses == pytest.approx([sum(one) for one in zip(*report.parts.values(), strict=True)])
 
 

@@ -136,7 +136,6 @@ class FrozenPrior:
             default_expectile(0.0) if learning.expectile is None else learning.expectile,
             learning.target_rate,
             partners=watched,
-            imitates=False,
         )
 
     def team(self, acting: "Acting", exploration: Exploration | None = None) -> "Team":

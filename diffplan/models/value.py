@@ -12,7 +12,6 @@ the last one alone, plans go straight through a collision: it is rare among rewa
 it. Ranking plans from medium data like that took success in crossing from 0.97 to 0.84, and so to 1.)
 """
 
-import math
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -27,11 +26,9 @@ from diffplan.models.saved import SavedNetwork
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
 
-GAUSSIAN = math.sqrt(math.pi / 2)  # standard deviations a mean absolute deviation
-
 
 class ValueFunction(SavedNetwork):
-    """Twin action values, a state value and a reward for every agent of a team, and how actions spread in the data.
+    """Twin action values, a state value and a reward, for every agent of a team.
 
     Observations and actions are normalised (by the planner's normaliser) and padded. What the networks return is in
     units of ``reward_scale``, so that returns spread by about 1; multiply by it for physical rewards, which
@@ -86,7 +83,6 @@ class ValueFunction(SavedNetwork):
         self.critics = TeamNetwork(both, num_roles, width, depth, num_heads, members=2)
         self.states = TeamNetwork(observation_size, num_roles, width, depth, num_heads)
         self.steps = TeamNetwork(both, num_roles, reward_width, depth=1, num_heads=1)
-        self.behavior = TeamNetwork(observation_size, num_roles, width, depth, num_heads, outputs=2 * action_size)
 
     @classmethod
     def for_dataset(
@@ -138,23 +134,6 @@ class ValueFunction(SavedNetwork):
     ) -> Float[Tensor, "B N"]:
         """Each agent's discounted return from here on (in ``reward_scale``)."""
         return self.states(observations, roles, mask)[0].squeeze(-1)
-
-    def behavior_moments(
-        self, observations: Float[Tensor, "B N O"], roles: Int[Tensor, "N"], mask: Bool[Tensor, "B N"]
-    ) -> tuple[Float[Tensor, "B N A"], Float[Tensor, "B N A"]]:
-        """What the data do here: their mean action, and how far they are from it on average (normalised)."""
-        mean, deviation = self.behavior(observations, roles, mask)[0].chunk(2, dim=-1)
-        return mean, F.softplus(deviation)
-
-    def support(
-        self, observations: Float[Tensor, "B N O"], roles: Int[Tensor, "N"], mask: Bool[Tensor, "B N"]
-    ) -> Float[Tensor, "B N A"]:
-        """How far actions spread in the data where agents see this: standard deviations (normalised), at most 1.
-
-        Critics know nothing of actions that nobody tried: what follows them stays within (arXiv 1812.02900).
-        """
-        with torch.no_grad():
-            return (GAUSSIAN * self.behavior_moments(observations, roles, mask)[1]).clamp(max=1) * mask[..., None]
 
     def rewards(
         self,
@@ -211,17 +190,19 @@ def uphill(
     actions: Float[Tensor, "B N A"],
     roles: Int[Tensor, "N"],
     mask: Bool[Tensor, "B N"],
-    limits: Float[Tensor, "#B N A"],
+    limits: Float[Tensor, "N A"],
     bounds: Float[Tensor, "2 N A"],
     steps: int,
     price: float = 0.0,
+    agreement: float = -1.0,
 ) -> Float[Tensor, "B N A"]:
     """Joint actions that twin critics value higher, uphill from these: ascent of the lower twin's team value, less a
     ``price`` for every unit that an agent's action moves.
 
     Steps have a set length and get smaller, so that one beyond the top is mostly taken back; close to the top they end
     up to half the last one beside it. No agent's action moves farther than the length of its row of ``limits``, nor
-    beyond ``bounds``; an entry with the limit 0 stays as it is, and so does an agent for whom nothing is worth a move.
+    beyond ``bounds``; an entry with the limit 0 stays as it is, and so does an agent for whom nothing is worth a move,
+    or of whom the twins want different things: whose gradients have a cosine below ``agreement``.
     """
     low, high = bounds
     start = actions.clamp(low, high)
@@ -230,7 +211,11 @@ def uphill(
         with torch.enable_grad():
             variable = (start + moved).clamp(low, high).requires_grad_()
             twins = critics(torch.cat((observations, variable), dim=-1), roles, mask).squeeze(-1)
-            (gradient,) = torch.autograd.grad(lower_twin(twins).sum(), variable)
+            (gradient,) = torch.autograd.grad(lower_twin(twins).sum(), variable, retain_graph=True)
+            if agreement > -1:  # the twins' sum is the lower one and the other
+                (both,) = torch.autograd.grad(twins.sum(), variable)
+                alike = F.cosine_similarity(gradient, both - gradient, dim=-1) >= agreement
+                gradient = gradient * alike[..., None]
         gradient = gradient.nan_to_num().masked_fill(limits == 0, 0)
         open_to = gradient.masked_fill(_outwards(gradient, variable, bounds), 0)
         gain = gradient - price * _direction(torch.where(moved.any(-1, keepdim=True), moved, open_to))

@@ -71,7 +71,7 @@ class RecedingHorizonPolicy:
         guidance_scale: see there.
         realism: see there.
         refine: how far the planner's value function may move the first action of a plan uphill, in standard deviations
-            that the data's actions have in such a state; 0 leaves it as planned. Wants ``execute_steps=1``.
+            of the data's actions; 0 leaves it as planned. Wants ``execute_steps=1``.
         refine_price: share of the returns' spread that moving an action by a standard deviation must gain; an action
             stays as planned where it gains less.
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch

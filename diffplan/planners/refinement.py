@@ -26,6 +26,15 @@ of medium data lean by 0.43 in simple_spread (the twins' directions have a cosin
 (0.19), where a reach of 1 without a price took success from 0.97 to 0, and with it to 1.
 """
 
+AGREEMENT = 0.8
+"""Cosine of the twin critics' gradients below which an agent's action stays: where all data do the same, critics cannot
+know what other actions would be worth, and each makes up its own mind.
+
+In simple_spread the cosine is 0.87 on the data of all skills, 0.43 on the expert's. There refinement took 78 points to
+62, and takes them to 76; from medium, mixed and random data it wins as much as without (90, 60, 70 points before, 91, 58,
+69 after). Support in the data instead (standard deviations of a behaviour network, arXiv 1812.02900) left 73.
+"""
+
 
 def refine_first_actions(
     plans: Sequence[Plan],
@@ -38,9 +47,8 @@ def refine_first_actions(
     """Plans (all of the same agents) whose best candidate's first joint action has a higher value.
 
     Ascends min Q(o_0, a_0), the team's, within the actions' bounds; no agent's action moves farther than ``radius``, in
-    standard deviations that the data's actions have in such a state (``ValueFunction.support``; root mean square over
-    its entries), nor where a standard deviation of all actions gains less than ``price`` of the returns' spread (see
-    ``PRICE``). ``partners`` do as they are foreseen.
+    standard deviations of the data's actions (root mean square over its entries), nor where a standard deviation gains
+    less than ``price`` of the returns' spread (see ``PRICE``). ``partners`` do as they are foreseen.
     """
     spec = plans[0].spec
     best = [plan.best() for plan in plans]
@@ -48,8 +56,8 @@ def refine_first_actions(
         [np.concatenate((p.observations[:, :, :1], p.actions[:, :, :1]), axis=-1) for p in best]
     )  # [B, N, 1, D]
     O = spec.observation_size
-    movable = radius * spec.feature_mask[:, O:].astype(np.float32)
-    movable[np.isin(spec.names, partners)] = 0
+    limits = radius * spec.feature_mask[:, O:].astype(np.float32)
+    limits[np.isin(spec.names, partners)] = 0
     normalized = normalizer.normalize(cells, spec.role_index)[:, :, 0]
     observations, actions, mask, roles, reach, bounds = (
         torch.from_numpy(array).to(value_function.device)
@@ -58,12 +66,12 @@ def refine_first_actions(
             normalized[..., O:],
             np.stack([plan.agent_mask for plan in plans]),
             spec.role_index,
-            movable,
+            limits,
             normalized_bounds(spec, normalizer),
         )
     )
-    limits = reach * value_function.support(observations, roles, mask)
-    better = uphill(value_function.critics, observations, actions, roles, mask, limits, bounds, STEPS, price)
+    question = observations, actions, roles, mask
+    better = uphill(value_function.critics, *question, reach, bounds, STEPS, price, AGREEMENT)
     cells[:, :, 0] = torch.cat((observations, better), dim=-1).cpu().numpy()
     refined = normalizer.unnormalize(cells, spec.role_index)[:, :, 0, O:]
     return [with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
