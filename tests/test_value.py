@@ -222,6 +222,19 @@ def test_an_action_moves_uphill_only_where_that_gains_more_than_its_price(lean: 
     assert (moved[:, 2] == 0).all() and (moves or (moved == 0).all())
 
 
+def test_an_action_stays_where_the_twins_want_different_things() -> None:
+    def critics(inputs: torch.Tensor, roles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        first, second = inputs[..., :1, 2:], inputs[..., 1:, 2:]  # of the second agent one wants x, the other y
+        return torch.stack([torch.cat((first.sum(-1, True), second[..., [i]]), -2) for i in (0, 1)])
+
+    roles, mask = torch.zeros(2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool)
+    bounds = torch.stack((torch.full((2, 2), -1.0), torch.full((2, 2), 1.0)))
+    question = critics, torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), roles, mask, torch.full((2, 2), 0.5), bounds, 5
+    assert (uphill(*question).norm(dim=-1) > 0.2).all()
+    moved = uphill(*question, agreement=0.8)
+    assert (moved[0, 0] > 0.4).all() and (moved[0, 1] == 0).all()
+
+
 def test_an_action_at_its_bound_pays_and_turns_only_for_where_it_can_go() -> None:
     def critics(inputs: torch.Tensor, roles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return (5.0 * inputs[..., 2:3] + 0.5 * inputs[..., 3:4]).expand(2, -1, -1, -1)
