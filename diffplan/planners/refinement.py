@@ -31,8 +31,8 @@ AGREEMENT = 0.8
 know what other actions would be worth, and each makes up its own mind.
 
 In simple_spread the cosine is 0.87 on data of all skills, 0.43 on the expert's. There refinement took 78 points to 62,
-and takes them to 76; from medium, mixed and random data it wins as much as without (90, 60, 70 points before, 91, 58, 69
-after). Support in the data instead (standard deviations of a behaviour network, arXiv 1812.02900) left 73.
+and takes them to 76; from medium, mixed and random data it wins as much as without (90, 60, 70 points before, 91, 58,
+69 after). Support in the data instead (standard deviations of a behaviour network, arXiv 1812.02900) left 73.
 """
 
 
