@@ -252,7 +252,7 @@ class JointSpec:
         for name in dict.fromkeys(other.agents.values()):
             if name not in self.roles:
                 raise ValueError(
-                    f"{theirs} has agents of role {name!r}, but {mine} knows {list(self.roles)}; retrain with it."
+                    f"{theirs} has agents of role {name!r}, but {mine} knows {list(self.roles)}; they do not mix."
                 )
             if other.roles[name] != self.roles[name]:
                 raise ValueError(

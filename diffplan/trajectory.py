@@ -296,6 +296,8 @@ class Plan:
         """Reads what ``save`` wrote. Raises ``ValueError`` naming the file when it is damaged or something else."""
         from safetensors import SafetensorError, safe_open
 
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is a folder, no saved plan; name the file that Plan.save wrote.")
         try:
             with safe_open(path, "numpy") as file:
                 facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}

@@ -193,6 +193,13 @@ def test_questions_that_make_no_sense_are_refused(planner, observations, change,
         planner(**arguments)
 
 
+def test_a_folder_is_no_plan_and_nothing_no_value_function(planner, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder, no saved plan; name the file"):
+        Plan.load(tmp_path)
+    with pytest.raises(ValueError, match="needs a value function; train one with train_value"):
+        dp.ValueGuide(planner.value_function)
+
+
 def test_given_cells_of_absent_agents_are_refused(planner, observations) -> None:
     announced = planner(observations).cells("robot_1")
     with pytest.raises(ValueError, match=r"cells of absent agents \['robot_1'\]"):

@@ -72,7 +72,8 @@ class TrajectoryDataset:
         if normalizer is not None and np.shape(normalizer.config.center) != expected:
             got = np.shape(normalizer.config.center)
             raise ValueError(
-                f"the normalizer has [roles, entries] {got}, {store.path} {expected}; fit it to this store."
+                f"the normalizer has [roles, entries] {got}, {store.path} {expected}: "
+                "it was fitted to data of another task; give data of its own, or fit one to this store."
             )
         role = next(iter(self.spec.roles.values()))
         if crowd is not None and (crowd < 1 or len(self.spec.roles) > 1 or not role.position):

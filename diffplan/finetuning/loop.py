@@ -251,7 +251,7 @@ def _check(
     if planner.spec.agents != offline.spec.agents:
         raise ValueError(
             f"the planner is for agents {planner.spec.agents}, {offline.store.path} has {offline.spec.agents}; "
-            "give planner.for_agents(dataset.spec)."
+            "give data of these agents, or planner.for_agents(dataset.spec) and an environment of as many."
         )
     if planner.value_function is not None:
         check_fits(planner.value_function, offline)

@@ -257,6 +257,10 @@ class ValueGuide(Guide):
     looks: int | None = None
     name: str = "value"
 
+    def __post_init__(self) -> None:
+        if self.value_function is None:
+            raise ValueError("a ValueGuide needs a value function; train one with train_value (--value-steps).")
+
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
         B, S = estimate.normalized.shape[:2]
         O = estimate.spec.observation_size
