@@ -149,7 +149,7 @@ def test_windows_outside_the_dataset_are_refused(store, indices):
         ({"horizon": 2, "episodes": []}, "no episodes to draw windows from"),
         (
             {"horizon": 2, "normalizer": Normalizer("limits", [[0.0] * 6], [[1.0] * 6])},
-            r"\(1, 6\), .* \(2, 6\); fit it",
+            r"\(1, 6\), .* \(2, 6\): it was fitted",
         ),
     ],
 )
