@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -631,6 +632,14 @@ def test_a_run_is_neither_overwritten_nor_resumed_otherwise(
         tune(straight[0])
     with pytest.raises(ValueError, match="is of another run: {'updates_per_step': 0.2} there, {'updates_per_step': 1}"):
         tune(straight[0], resume=True, updates_per_step=1)
+
+
+def test_episodes_of_a_run_whose_checkpoints_are_gone_are_not_taken_for_new_ones(
+    straight: tuple[Path, FinetuningReport], tune: Callable, tmp_path: Path
+) -> None:
+    shutil.copytree(straight[0] / "replay", tmp_path / "replay")
+    with pytest.raises(ValueError, match="is of a run whose checkpoints are gone"):
+        tune(tmp_path)
 
 
 def test_other_agents_than_those_of_the_data_are_refused(

@@ -188,6 +188,10 @@ def finetune(
         spec = spec_from_env(worlds[0], planner.spec.dt)
         _check_agents(spec, offline)
         store = open_or_create(out / "replay", spec, f"fine-tuning of {facts['parent'][:12]}, seed={seed}")
+        if len(store) and not checkpoints(out / "checkpoints"):
+            raise ValueError(
+                f"{store.path} is of a run whose checkpoints are gone; remove it, or choose another folder."
+            )
         replay = Replay(offline, store, online_share, newest, priority)
         if planner.value_function is None:
             value = ValueFunction.for_dataset(offline, seed=seed)
