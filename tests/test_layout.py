@@ -1,10 +1,12 @@
 """The shape of the repository: links, one place for each setting, sizes."""
 
 import configparser
+import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,12 @@ def test_a_file_fits_in_the_head(path: Path):
 
 def test_the_package_is_typed():
     assert (ROOT / "diffplan" / "py.typed").is_file()
+
+
+def test_a_figure_has_one_name():
+    paths = (ROOT / "docs" / "results").glob("*.json")
+    names = Counter(one["figure"] for path in paths for one in json.loads(path.read_text()))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_the_page_of_results_shows_the_figures():
