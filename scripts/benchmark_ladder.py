@@ -7,10 +7,9 @@ Scores are normalised: 0 is what random actions get, 100 the mean return of expe
 runs/ladder: an interrupted benchmark goes on. IQL and TD3+BC are d3rlpy's, on the joint action with its defaults for
 20,000 steps, see ``offline_baselines.py``; without ``--d3rlpy`` they are left out. halfcheetah_2x3 has no script: its
 expert and medium data are of policies that SAC learned, see ``learned_data.py``, which needs ``--d3rlpy``.
-<task>_<data>_score: the best of our variants, on these episodes (not of expert data, which ``benchmark_control.py`` has);
-gain and margin: by how many % of its score it is above the unguided plan and above the best of the baselines.
-expert_loss: how many points below the unguided plan the task's ``chosen`` variant scores on expert data, of which
-critics learn least.
+<task>_<data>_score: the best of our variants, on these episodes (of expert data ``benchmark_control.py`` has it); gain
+and margin: by how many % of its score it is above the unguided plan and above the best of the baselines. expert_loss:
+how many points below the unguided plan the task's ``chosen`` variant scores on expert data: critics learn least there.
 """
 
 import argparse
