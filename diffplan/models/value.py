@@ -211,7 +211,7 @@ def uphill(
         with torch.enable_grad():
             variable = (start + moved).clamp(low, high).requires_grad_()
             twins = critics(torch.cat((observations, variable), dim=-1), roles, mask).squeeze(-1)
-            (gradient,) = torch.autograd.grad(lower_twin(twins).sum(), variable, retain_graph=True)
+            (gradient,) = torch.autograd.grad(lower_twin(twins).sum(), variable, retain_graph=agreement > -1)
             if agreement > -1:  # the twins' sum is the lower one and the other
                 (both,) = torch.autograd.grad(twins.sum(), variable)
                 alike = F.cosine_similarity(gradient, both - gradient, dim=-1) >= agreement
