@@ -48,7 +48,8 @@ def refine_first_actions(
 
     Ascends min Q(o_0, a_0), the team's, within the actions' bounds; no agent's action moves farther than ``radius``, in
     standard deviations of the data's actions (root mean square over its entries), nor where a standard deviation gains
-    less than ``price`` of the returns' spread (see ``PRICE``). ``partners`` do as they are foreseen.
+    less than ``price`` of the returns' spread (see ``PRICE``), nor where the twin critics disagree (see ``AGREEMENT``).
+    ``partners`` do as they are foreseen.
     """
     spec = plans[0].spec
     best = [plan.best() for plan in plans]

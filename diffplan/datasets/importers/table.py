@@ -137,8 +137,8 @@ class Table:
         for sheet in sheets:
             for name in free:
                 sheet.check_mixed(name)
-        observed = [name for name in free if all(one.columns[name].dtype.kind == "f" for one in sheets)]
-        observed = [name for name in observed if first.columns[name].ndim == 1]
+        columns = {name: [sheet.columns[name] for sheet in sheets] for name in free}
+        observed = [name for name in free if all(one.dtype.kind == "f" and one.ndim == 1 for one in columns[name])]
         if not observed:
             raise ValueError(
                 f"{first.path} has no column of numbers for agents to observe; it has {list(first.columns)}."
