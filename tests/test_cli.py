@@ -339,6 +339,7 @@ def test_a_store_is_drawn(store: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ("plan STORE", "is a store of episodes, no planner"),
         ("plan RUN --forecast STORE:99", "the store has the episodes 0 to"),
         ("plan RUN --forecast STORE", "or STORE:EPISODE"),
+        ("plan RUN --given robot_0=stay --given robot_0=straight", "--given tells robot_0 2 things"),
         ("plan RUN --given robot_0=fly", "fly is neither straight nor stay"),
         ("plan RUN --resample --num-samples 1 --guide separation=1", "num_samples=2 or more"),
         ("train STORE --out STORE", "is a store of episodes, no run; choose another folder"),

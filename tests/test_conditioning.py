@@ -54,6 +54,20 @@ def test_ranks_order_the_episodes_by_their_return(dataset: dp.TrajectoryDataset)
     assert ranks.mean() == pytest.approx(0.5)
 
 
+def test_a_small_team_that_does_as_well_has_the_same_rank(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    worse, both, better = (episode(rng, direction) for direction in (0.2, 0.5, 0.8))
+    both.rewards[:, 1] = both.rewards[:, 0]
+    fields = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
+    alone = dp.Trajectory(LINE, *(getattr(both, name).copy() for name in fields))
+    for name in fields:
+        getattr(alone, name)[:, 1] = 0
+    dp.TrajectoryStore.create(tmp_path, LINE).append([worse, both, alone, better])
+    dataset = dp.load_dataset(tmp_path, horizon=HORIZON)
+    assert dataset.store.team_sizes.tolist() == [2, 2, 1, 2]
+    assert dataset.return_ranks.tolist() == [0.125, 0.5, 0.5, 0.875]
+
+
 def test_the_return_that_is_asked_for_settles_what_is_planned(planner: dp.DiffusionPlanner) -> None:
     good, poor = (heading(planner(NOW, target_return=rank, num_samples=32)) for rank in (0.9, 0.1))
     assert good > 0.35 and poor < -0.35

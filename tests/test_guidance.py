@@ -250,6 +250,14 @@ def test_a_guide_that_cannot_guide_is_refused_before_sampling(guide: Guide, mess
         planner(unknown(planner), guides=[guide])
 
 
+def test_a_guide_that_was_changed_between_plans_is_checked_again() -> None:
+    planner, goal = exact_planner(GaussianPrior), GoalGuide({"point_0": [0.0]})
+    planner(unknown(planner), guides=[goal])
+    goal.goals = {"point_0": [50.0]}
+    with pytest.raises(ValueError, match="lies outside of what the data cover"):
+        planner(unknown(planner), guides=[goal])
+
+
 def test_contradictory_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="distance=-1; it must be a positive number"):
         ConstraintGuide.separation(-1)

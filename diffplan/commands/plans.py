@@ -150,12 +150,14 @@ def parse_given(words: list[str], planner: "DiffusionPlanner", observations: "Ob
     """
     from diffplan.planners.intentions import stay, straight
 
-    cells = None
+    cells, agents = None, [word.partition("=")[0] for word in words]
     for word in words:
         agent, equals, what = word.partition("=")
         if not (equals and what) or agent not in observations:
             there = f"the robots are {list(observations)}"
             raise ValueError(f"--given {word!r} is not ROBOT=straight, ROBOT=stay or ROBOT=FILE; {there}.")
+        if agents.count(agent) > 1:
+            raise ValueError(f"--given tells {agent} {agents.count(agent)} things; give one for each robot.")
         if what not in COURSES and not Path(what).is_file():
             raise ValueError(f"--given {word!r}: {what} is neither straight nor stay, nor a file that --out wrote.")
         if what in COURSES:

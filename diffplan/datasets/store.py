@@ -233,6 +233,13 @@ class TrajectoryStore:
             [np.zeros((0, self.spec.num_agents)), *(np.array(shard.arrays["returns"].mapped) for shard in self._shards)]
         )
 
+    @cached_property
+    def team_sizes(self) -> Int[np.ndarray, "E"]:
+        """How many agents each episode has, some of them perhaps for a while."""
+        arrays = ((shard.arrays["agent_mask"].mapped, shard.offsets[:-1]) for shard in self._shards)
+        present = (np.logical_or.reduceat(mask, first).sum(1) for mask, first in arrays)
+        return np.concatenate([np.zeros(0, int), *present])
+
     def __getitem__(self, index: int) -> Trajectory:
         if not -len(self) <= index < len(self):
             raise IndexError(f"episode {index} of a store of {len(self)}.")

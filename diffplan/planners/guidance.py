@@ -55,25 +55,29 @@ class Guidance:
         self.guides, self.spec, self.normalizer = guides, spec, normalizer
         self.agent_mask, self.history, self.num_samples = agent_mask, history, num_samples
 
-    def check(self, horizon: int) -> None:
-        """Tries every guide on two made-up plans. Raises ``ValueError`` for what cannot guide."""
-        trial = Guidance(self.guides, self.spec, self.normalizer, self.agent_mask[:1], 0, 2)
-        shape, generator = (2, self.spec.num_agents, horizon, self.spec.size), torch.Generator().manual_seed(0)
-        cells = torch.randn(shape, generator=generator).to(self.agent_mask.device)
+    def check(self, horizon: int, tried: Sequence[Guide] = ()) -> None:
+        """Raises ``ValueError`` for guides that cannot guide these agents; all but those ``tried`` are tried."""
         for guide in self.guides:
             guide.check(self.spec, self.normalizer, horizon)
-            with torch.enable_grad():
-                plans = cells.clone().requires_grad_()
-                values = guide.log_weight(trial._estimate(plans, 0))
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            if got != (1, 2):
-                raise ValueError(f"guide {guide.name!r} returns {got}, expected a tensor [B, S] = (1, 2).")
-            if not torch.isfinite(values).all():
-                raise ValueError(f"guide {guide.name!r} returns numbers that are not finite for an ordinary plan.")
-            if guide.levels is not None and not _depends(values, plans):
-                raise ValueError(
-                    f"guide {guide.name!r} has no gradient; compute it from the estimate's tensors, or set levels=None."
-                )
+            if not any(guide is one for one in tried):
+                self._try(guide, horizon)
+
+    def _try(self, guide: Guide, horizon: int) -> None:
+        """Two made-up plans are guided."""
+        trial = Guidance((guide,), self.spec, self.normalizer, self.agent_mask[:1], 0, 2)
+        shape, generator = (2, self.spec.num_agents, horizon, self.spec.size), torch.Generator().manual_seed(0)
+        with torch.enable_grad():
+            plans = torch.randn(shape, generator=generator).to(self.agent_mask.device).requires_grad_()
+            values = guide.log_weight(trial._estimate(plans, 0))
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        if got != (1, 2):
+            raise ValueError(f"guide {guide.name!r} returns {got}, expected a tensor [B, S] = (1, 2).")
+        if not torch.isfinite(values).all():
+            raise ValueError(f"guide {guide.name!r} returns numbers that are not finite for an ordinary plan.")
+        if guide.levels is not None and not _depends(values, plans):
+            raise ValueError(
+                f"guide {guide.name!r} has no gradient; compute it from the estimate's tensors, or set levels=None."
+            )
 
     def check_levels(self, levels: Sequence[float]) -> None:
         """Raises ``ValueError`` when a guide that should move plans does so at none of the noise levels visited."""

@@ -93,7 +93,7 @@ class DiffusionPlanner(DiffusionPipeline):
         self.horizon, self.history, self.precision = horizon, history, "auto"
         self.provenance: dict[str, Any] = {}
         self._pace: float | None = None  # seconds that the network last took for one candidate
-        self._checked: Sequence[Guide] = ()  # the guides that were tried last
+        self._tried: Sequence[Guide] = ()  # the last plans' guides
 
     @classmethod
     def for_dataset(
@@ -291,9 +291,8 @@ class DiffusionPlanner(DiffusionPipeline):
             levels = [sampling.warm_start_level * level for level in levels]
         number = deadline.affordable(sampling.num_samples, len(levels) - 1, self._pace, len(questions))
         guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, number)
-        if [*map(id, sampling.guides)] != [*map(id, self._checked)]:
-            guidance.check(self.horizon)
-            self._checked = tuple(sampling.guides)
+        guidance.check(self.horizon, self._tried)
+        self._tried = tuple(sampling.guides)
         guidance.check_levels(levels[:-1])
         noise = torch.stack([self._noise(question.seed, number) for question in questions])
         noisy = steered(self, noise, values, known & exists, present) * levels[0]
