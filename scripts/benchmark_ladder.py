@@ -185,30 +185,30 @@ def summary(name: str, skill: str, found: dict[str, Figure]) -> list[Figure]:
     The best is the best on the very episodes that are reported. Of scores that are not positive, and of itself, nobody
     is a percent above.
     """
-    others = {name: found[name] for name in (*CLONING, *OFFLINE) if name in found}
-    best, rival = (
-        max(ones, key=lambda one: one.value) for ones in ([found[one] for one in TASKS[name].variants], others.values())
-    )
+    others = {one: found[one] for one in (*CLONING, *OFFLINE) if one in found}
+    best, rival = (max(ones, key=lambda one: found[one].value) for ones in (TASKS[name].variants, others))
     beside = {"unguided": found["none"]} | found["none"].baselines | others
-    rows = [replace(best, figure=f"{name}_{skill}_score", baselines=beside)] if skill != "expert" else []
-    for label, other in (("gain", found["none"]), ("margin", rival)):
-        if other.low > 0 and other is not best:
-            rows.append(compared(f"{skill}_{label}_{name}", "%", best, other, lambda ours, its: 100 * (ours / its - 1)))
+    rows = [replace(found[best], figure=f"{name}_{skill}_score", baselines=beside)] if skill != "expert" else []
+    for label, other in (("gain", "none"), ("margin", rival)):
+        if found[other].low > 0 and other != best:
+            rows.append(compared(f"{skill}_{label}_{name}", "%", found, best, other, lambda a, b: 100 * (a / b - 1)))
     if skill == "expert":
-        chosen = found[TASKS[name].chosen]
-        rows.append(compared(f"expert_loss_{name}", "points", chosen, found["none"], lambda ours, its: its - ours))
+        chosen = TASKS[name].chosen
+        rows.append(compared(f"expert_loss_{name}", "points", found, chosen, "none", lambda a, b: b - a))
     return rows
 
 
-def compared(name: str, unit: str, ours: Figure, other: Figure, how: Callable[[Any, Any], Any]) -> Figure:
+def compared(
+    label: str, unit: str, found: dict[str, Figure], ours: str, other: str, how: Callable[[Any, Any], Any]
+) -> Figure:
     """Of two scores; for the interval both are drawn from theirs, independently."""
-    rng = np.random.default_rng(0)
-    drawn = (rng.normal(one.value, (one.high - one.low) / 3.92, 100_000) for one in (ours, other))
+    rng, pair = np.random.default_rng(0), [found[one] for one in (ours, other)]
+    drawn = (rng.normal(one.value, (one.high - one.low) / 3.92, 100_000) for one in pair)
     low, high = np.quantile(how(*drawn), (0.025, 0.975)).tolist()
-    beside = {one.figure: replace(one, baselines={}) for one in (ours, other)}
-    return replace(
-        ours, figure=name, value=how(ours.value, other.value), low=low, high=high, unit=unit, baselines=beside
-    )
+    names = ["unguided" if one == "none" else one for one in (ours, other)]
+    beside = {one: replace(score, baselines={}) for one, score in zip(names, pair, strict=True)}
+    value = how(*(one.value for one in pair))
+    return replace(pair[0], figure=label, value=value, low=low, high=high, unit=unit, baselines=beside)
 
 
 def main() -> None:
