@@ -123,11 +123,11 @@ def test_candidates_are_cut_to_what_time_allows() -> None:
 def test_refined_first_actions_are_worth_more_and_stay_within_reach(dataset, planner) -> None:
     value = dp.ValueFunction.for_dataset(dataset, width=16, depth=1)
     dp.train_value(value, dataset, steps=60, batch_size=64, learning_rate=3e-3, progress=False)
-    plan, other = planner(NOW, seed=1), planner(NOW, seed=2)
+    plan, other = planner(NOW, seed=1, num_samples=8), planner(NOW, seed=2, num_samples=8)
     refined = refine_first_actions([plan, other], value, planner.normalizer, 0.5, price=0)
 
     def worth(plan: dp.Plan) -> float:
-        cells = np.concatenate((plan.observations[:, :, :1], plan.actions[:, :, :1]), -1)
+        cells = np.concatenate((plan.observations[:1, :, :1], plan.actions[:1, :, :1]), -1)
         cells = torch.from_numpy(planner.normalizer.normalize(cells, LINE.role_index)[:, :, 0])
         roles, mask = torch.from_numpy(LINE.role_index), torch.ones(1, 2, dtype=torch.bool)
         return lower_twin(value.action_values(cells[..., :1], cells[..., 1:], roles, mask)).sum().item()
@@ -140,13 +140,34 @@ def test_refined_first_actions_are_worth_more_and_stay_within_reach(dataset, pla
     for before, after in zip((plan, other), refined, strict=True):
         assert worth(after) > worth(before)
         assert np.array_equal(before.actions[:, :, 1:], after.actions[:, :, 1:])
-        assert (after.actions[:, :, 0] > before.actions[:, :, 0]).all()  # it pays to go right
+        assert (after.actions[0, :, 0] > before.actions[0, :, 0]).all()  # it pays to go right
+        assert np.array_equal(before.actions[1:], after.actions[1:])
         assert np.abs(after.actions[:, :, 0] - before.actions[:, :, 0]).max() <= 0.5 * scale * 1.001
+
+
+def test_first_actions_move_as_far_as_candidates_differ(dataset, planner) -> None:
+    value = dp.ValueFunction.for_dataset(dataset, width=16, depth=1)
+    dp.train_value(value, dataset, steps=60, batch_size=64, learning_rate=3e-3, progress=False)
+    scale = planner.normalizer.config.scale[0][1]
+
+    def moved(spread: float) -> np.ndarray:
+        plan = planner(NOW, num_samples=2)
+        plan.actions[:, :, 0] = np.array([1, -1]).reshape(2, 1, 1) * spread * scale
+        after = refine_first_actions([plan], value, planner.normalizer, 0.3, price=0)[0]
+        return np.abs(after.actions - plan.actions)[0, :, 0] / scale
+
+    assert np.array_equal(moved(0.0), np.zeros((2, 1)))
+    np.testing.assert_allclose(moved(0.25), 0.3 * 0.25, rtol=1e-3)
+    np.testing.assert_allclose(moved(0.5), 0.3, rtol=1e-3)
 
 
 def test_a_policy_that_refines_needs_a_value_function_and_saves_it(dataset, planner, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a planner with a value function"):
         dp.RecedingHorizonPolicy(planner, refine=0.5)
+    with pytest.raises(ValueError, match="moves actions as far as candidates differ, and num_samples=1 leaves one"):
+        valued = planner.for_agents(LINE)
+        valued.register_modules(value_function=dp.ValueFunction.for_dataset(dataset, width=16, depth=1))
+        dp.RecedingHorizonPolicy(valued, num_samples=1, refine=0.5)
     with pytest.raises(ValueError, match="refine_price=-1; give a share"):
         dp.RecedingHorizonPolicy(planner, refine_price=-1)
     value = dp.ValueFunction.for_dataset(dataset, width=16, depth=1)

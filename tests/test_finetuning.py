@@ -148,7 +148,7 @@ def test_critics_move_actions_only_where_that_scores_better(
         planner = dp.DiffusionPlanner.from_pretrained(pretrained)
         if wrong:
             planner.value_function.critics.head.weight.data.neg_()
-        options = BRIEF | {"acting": Acting(2), "resume": resume, "out": tmp_path / f"{wrong}"}
+        options = BRIEF | {"acting": Acting(8), "resume": resume, "out": tmp_path / f"{wrong}"}
         return dp.finetune(planner, Line, offline=offline, **options).acting.way
 
     assert chosen(wrong=True)["refine"] == 0.0

@@ -215,7 +215,7 @@ class Evaluate:
         batch_size: episodes side by side.
         max_steps: end every episode after so many steps; by default the environment alone ends them.
         execute_steps: planned steps to execute before planning anew.
-        num_samples: candidates a plan.
+        num_samples: candidates a plan; 1 by default, 8 to --refine.
         num_inference_steps: denoising steps of a first plan.
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
         warm_start_level: noise level at which later plans start from the last one; 1 is pure noise.
@@ -242,7 +242,7 @@ class Evaluate:
     batch_size: int = 50
     max_steps: int | None = None
     execute_steps: int = 1
-    num_samples: int = 1
+    num_samples: int | None = None
     num_inference_steps: int = 5
     scheduler: Scheduler | None = None
     warm_start_level: float = 0.7
@@ -296,7 +296,7 @@ class Evaluate:
 
     def _check(self) -> None:
         """Raises ``ValueError`` for options that would change nothing."""
-        if self.num_samples == 1:
+        if self.num_samples == 1 or (self.num_samples is None and not self.refine):
             alone = [word for word in self.guide if word.startswith("rank")]
             if alone or self.realism:
                 raise ValueError(

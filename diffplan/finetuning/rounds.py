@@ -22,7 +22,7 @@ from diffplan.partners import TeamOfPolicies, WithPartners
 from diffplan.planners.guides import Guide, ValueGuide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
-from diffplan.planners.refinement import PRICE
+from diffplan.planners.refinement import PRICE, check_candidates
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import JointSpec, Observations
 
@@ -48,7 +48,7 @@ class Acting:
     ``"gradient"`` acts by first samples: the first five do not concern it.
 
     Args:
-        num_samples: candidates a plan, ranked by the value function.
+        num_samples: candidates a plan, ranked by the value function; two at least to ``refine``.
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
         guided: whether the value's gradient moves plans as they are denoised, too, with that weight.
         refine: how far the critics may move first actions, in standard deviations of the data's; None: this, its price,
@@ -77,6 +77,7 @@ class Acting:
             number = getattr(self, name)
             if number is not None and not 0 <= number < float("inf"):
                 raise ValueError(f"{name}={number}; give a finite number, 0 or more.")
+        check_candidates(self.num_samples, self.refine or 0.0)
         if not 0 <= self.refine_price < float("inf"):
             raise ValueError(f"refine_price={self.refine_price}; give a share of the returns' spread, 0 or more.")
         if self.refine is None and (self.refine_price != PRICE or self.guided):
@@ -157,7 +158,8 @@ class Run:
         else:
             self.offline = self._score(self.acting.plain(self.planner))
             open_ = self.acting.refine is None and not self.method.on_policy
-            ways = [replace(self.acting, **way).way for way in WAYS] if open_ else [self.acting.way]
+            possible = [way for way in WAYS if self.acting.num_samples > 1 or not way["refine"]]
+            ways = [replace(self.acting, **way).way for way in possible] if open_ else [self.acting.way]
             scores = [self._score_of(way) for way in ways]
             best, *others = sorted(range(len(ways)), key=lambda place: -scores[place].value)
             self.acting, self.others = replace(self.acting, **ways[best]), [ways[place] for place in others]

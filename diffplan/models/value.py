@@ -190,7 +190,7 @@ def uphill(
     actions: Float[Tensor, "B N A"],
     roles: Int[Tensor, "N"],
     mask: Bool[Tensor, "B N"],
-    limits: Float[Tensor, "N A"],
+    limits: Float[Tensor, "*_ N A"],
     bounds: Float[Tensor, "2 N A"],
     steps: int,
     price: float = 0.0,

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from diffplan.planners.guides import Guide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question, Sampling
-from diffplan.planners.refinement import PRICE, refine_first_actions
+from diffplan.planners.refinement import CANDIDATES, PRICE, check_candidates, refine_first_actions
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan
@@ -59,7 +59,8 @@ class RecedingHorizonPolicy:
     Args:
         planner: the planner; its spec must have the environment's agents (see ``DiffusionPlanner.for_agents``).
         execute_steps: planned steps to execute before planning anew.
-        num_samples: candidates a plan; the one of highest value is executed, the first where there are no values.
+        num_samples: candidates a plan; the one of highest value is executed, the first where there are no values. None:
+            1, or 8 to ``refine``.
         num_inference_steps: denoising steps of a first plan.
         warm_start_level: noise level from which later plans start, on the shifted last plan; None: always from noise.
         warm_start_steps: denoising steps of later plans. One step gives the mean of all plans near the last one, which
@@ -71,7 +72,8 @@ class RecedingHorizonPolicy:
         guidance_scale: see there.
         realism: see there.
         refine: how far the planner's value function may move the first action of a plan uphill, in standard deviations
-            of the data's actions; 0 leaves it as planned. Wants ``execute_steps=1``.
+            of the data's actions; less where the candidates differ little. 0 leaves it as planned. Wants
+            ``execute_steps=1``.
         refine_price: share of the returns' spread that moving an action by a standard deviation must gain; an action
             stays as planned where it gains less.
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch
@@ -90,7 +92,7 @@ class RecedingHorizonPolicy:
         self,
         planner: DiffusionPlanner,
         execute_steps: int = 1,
-        num_samples: int = 1,
+        num_samples: int | None = None,
         num_inference_steps: int = 5,
         warm_start_level: float | None = 0.7,
         warm_start_steps: int = 1,
@@ -125,6 +127,9 @@ class RecedingHorizonPolicy:
             raise ValueError(f"refine_price={refine_price}; give a share of the returns' spread, 0 or more.")
         if refine and planner.value_function is None:
             raise ValueError(f"refine={refine} needs a planner with a value function; train one with train_value.")
+        if num_samples is None:
+            num_samples = CANDIDATES if refine else 1
+        check_candidates(num_samples, refine)
         self.planner, self.execute_steps, self.deadline_ms = planner, execute_steps, deadline_ms
         self.refine, self.refine_price = refine, refine_price
         self.warm_start_level, self.warm_start_steps = warm_start_level, warm_start_steps
