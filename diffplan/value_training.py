@@ -87,7 +87,8 @@ def train_value(
             100 episodes) scored 77 with 1, 83 with 3, 80 with 10.
         reach: V expects actions that are uphill of the data's by the critics, by up to so many standard deviations: of
             a policy that refines them, about half as far and at no price. (Two steps of ascent; at the top they end
-            half a reach beside it, so V is cautious there.) 0 values no action outside the data.
+            half a reach beside it, so V is cautious there; acting goes less far where the planner's candidates agree.)
+            0 values no action outside the data.
         seed: of everything random.
         out: folder for ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.

@@ -40,7 +40,6 @@ def test_on_expert_data_it_is_told_what_the_chosen_variant_loses(ladder: ModuleT
 
 
 def test_nobody_is_a_percent_above_a_score_that_may_be_nothing(ladder: ModuleType) -> None:
-    (score,) = ladder.summary(
-        "simple_spread", "random", measured(ladder, none=1.0, refine=70.0, BC_joint=0.5, **{"BC_per_agent": 0.1})
-    )
+    found = measured(ladder, none=1.0, refine=70.0, BC_joint=0.5, BC_per_agent=0.1)
+    (score,) = ladder.summary("simple_spread", "random", found)
     assert score.value == 70.0

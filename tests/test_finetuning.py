@@ -163,7 +163,9 @@ def test_how_critics_are_trusted_is_given_whole_or_left_open(options: dict[str, 
         Acting(**options)
 
 
-@pytest.mark.parametrize("options", [{"num_samples": 0}, {"value_weight": -1.0}, {"refine": -0.5}])
+@pytest.mark.parametrize(
+    "options", [{"num_samples": 0}, {"value_weight": -1.0}, {"refine": -0.5}, {"num_samples": 1, "refine": 0.5}]
+)
 def test_acting_that_makes_no_sense_is_refused_before_anything_is_done(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         Acting(**options)

@@ -235,6 +235,17 @@ def test_an_action_stays_where_the_twins_want_different_things() -> None:
     assert (moved[0, 0] > 0.4).all() and (moved[0, 1] == 0).all()
 
 
+def test_an_entry_with_a_small_limit_does_not_take_the_reach_of_another() -> None:
+    def critics(inputs: torch.Tensor, roles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return (inputs[..., 2:3] + inputs[..., 3:4]).expand(2, -1, -1, -1)
+
+    bounds, roles = torch.tensor([[[-9.0, -9.0]], [[9.0, 9.0]]]), torch.zeros(1, dtype=torch.long)
+    for small in (0.1, 1e-4, 1e-14, 0.0):
+        limits, zeros = torch.tensor([[1.0, small]]), torch.zeros(1, 1, 2)
+        moved = uphill(critics, zeros, zeros, roles, torch.ones(1, 1, dtype=torch.bool), limits, bounds, 5)[0, 0]
+        assert 0.6 < moved[0] <= 1.01 and 0 <= moved[1] <= 1.01 * small
+
+
 def test_an_action_at_its_bound_pays_and_turns_only_for_where_it_can_go() -> None:
     def critics(inputs: torch.Tensor, roles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return (5.0 * inputs[..., 2:3] + 0.5 * inputs[..., 3:4]).expand(2, -1, -1, -1)

@@ -226,7 +226,7 @@ class Evaluate:
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.
         realism: weight of how likely a plan looks to the unguided network, in the ranking.
-        refine: how far the value function may move first actions, in standard deviations.
+        refine: how far the value function may move first actions, in standard deviations; less where candidates agree.
         refine_price: share of the returns' spread that a move by a standard deviation must gain; only with --refine.
         decode_actions: read actions off the planned observations (inverse dynamics).
         deadline_ms: plan in this time; a plan that takes longer is not used, and counted.

@@ -123,8 +123,8 @@ class TrajectoryStore:
         starts = [shard.offsets[:-1] + first for shard, first in zip(shards, rows[:-1], strict=True)]
         self.first_rows = np.concatenate([np.zeros(0, np.int64), *starts])
         self.lengths = np.diff(np.append(self.first_rows, rows[-1])) - 1
-        self.__dict__.pop("labels", None)
-        self.__dict__.pop("returns", None)
+        for name in ("labels", "returns", "mean_returns"):
+            self.__dict__.pop(name, None)
 
     @property
     def fingerprint(self) -> str:
@@ -234,11 +234,11 @@ class TrajectoryStore:
         )
 
     @cached_property
-    def team_sizes(self) -> Int[np.ndarray, "E"]:
-        """How many agents each episode has, some of them perhaps for a while."""
+    def mean_returns(self) -> Float[np.ndarray, "E"]:
+        """Mean return of an episode's agents, some of them perhaps there for a while; 0 where there is none."""
         arrays = ((shard.arrays["agent_mask"].mapped, shard.offsets[:-1]) for shard in self._shards)
-        present = (np.logical_or.reduceat(mask, first).sum(1) for mask, first in arrays)
-        return np.concatenate([np.zeros(0, int), *present])
+        agents = (np.logical_or.reduceat(mask, first).sum(1) for mask, first in arrays)
+        return self.returns.sum(1) / np.concatenate([np.zeros(0), *agents]).clip(min=1)
 
     def __getitem__(self, index: int) -> Trajectory:
         if not -len(self) <= index < len(self):

@@ -184,7 +184,7 @@ class TrajectoryDataset:
     @cached_property
     def return_ranks(self) -> Float[np.ndarray, "E"]:
         """Where each of the store's episodes stands among them by its agents' mean return: 0 (worst) to 1 (best)."""
-        returns = self.store.returns.sum(1) / self.store.team_sizes
+        returns = self.store.mean_returns
         below, up_to = (np.searchsorted(np.sort(returns), returns, side) for side in ("left", "right"))
         return ((below + up_to) / (2 * len(returns))).astype(np.float32)
 

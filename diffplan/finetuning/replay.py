@@ -101,8 +101,8 @@ class Replay:
 
     @property
     def return_ranks(self) -> Float[np.ndarray, "E"]:
-        """Where every episode's team return stands among the offline ones, 0 (worst) to 1 (best)."""
-        known, met = np.sort(self.offline.store.returns.sum(1)), self.store.returns.sum(1)
+        """Where every episode's mean return of an agent stands among the offline ones, 0 (worst) to 1 (best)."""
+        known, met = np.sort(self.offline.store.mean_returns), self.store.mean_returns
         ranks = np.mean([np.searchsorted(known, met, side) for side in ("left", "right")], axis=0) / len(known)
         return np.concatenate([self.offline.return_ranks, ranks]).astype(np.float32)
 

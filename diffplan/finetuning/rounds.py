@@ -77,7 +77,7 @@ class Acting:
             number = getattr(self, name)
             if number is not None and not 0 <= number < float("inf"):
                 raise ValueError(f"{name}={number}; give a finite number, 0 or more.")
-        check_candidates(self.num_samples, self.refine or 0.0)
+        check_candidates(self.num_samples, self.refine)
         if not 0 <= self.refine_price < float("inf"):
             raise ValueError(f"refine_price={self.refine_price}; give a share of the returns' spread, 0 or more.")
         if self.refine is None and (self.refine_price != PRICE or self.guided):

@@ -200,13 +200,15 @@ def uphill(
     ``price`` for every unit that an agent's action moves.
 
     Steps have a set length and get smaller, so that one beyond the top is mostly taken back; close to the top they end
-    up to half the last one beside it. No agent's action moves farther than the length of its row of ``limits``, nor
-    beyond ``bounds``; an entry with the limit 0 stays as it is, and so does an agent for whom nothing is worth a move,
-    or of whom the twins want different things: whose gradients have a cosine below ``agreement``.
+    up to half the last one beside it. No agent's action moves farther than the length of its row of ``limits``, one
+    entry alone where all limits are alike, others in proportion; nor beyond ``bounds``. What has the limit 0 stays as
+    it is, and so does an agent for whom nothing is worth a move, or of whom the twins want different things: whose
+    gradients have a cosine below ``agreement``.
     """
     low, high = bounds
     start = actions.clamp(low, high)
     reach, moved = limits.norm(dim=-1, keepdim=True), torch.zeros_like(actions)
+    most = reach * limits / limits.amax(dim=-1, keepdim=True).clamp(min=1e-9)  # of an entry
     for step in range(steps):
         with torch.enable_grad():
             variable = (start + moved).clamp(low, high).requires_grad_()
@@ -224,6 +226,7 @@ def uphill(
         size = 4 * reach / steps * (1 - (step + 0.5) / steps)
         moved = variable.detach() + worth * size * _direction(gain) - start
         moved = moved * (reach / moved.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
+        moved = moved.clamp(-most, most)
     return torch.where(limits > 0, (start + moved).clamp(low, high), actions)
 
 

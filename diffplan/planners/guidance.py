@@ -56,7 +56,10 @@ class Guidance:
         self.agent_mask, self.history, self.num_samples = agent_mask, history, num_samples
 
     def check(self, horizon: int, tried: Sequence[Guide] = ()) -> None:
-        """Raises ``ValueError`` for guides that cannot guide these agents; all but those ``tried`` are tried."""
+        """Raises ``ValueError`` for guides whose arguments do not fit these agents, or that fail a trial.
+
+        The trial is spared those of ``tried``, whose function and ``levels`` are taken to be as they were.
+        """
         for guide in self.guides:
             guide.check(self.spec, self.normalizer, horizon)
             if not any(guide is one for one in tried):

@@ -59,8 +59,8 @@ class RecedingHorizonPolicy:
     Args:
         planner: the planner; its spec must have the environment's agents (see ``DiffusionPlanner.for_agents``).
         execute_steps: planned steps to execute before planning anew.
-        num_samples: candidates a plan; the one of highest value is executed, the first where there are no values. None:
-            1, or 8 to ``refine``.
+        num_samples: candidates a plan; the one of highest value is executed, by all guides, the first where there are
+            none. None: 1, or 8 to ``refine``.
         num_inference_steps: denoising steps of a first plan.
         warm_start_level: noise level from which later plans start, on the shifted last plan; None: always from noise.
         warm_start_steps: denoising steps of later plans. One step gives the mean of all plans near the last one, which
@@ -72,8 +72,8 @@ class RecedingHorizonPolicy:
         guidance_scale: see there.
         realism: see there.
         refine: how far the planner's value function may move the first action of a plan uphill, in standard deviations
-            of the data's actions; less where the candidates differ little. 0 leaves it as planned. Wants
-            ``execute_steps=1``.
+            of the data's actions; less where the candidates differ little, as particles do, and not at all where a
+            deadline leaves one. 0 leaves it as planned. Wants ``execute_steps=1``.
         refine_price: share of the returns' spread that moving an action by a standard deviation must gain; an action
             stays as planned where it gains less.
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch

@@ -88,7 +88,7 @@ def refine_first_actions(
     return [with_first_actions(plan, first) for plan, first in zip(plans, refined, strict=True)]
 
 
-def check_candidates(num_samples: int, refine: float) -> None:
+def check_candidates(num_samples: int, refine: float | None) -> None:
     """Raises ``ValueError`` where first actions shall be refined of plans whose candidates cannot differ."""
     if refine and num_samples == 1:
         raise ValueError(
