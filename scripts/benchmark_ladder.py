@@ -3,6 +3,7 @@
     python scripts/benchmark_ladder.py --tasks simple_spread --data medium --seeds 5 --d3rlpy d3rlpy-env/bin/python
 
 One prior and one value function are trained per task, data and seed; the variants differ in how they plan with them.
+Refining takes 8 candidates, unless 16 are ranked; a gradient's values rank them, too.
 Scores are normalised: 0 is what random actions get, 100 the mean return of expert data. Everything is kept below
 runs/ladder: an interrupted benchmark goes on. IQL and TD3+BC are d3rlpy's, on the joint action with its defaults for
 20,000 steps, see ``offline_baselines.py``; without ``--d3rlpy`` they are left out. halfcheetah_2x3 has no script: its
