@@ -47,6 +47,7 @@ class Row:
     batch_size: int = 50  # episodes side by side
     warm_start_steps: int = 1  # denoising steps of a replan
     clearance: float = 0.0  # weight of the guides that keep robots apart and clear of obstacles
+    target_return: float | None = None  # that is planned for, a rank among the data's
     random_return: float | None = None  # counts as 0, the data's own return as 100 (mean over agents); None: success
 
 
@@ -92,9 +93,12 @@ ROWS = {
     "simple_spread": Row(
         "simple_spread_expert_score",
         "mpe:simple_spread_v3",
+        variants=(JOINT, UNGUIDED, ALONE, CLONING, CLONING_ALONE),
         episodes=20_000,
         steps=10_000,
+        width=96,
         horizon=12,
+        target_return=0.95,
         random_return=-26.6,
     ),
     "two_arm_lift": Row(
@@ -131,7 +135,9 @@ def dataset_of(name: str) -> dp.TrajectoryDataset:
 def train(name: str, variant: str, seed: int) -> dp.DiffusionPlanner:
     """Trains a planner of a row, or goes on with it."""
     row, dataset = ROWS[name], dataset_of(name)
-    planner = dp.DiffusionPlanner.for_dataset(dataset, width=row.width, agent_attention=variant != ALONE, seed=seed)
+    layout = {"width": row.width, "agent_attention": variant != ALONE}
+    layout |= {"return_conditioning": row.target_return is not None}
+    planner = dp.DiffusionPlanner.for_dataset(dataset, **layout, seed=seed)
     out = FOLDER / name / f"{ALONE if variant == ALONE else JOINT}_{seed}".replace(" ", "_")
     dp.train(planner, dataset, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
     return planner
@@ -148,14 +154,19 @@ def planner_of(name: str, seed: int) -> Path:
 
 
 def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
-    """How a variant of a row acts: with guides where the row has them, and the safety filter where it says so."""
-    replanning = {"warm_start_steps": row.warm_start_steps}
-    if not row.clearance or variant == UNGUIDED:
-        return replanning
-    guides = [dp.ConstraintGuide.separation(0.2, row.clearance), dp.ConstraintGuide.clearance(0.05, row.clearance)]
-    return (
-        replanning | {"guides": guides} | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
-    )
+    """How a variant of a row acts: with guides or for a return where the row has them, and the filter where it says."""
+    options: dict[str, Any] = {"warm_start_steps": row.warm_start_steps}
+    if variant == UNGUIDED:
+        return options
+    if row.target_return is not None:
+        options |= {"target_return": row.target_return, "guidance_scale": 1.5}
+    if row.clearance:
+        apart, clear = (
+            dp.ConstraintGuide.separation(0.2, row.clearance),
+            dp.ConstraintGuide.clearance(0.05, row.clearance),
+        )
+        options["guides"] = [apart, clear]
+    return options | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
 
 
 def recipe(row: Row) -> dict[str, Any]:
