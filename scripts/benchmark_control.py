@@ -27,6 +27,7 @@ from diffplan.helpers import follow_parent
 FOLDER = Path("runs/benchmark")
 JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"
 UNGUIDED, SAFE = "without guides", "with guides and safety filter"
+UNASKED = "no return asked for"
 COMMAND = "python scripts/benchmark_control.py --rows {row} --seeds {seeds} --episodes {episodes}"
 BASELINE_SEEDS = 2
 
@@ -93,7 +94,7 @@ ROWS = {
     "simple_spread": Row(
         "simple_spread_expert_score",
         "mpe:simple_spread_v3",
-        variants=(JOINT, UNGUIDED, ALONE, CLONING, CLONING_ALONE),
+        variants=(JOINT, UNASKED, ALONE, CLONING, CLONING_ALONE),
         episodes=20_000,
         steps=10_000,
         width=96,
@@ -156,7 +157,7 @@ def planner_of(name: str, seed: int) -> Path:
 def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
     """How a variant of a row acts: with guides or for a return where the row has them, and the filter where it says."""
     options: dict[str, Any] = {"warm_start_steps": row.warm_start_steps}
-    if variant == UNGUIDED:
+    if variant in (UNGUIDED, UNASKED):
         return options
     if row.target_return is not None:
         options |= {"target_return": row.target_return, "guidance_scale": 1.5}
@@ -198,10 +199,11 @@ def interval(name: str, reports: list[dict[str, Any]]) -> Interval:
 def run(name: str, seeds: int, episodes: int, workers: int) -> Figure:
     row = ROWS[name]
     collect(row, FOLDER / name / "data")
-    trained = {v: seeds if v in (JOINT, UNGUIDED, SAFE) else min(seeds, BASELINE_SEEDS) for v in row.variants}
+    same = {UNGUIDED, UNASKED, SAFE}  # act with the first one's planner
+    trained = {v: seeds if v in {JOINT, *same} else min(seeds, BASELINE_SEEDS) for v in row.variants}
     reports = {}
     with ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as pool:
-        for group in ({JOINT, ALONE, CLONING, CLONING_ALONE}, {UNGUIDED, SAFE}):  # the last two act with the first
+        for group in ({JOINT, ALONE, CLONING, CLONING_ALONE}, same):
             jobs = [(name, v, seed, episodes) for v in row.variants if v in group for seed in range(trained[v])]
             reports |= (
                 dict(zip(jobs, pool.map(train_and_evaluate, *zip(*jobs, strict=True)), strict=True)) if jobs else {}
