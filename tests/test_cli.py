@@ -389,6 +389,12 @@ def test_wrong_usage_is_one_line_and_code_2(line: str, named: str, capsys: pytes
     assert named in complaint(capsys, *line.split(), code=2)
 
 
+def test_where_actions_are_refined_there_are_candidates_to_rank():
+    COMMANDS["evaluate"](Path("run"), guide=["rank=1"], refine=1.0)._check()
+    with pytest.raises(ValueError, match="ranks candidates; give more of them"):
+        COMMANDS["evaluate"](Path("run"), guide=["rank=1"])._check()
+
+
 def test_debug_shows_the_error_itself(tmp_path: Path):
     with pytest.raises(ValueError, match="not a trajectory store"):
         main(["data", "info", str(tmp_path), "--debug"])

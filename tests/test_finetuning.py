@@ -144,17 +144,19 @@ def timeless(report: FinetuningReport) -> list[dict[str, Any]]:
 def test_critics_move_actions_only_where_that_scores_better(
     pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
 ) -> None:
-    def chosen(wrong: bool, resume: bool = False) -> dict[str, Any]:
+    def chosen(wrong: bool, resume: bool = False, candidates: int = 8) -> dict[str, Any]:
         planner = dp.DiffusionPlanner.from_pretrained(pretrained)
         if wrong:
             planner.value_function.critics.head.weight.data.neg_()
-        options = BRIEF | {"acting": Acting(8), "resume": resume, "out": tmp_path / f"{wrong}"}
+        out = tmp_path / f"{wrong}_{candidates}"
+        options = BRIEF | {"acting": Acting(candidates), "resume": resume, "out": out}
         return dp.finetune(planner, Line, offline=offline, **options).acting.way
 
     assert chosen(wrong=True)["refine"] == 0.0
     right = chosen(wrong=False)
     assert right["refine"] == 1.0 and right["refine_price"] < 0.4  # the dearest price leaves actions as they are
     assert chosen(wrong=False, resume=True) == right
+    assert chosen(wrong=False, candidates=1)["refine"] == 0.0  # one candidate says nothing of what is open
 
 
 @pytest.mark.parametrize("options", [{"refine_price": 0.4}, {"guided": True}])
