@@ -162,11 +162,8 @@ def acting(row: Row, env: Any, variant: str) -> dict[str, Any]:
     if row.target_return is not None:
         options |= {"target_return": row.target_return, "guidance_scale": 1.5}
     if row.clearance:
-        apart, clear = (
-            dp.ConstraintGuide.separation(0.2, row.clearance),
-            dp.ConstraintGuide.clearance(0.05, row.clearance),
-        )
-        options["guides"] = [apart, clear]
+        guide, weight = dp.ConstraintGuide, row.clearance
+        options["guides"] = [guide.separation(0.2, weight), guide.clearance(0.05, weight)]
     return options | ({"safety": dp.SafetyFilter(**env.robot_limits)} if variant == SAFE else {})
 
 

@@ -200,10 +200,10 @@ def uphill(
     ``price`` for every unit that an agent's action moves.
 
     Steps have a set length and get smaller, so that one beyond the top is mostly taken back; close to the top they end
-    up to half the last one beside it. No agent's action moves farther than the length of its row of ``limits``, one
-    entry alone where all limits are alike, others in proportion; nor beyond ``bounds``. What has the limit 0 stays as
-    it is, and so does an agent for whom nothing is worth a move, or of whom the twins want different things: whose
-    gradients have a cosine below ``agreement``.
+    up to half the last one beside it. No agent's action moves farther than the length of its row of ``limits``, nor
+    beyond ``bounds``. Of that length its entry of the largest limit may take all, others a share in proportion to
+    theirs. What has the limit 0 stays as it is, and so does an agent for whom nothing is worth a move, or of whom the
+    twins want different things: whose gradients have a cosine below ``agreement``.
     """
     low, high = bounds
     start = actions.clamp(low, high)
