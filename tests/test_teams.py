@@ -13,7 +13,7 @@ import diffplan as dp
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import make_scheduler
 from diffplan.planners.channel import Link
-from diffplan.planners.member import Manners, TeamMember, answers
+from diffplan.planners.member import SUPPOSITIONS, Manners, TeamMember, answers
 from diffplan.planners.messages import Message
 from diffplan.planners.question import Sampling
 from diffplan.planners.team import DecentralizedTeam, consistency
@@ -156,20 +156,28 @@ def test_a_member_knows_itself_what_it_senses_and_what_it_was_told(planner) -> N
 
 
 def test_what_all_know_is_asked_first_and_is_the_same_for_all_to_the_bit(planner) -> None:
-    def common(mine: str, other: str, **manners: bool) -> dp.Question | None:
-        member = TeamMember(planner, mine, Manners(speak=False, **manners), seed=3)
-        return member.common(member.ask(NEAR[mine], {other: hidden(other)}, 0))
+    def first_plan(mine: str, other: str) -> tuple[TeamMember, dp.Question, dp.Plan]:
+        member = TeamMember(planner, mine, Manners(speak=False), seed=3)
+        own = member.ask(NEAR[mine], {other: hidden(other)}, 0)
+        common = member.common(own)
+        (drawn,) = planner.answer([common], dataclasses.replace(member.sampling(common), num_samples=SUPPOSITIONS))
+        common = member.suppose(common, drawn)
+        for index, name in enumerate(NEAR):  # goals are those of one candidate, the one in the middle
+            goals = drawn.observations[:, index, 0, 4:]
+            apart = np.linalg.norm((goals[:, None] - goals) / goals.std(0), axis=-1).sum(1)
+            np.testing.assert_array_equal(common.observations[name][4:], goals[apart.argmin()])
+        return member, own, planner.answer([common], member.sampling(common))[0]
 
-    questions = common("robot_0", "robot_1"), common("robot_1", "robot_0")
-    first = Sampling(num_inference_steps=Manners().num_inference_steps)
-    plans = [planner.answer([question], first)[0] for question in questions]
-    assert np.array_equal(plans[0].observations, plans[1].observations)
-    assert common("robot_0", "robot_1", shared_seed=False) is None
+    (member, own, plan), (_, _, other) = first_plan("robot_0", "robot_1"), first_plan("robot_1", "robot_0")
+    assert np.array_equal(plan.observations, other.observations)
+    question = dataclasses.replace(member.suppose(own, plan), warm_start=plan)
+    assert np.array_equal(question.observations["robot_0"], own.observations["robot_0"])  # its own goal it knows
+    (expected,) = planner.answer([question], Sampling(num_inference_steps=1))
     member = TeamMember(planner, "robot_0", Manners(speak=False), seed=3)
-    own = member.ask(NEAR["robot_0"], {"robot_1": hidden("robot_1")}, 0)
-    (plan,) = answers([(member, own)])
-    (expected,) = planner.answer([dataclasses.replace(own, warm_start=plans[0])], Sampling(num_inference_steps=1))
+    (plan,) = answers([(member, member.ask(NEAR["robot_0"], {"robot_1": hidden("robot_1")}, 0))])
     assert np.array_equal(plan.actions, expected.actions)
+    private = TeamMember(planner, "robot_0", Manners(speak=False, shared_seed=False))
+    assert private.common(private.ask(NEAR["robot_0"], {"robot_1": hidden("robot_1")}, 0)) is None
 
 
 def test_what_was_once_taken_for_anothers_goal_stays_until_it_is_told(planner) -> None:

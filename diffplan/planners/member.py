@@ -4,8 +4,9 @@ One network, no retraining: what a robot knows is a mask of known cells. Its own
 what it senses now (not its goal), and what that partner told: cells with a noise level that grows with their age. Out
 of sight, a partner that told something lately is taken to be where it said that it would be by now. Three ways to
 agree on one of several joint ways: hoping (private seeds), drawing the same noise (a shared seed), or talking.
-The same noise leads to the same plan only where the same is known. So with a shared seed a first plan is made of what
-everybody knows, without goals, and is the same for all to the bit; each then goes on from there with what it knows.
+The same noise leads to the same plan only where the same is known. So with a shared seed goals are first supposed from
+what everybody knows, and a first plan is made for these; both are the same for all to the bit. Each robot then goes on
+from there with what it knows.
 
 Whoever talks can contradict. The order of the robots in the spec is their right of way: a robot plans around what
 earlier ones told, and plans anew where that is not the way it expected; the plans of later ones it leaves to them, for
@@ -15,7 +16,7 @@ of a later robot that it cannot see does it take what that told. So a team of N 
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +30,8 @@ from diffplan.planners.question import Question, Sampling
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Cells, Plan
+
+SUPPOSITIONS = 16  # plans of which the one in the middle tells where others are going
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,22 @@ class TeamMember:
             rows[name][entries] = np.nan
         return Question(rows, seed=question.seed)
 
+    def suppose(self, question: Question, plan: Plan) -> Question:
+        """A question without static entries that are not known, of those who are seen: as in the plan's candidate that
+        is nearest to all others. From now on, the robot takes its partners' to be so."""
+        world, spec = {**question.observations}, self.planner.spec
+        for index, name in enumerate(spec.names):
+            row, static = np.array(world[name], np.float32), list(spec.role_of(name).static)
+            if np.isnan(row[static]).any() and np.isfinite(np.delete(row, static)).all():
+                drawn = plan.observations[:, index, 0, static]
+                scaled = drawn / drawn.std(axis=0).clip(1e-6)
+                middle = np.linalg.norm(scaled[:, None] - scaled, axis=-1).sum(axis=1).argmin()
+                if name != self.name:
+                    self.supposed[name] = drawn[middle]
+                row[static] = np.where(np.isnan(row[static]), drawn[middle], row[static])
+                world[name] = row
+        return dataclasses.replace(question, observations=world)
+
     def sampling(self, question: Question) -> Sampling:
         """How to answer a question of ``ask``: in one step where there is a last plan."""
         steps = self.manners.num_inference_steps if question.warm_start is None else 1
@@ -238,7 +257,7 @@ class TeamMember:
         self.stats.not_finite += not finite
         if finite:
             self.plan = plan
-            self._suppose(plan)
+            self.suppose(Question(self._seen), plan)
         elif self.plan is not None:
             self.plan = shifted(self.plan, self._gap)
         actions = dict(self.plan.actions_at(0)) if self.plan else {}
@@ -270,14 +289,6 @@ class TeamMember:
             if self._gaps(spec.names.index(name), path[:1], seen)[0] <= self.manners.surprise:  # NaN where all is past
                 believed[name] = path
         return believed
-
-    def _suppose(self, plan: Plan) -> None:
-        """Takes the static entries of those whom it sees to be as in its first plan of them: they do not change, and at
-        its goal a robot may look as at its start."""
-        for index, name in enumerate(self.planner.spec.names):
-            seen, static = self._seen[name], list(self.planner.spec.role_of(name).static)
-            if np.isnan(seen[static]).any() and np.isfinite(np.delete(seen, static)).all():
-                self.supposed[name] = plan.observations[0, index, 0, static]
 
     def _world(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray]) -> Observations:
         """The present: its own observation, what it senses of others, and what they told, or what it once took, of
@@ -354,23 +365,28 @@ class TeamMember:
 def answers(asked: Sequence[tuple[TeamMember, Question]]) -> list[Plan]:
     """The plans of members (of one planner), in one call for all that can be asked together.
 
-    What members have in common is asked first, and is then their last plan; ``common`` says what that is.
+    What members have in common is asked first, for goals and then for a plan, which is then their last; ``common`` says
+    what that is.
     """
     questions = [question for _, question in asked]
-    shared = [member.common(question) for member, question in asked]
-    for index, plan in _answered(asked, {i: one for i, one in enumerate(shared) if one is not None}):
-        questions[index] = dataclasses.replace(questions[index], warm_start=plan)
+    shared = {index: one for index, (member, own) in enumerate(asked) if (one := member.common(own)) is not None}
+    drawn = _answered(asked, shared, SUPPOSITIONS)
+    shared = {index: asked[index][0].suppose(shared[index], plan) for index, plan in drawn.items()}
+    for index, plan in _answered(asked, shared).items():
+        questions[index] = dataclasses.replace(asked[index][0].suppose(questions[index], plan), warm_start=plan)
     plans: dict[int, Plan] = {}
     for warm in (False, True):
         group = {i: one for i, one in enumerate(questions) if (one.warm_start is not None) == warm}
-        plans |= dict(_answered(asked, group))
+        plans |= _answered(asked, group)
     return [plans[index] for index in range(len(asked))]
 
 
 def _answered(
-    asked: Sequence[tuple[TeamMember, Question]], questions: Mapping[int, Question]
-) -> Iterator[tuple[int, Plan]]:
+    asked: Sequence[tuple[TeamMember, Question]], questions: Mapping[int, Question], num_samples: int = 1
+) -> dict[int, Plan]:
     """Plans for questions that all have a warm start or none, each with its place."""
-    if questions:
-        member, first = asked[0][0], next(iter(questions.values()))
-        yield from zip(questions, member.planner.answer([*questions.values()], member.sampling(first)), strict=True)
+    if not questions:
+        return {}
+    member, first = asked[0][0], next(iter(questions.values()))
+    sampling = dataclasses.replace(member.sampling(first), num_samples=num_samples)
+    return dict(zip(questions, member.planner.answer([*questions.values()], sampling), strict=True))
