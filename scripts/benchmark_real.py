@@ -91,30 +91,32 @@ def kind_of(name: str) -> Kind:
 
 @dataclass(frozen=True)
 class Scores:
-    """One number of each measure for every window, and how many people it had."""
+    """One number of each measure for every window, how many people it had, and which block of windows it is of."""
 
     people: np.ndarray
+    block: np.ndarray
     measures: dict[str, np.ndarray]
 
     def mean(self, name: str, by_person: bool = True) -> Interval:
-        """Over windows of two and more people, weighted by people; or over all windows alike. Bootstrapped windows."""
-        used = self.people >= (2 if by_person else 1)
-        values, weights = (
-            self.measures[name][used],
-            self.people[used].astype(float) if by_person else np.ones(used.sum()),
-        )
-        draws = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), 2_000)
-        low, high = np.quantile(draws @ (weights * values) / (draws @ weights), (0.025, 0.975))
-        return Interval(float(weights @ values / weights.sum()), float(low), float(high))
+        """Over windows of two and more people, weighted by people; or over all windows alike."""
+        weights = self.people * (self.people >= 2.0) if by_person else np.ones(len(self.people))
+        return self._interval(weights * self.measures[name], weights)
 
     def gain(self, other: "Scores", name: str) -> Interval:
-        """The share of another's error that this one saves, over the same windows."""
-        count = min(len(self.people), len(other.people))
-        used = np.arange(count)[self.people[:count] >= 2]
-        ours, theirs = (one.measures[name][used] * self.people[used] for one in (self, other))
-        draws = np.random.default_rng(0).multinomial(len(used), np.full(len(used), 1 / len(used)), 2_000)
-        low, high = np.quantile(1 - draws @ ours / (draws @ theirs), (0.025, 0.975))
-        return Interval(float(1 - ours.sum() / theirs.sum()), float(low), float(high))
+        """The share of another's error that this one saves, over the windows of the other's seeds."""
+        first, weights = len(other.people), other.people * (other.people >= 2.0)
+        ours, theirs = (one.measures[name][:first] * weights for one in (self, other))
+        left = other._interval(ours, theirs)
+        return Interval(1 - left.value, 1 - left.high, 1 - left.low)
+
+    def _interval(self, above: np.ndarray, below: np.ndarray) -> Interval:
+        """The sum of one over that of the other; blocks of windows that overlap are bootstrapped as wholes."""
+        _, index = np.unique(self.block, return_inverse=True)
+        sums = np.stack([np.bincount(index, column) for column in (above, below)])
+        count = sums.shape[1]
+        draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 2_000) @ sums.T
+        low, high = np.quantile(draws[:, 0] / draws[:, 1], (0.025, 0.975))
+        return Interval(float(above.sum() / below.sum()), float(low), float(high))
 
 
 # --- data
@@ -254,13 +256,15 @@ def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
     return result
 
 
-def merged(results: list[dict[str, Any]]) -> Scores:
-    """The scores of several seeds."""
+def merged(results: list[dict[str, Any]], name: str) -> Scores:
+    """The scores of several seeds; windows of people who walk begin at every frame, clips of players stand alone."""
 
-    def together(name: str) -> np.ndarray:
-        return np.concatenate([np.array(one[name]) for one in results])
+    def together(key: str) -> np.ndarray:
+        return np.concatenate([np.array(one[key]) for one in results])
 
-    return Scores(together("people"), {measure: together(measure) for measure in MEASURES})
+    block = np.concatenate([np.arange(len(one["people"])) for one in results])
+    block //= 1 if name == "nba" else OBSERVED + FORECAST
+    return Scores(together("people"), block, {measure: together(measure) for measure in MEASURES})
 
 
 def main() -> None:
@@ -279,7 +283,7 @@ def main() -> None:
         results = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
     command = f"python scripts/benchmark_real.py --data DIR --rows {' '.join(arguments.rows)} --seeds {arguments.seeds}"
     scores = {
-        (row, attention): merged([one for job, one in results.items() if job[1::2] == (row, attention)])
+        (row, attention): merged([one for job, one in results.items() if job[1::2] == (row, attention)], row)
         for row, attention in dict.fromkeys(job[1::2] for job in jobs)
     }
     found = all_figures(scores, arguments.seeds, command)

@@ -1,10 +1,11 @@
 """Asks planners what the world does under given joint actions, beside two plain models. Writes forecast_error_ratio.
 
 Uses the planners of ``benchmark_control.py --rows crossing_open_4``, trained where missing, and episodes that they
-were not trained on. From many presents on, all actions of the window are given, and the observations 10 steps ahead
-are compared with MuJoCo's: root mean square of position and velocity over robots, in the normaliser's units, as a
-share of the error of constant velocity. Beside it: a one-step multi-layer perceptron (own observation and action ->
-next observation), trained on the same data and rolled out. Writes to docs/results/teams.json.
+were not trained on. From many presents on, the actions of the next 10 steps are given (later ones would tell where they
+led), and the observations then are compared with MuJoCo's: root mean square of position and velocity over robots, in
+the normaliser's units, as a share of the error of constant velocity; intervals over episodes. Beside it: a one-step
+multi-layer perceptron (own observation and action -> next observation), trained on the same data and rolled out.
+Writes to docs/results/teams.json.
 """
 
 import argparse
@@ -27,8 +28,11 @@ ONE = "with one denoising step"
 MLP_STEPS, MLP_BATCH, MLP_WIDTH = 2_000, 512, 128
 
 
-def windows(planner: dp.DiffusionPlanner, skill: str, seed: int, number: int, episodes: int = 100) -> np.ndarray:
-    """Cells [B, N, H, D] of held-out episodes, in the planner's units, that go on for ``AHEAD`` steps or more."""
+def windows(
+    planner: dp.DiffusionPlanner, skill: str, seed: int, number: int, episodes: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells [B, N, H, D] of held-out episodes, in the planner's units, that go on for ``AHEAD`` steps or more, and the
+    episode of each."""
     out = ROW / f"held_out_{skill}_{seed}"
     store = dp.collect_episodes(
         "crossing-v0", out=out, episodes=episodes, skill=skill, seed=seed, workers=0, progress=False
@@ -36,13 +40,15 @@ def windows(planner: dp.DiffusionPlanner, skill: str, seed: int, number: int, ep
     dataset = dp.TrajectoryDataset(store, HORIZON, normalizer=planner.normalizer)
     index = np.random.default_rng(seed).permutation(len(dataset))
     episode, step = dataset.locate(index)
-    return dataset.batch(index[store.lengths[episode] - step > AHEAD][:number]).cells
+    kept = np.flatnonzero(store.lengths[episode] - step > AHEAD)[:number]
+    return dataset.batch(index[kept]).cells, episode[kept]
 
 
 def forecast(planner: dp.DiffusionPlanner, cells: np.ndarray, steps: int) -> np.ndarray:
-    """What the planner says; actions beyond an episode's end are taken to be 0."""
+    """What the planner says under the actions up to there."""
     spec, O = planner.spec, planner.spec.observation_size
     physical = planner.normalizer.unnormalize(cells, spec.role_index)
+    physical[:, :, AHEAD:, O:] = np.nan
     questions = [
         dp.Question(
             dict(zip(spec.names, window[:, 0, :O], strict=True)),
@@ -97,7 +103,7 @@ def roll_out(network: nn.Module, planner: dp.DiffusionPlanner, cells: np.ndarray
 
 
 def measure(seed: int, number: int, steps: int) -> dict[str, list[float]]:
-    """Errors of every model, per window, over the mean error of constant velocity on the same windows."""
+    """Errors of every model, the mean of every episode, over the mean error of constant velocity on all of them."""
     planner = dp.DiffusionPlanner.from_pretrained(planner_of(ROW.name, seed))
     planner = planner.for_agents(dp.make("crossing-v0").joint_spec)
     network = train_one_step(planner, seed)
@@ -106,10 +112,11 @@ def measure(seed: int, number: int, steps: int) -> dict[str, list[float]]:
     ]
     rows = {}
     for skill in SKILLS:
-        cells = windows(planner, skill, 1_000 + seed, number)
+        cells, episode = windows(planner, skill, 1_000 + seed, number)
 
-        def error(estimate: np.ndarray, cells: np.ndarray = cells) -> np.ndarray:
-            return np.sqrt(np.square(estimate - cells[:, :, AHEAD, : estimate.shape[-1]])[..., moving].mean((1, 2)))
+        def error(estimate: np.ndarray, cells: np.ndarray = cells, episode: np.ndarray = episode) -> np.ndarray:
+            off = np.sqrt(np.square(estimate - cells[:, :, AHEAD, : estimate.shape[-1]])[..., moving].mean((1, 2)))
+            return np.array([off[episode == one].mean() for one in np.unique(episode)])
 
         least = error(constant_velocity(planner, cells))
         found = {"planner": forecast(planner, cells, steps), ONE: forecast(planner, cells, 1)}

@@ -53,6 +53,21 @@ def test_the_interval_over_several_seeds_is_that_of_drawing_seeds_and_then_episo
     assert found.high - found.low == pytest.approx(high - low, rel=0.06)
 
 
+@pytest.mark.parametrize("count", [20, 100])
+def test_where_all_or_none_succeed_the_rest_is_as_uncertain_as_so_few_episodes_leave_it(count: int) -> None:
+    for share in (0.0, 1.0):
+        found = mean_interval([[share] * count])
+        assert found.value == share
+        assert abs(share - found.low) + abs(share - found.high) == pytest.approx(3.84 / (count + 3.84), abs=1e-3)
+
+
+def test_the_interval_of_a_share_covers_it_as_often_as_it_says() -> None:
+    for share in (0.5, 0.97):
+        trials = np.random.default_rng(0).random((200, 50)) < share
+        found = [mean_interval([trial.astype(float)], resamples=500) for trial in trials]
+        assert np.mean([one.low <= share <= one.high for one in found]) >= 0.9
+
+
 def test_episodes_of_unknown_success_have_no_makespan() -> None:
     report = EvaluationReport([float("nan"), 1.0, 0.0], [0.0] * 3, [0.0] * 3, [10, 20, 30], 1.0, 0)
     assert report.summary()["steps"].value == 20
