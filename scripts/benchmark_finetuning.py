@@ -5,7 +5,9 @@
     python scripts/benchmark_finetuning.py --exact-resumes 20
 
 gain: score of the fine-tuned planner over that of the pretrained one (first sample, no ranking), both on new starts; of
-rows that begin with random data the score itself (``random_*``), as the pretrained one's is about 0.
+rows that begin with random data the score itself (``random_*``), as the pretrained one's is about 0. Beside it, "by
+values, before": the pretrained planner on these starts acting as the fine-tuned one does, by what critics know from the
+data alone.
 Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
 lowest score of a run's own evaluations over that of the planner that it began with, on the same starts. Figures of
 other methods than ``critic`` end with their name. co_learning_<n>_*: the score where n robots learn each for itself
@@ -43,6 +45,7 @@ FOLDER = Path("runs/benchmark/finetuning")
 COMMAND = "python scripts/benchmark_finetuning.py"
 SCRIPTED = 200  # episodes of the random and the expert script, which make 0 and 100 of a return
 DATA_SEED = 6_000
+VALUED = "by values, before"
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     """Pretrains, fine-tunes and tests one planner; what is there already is read."""
     row, base = ROWS[name], FOLDER / name
     out = base / f"{arguments.method}{'_each' * arguments.each}_{arguments.steps}_{seed}"
-    if (found := kept(out / "result.json", arguments.episodes, "before")) is not None:
+    if (found := kept(out / "result.json", arguments.episodes, VALUED)) is not None:
         return found
     env = dp.make(row.env, **row.options)
     data = dp.collect_episodes(
@@ -114,9 +117,11 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         resume=True,
         progress=False,
     )
+    valued = report.acting.policy(pretrained(row, offline, base / f"pretrained_{seed}", seed))
     result = {
         "before": alone,
         "after": tested(report.policy, env, row, seed, arguments),
+        VALUED: tested(valued, env, row, seed, arguments),
         "began": report.offline.value,
         "curve": [one["score"] for one in report.rows if "score" in one],
         "steps": report.environment_steps,
@@ -177,7 +182,7 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     def points(key: str) -> list[np.ndarray]:
         return [100 * (np.array(one[key]) - low) / (high - low) for one in results]
 
-    before, after = points("before"), points("after")
+    before, after, valued = points("before"), points("after"), points(VALUED)
     began, curves = points("began"), points("curve")
     seeds, episodes = arguments.seeds, arguments.seeds * arguments.episodes
     command = f"{COMMAND} --rows {name} --seeds {seeds} --steps {arguments.steps} --method {arguments.method}"
@@ -189,12 +194,13 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     budget = f"{arguments.steps // 1000}k_{name}" + f"_{arguments.method}" * (arguments.method != AUTO)
     beside = {
         label: figure(label, "points", mean_interval(groups))
-        for label, groups in (("before", before), ("after", after))
+        for label, groups in (("before", before), (VALUED, valued), ("after", after))
     }
     if arguments.each or ROWS[name].skill == "random":
         number = dp.make(ROWS[name].env, **ROWS[name].options).joint_spec.num_agents
         label = f"co_learning_{number}_{budget}" if arguments.each else f"random_{budget.removesuffix('_random')}"
-        return [figure(label, "points", mean_interval(after), {"before": beside["before"]})]
+        beside.pop("after")
+        return [figure(label, "points", mean_interval(after), beside)]
     worst = [curve.min() / start for curve, start in zip(curves, began, strict=True)]
     minutes = {phase: [[one["seconds"][phase] / 60] for one in results] for phase in PHASES}
     total = [[sum(minutes[phase][i][0] for phase in PHASES)] for i in range(seeds)]

@@ -60,8 +60,8 @@ def gaussian() -> Iterator[Figure]:
 
 
 def extremes() -> Iterator[Figure]:
-    """Executed actions out of bounds, and plans that are not finite, under any weight."""
-    outside, broken, plans = 0, 0, 0
+    """Executed actions out of bounds, beside planned ones, and plans that are not finite, under any weight."""
+    outside, broken, plans, before = 0, 0, 0, 0
     env = dp.make("crossing-v0", num_robots=4)
     planner = planner_for(env)
     randomize(planner.denoiser)
@@ -76,10 +76,12 @@ def extremes() -> Iterator[Figure]:
             plan = planner(observations, guides=guides, num_samples=100, seed=start + 100 * index)
             plans += plan.num_samples
             broken += int((~np.isfinite(plan.actions)).any((1, 2, 3)).sum())
+            before += int((abs(plan.actions[:, :, 0]) > limits[0, 1]).any((1, 2)).sum())
             for sample in range(plan.num_samples):
                 actions = np.stack(list(plan.sample(sample).actions_at(0).values()))
                 outside += int(not ((actions >= limits[0, 0]) & (actions <= limits[0, 1])).all())
-    yield Figure("bound_violations", outside, outside, outside, "plans", 1, plans, COMMAND)
+    beside = {"before actions are clipped": Figure("", before, before, before, "plans", 1, plans, COMMAND)}
+    yield Figure("bound_violations", outside, outside, outside, "plans", 1, plans, COMMAND, beside)
     yield Figure("non_finite_plans", broken, broken, broken, "plans", 1, plans, COMMAND)
 
 

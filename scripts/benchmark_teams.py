@@ -138,15 +138,16 @@ class Bench:
         ]
 
     def gap(self) -> Figure:
-        """The share of the gap to the central planner that messages recover, episodes resampled together."""
-        names = ("far_central", "far_shared", "far_messages")
-        rows = np.array([np.concatenate(self.column(name)) for name in names])
-        picks = np.random.default_rng(0).integers(rows.shape[1], size=(4_000, rows.shape[1]))
-        means = rows[:, picks].mean(-1)
+        """The share of the gap to the central planner that messages recover; seeds, and then episodes, are resampled
+        for all three together."""
+        rows = np.array([self.column(name) for name in ("far_central", "far_shared", "far_messages")])
+        rng, (_, seeds, episodes) = np.random.default_rng(0), rows.shape
+        chosen = rng.integers(seeds, size=(4_000, seeds, 1)), rng.integers(episodes, size=(4_000, seeds, episodes))
+        means = rows[:, *chosen].mean((-1, -2))
         lost = means[0] - means[1]
         shares = (means[2] - means[1])[lost > 0] / lost[lost > 0]
         low, high = np.quantile(shares, (0.025, 0.975)) if len(shares) else (np.nan, np.nan)
-        central, silent, talking = rows.mean(1)
+        central, silent, talking = rows.mean((1, 2))
         value = (talking - silent) / (central - silent) if central > silent else np.nan
         beside = [self.success("silent", "far_shared"), self.success("talking", "far_messages")]
         beside.append(self.figure("a planner that knows all", mean_interval(self.column("far_central"))))
@@ -154,8 +155,9 @@ class Bench:
         return self.figure("sensing_gap_recovered", gap, beside=beside)
 
     def drop(self) -> Figure:
-        good, bad = (np.concatenate(self.column(name)) for name in ("messages", "loss"))
-        return self.figure("loss_30_drop", mean_interval([good - bad]), beside=self.talk("loss"))
+        both = zip(self.column("messages"), self.column("loss"), strict=True)
+        lost = mean_interval([np.subtract(good, bad) for good, bad in both])
+        return self.figure("loss_30_drop", lost, beside=self.talk("loss"))
 
 
 def replan_ms(seed: int = 0, repeats: int = 200) -> Figure:

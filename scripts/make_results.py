@@ -43,13 +43,13 @@ MAIN = {
     "transport_medium_score": "transport, medium data, best guidance",
     "halfcheetah_2x3_medium_score": "HalfCheetah-2x3, medium data, best guidance",
     "crossing_8_filtered_contact_free": "8 robots among pillars, safety filter: no contact",
-    "gain_100k_simple_spread": "fine-tuning, 100,000 steps, simple_spread: score after / before",
+    "gain_100k_simple_spread": "fine-tuning, 100,000 steps, simple_spread: score after / by imitation before",
     "gain_100k_crossing_doorway": "the same, doorway",
     "gain_100k_transport": "the same, transport",
     "random_200k_simple_spread": "from random data, 200,000 steps, simple_spread",
     "co_learning_4_10k_crossing_doorway": "4 robots at a doorway, each learns for itself, 10,000 steps",
-    "speedup_over_scratch": "steps of SAC from scratch / ours",
-    "partner_shift_recovery": "success with a partner that changed for good, after / before",
+    "speedup_over_scratch": "steps of SAC from scratch / ours (at least: SAC did not get there)",
+    "partner_shift_recovery": "a partner changes for good: success after 20,000 steps / with the old ones before",
     "partner_success_heldout": "success beside partners of unseen families",
     "partner_ade_ratio_heldout": "their forecast error / constant velocity's",
     "style_accuracy_10": "their style told apart after 10 steps",
@@ -78,7 +78,8 @@ def readme() -> str:
 
 
 def readme_row(words: str, one: Figure) -> str:
-    alike = {name: baseline for name, baseline in one.baselines.items() if baseline.unit == one.unit}
+    """Beside a figure stands what has its unit; beside a ratio, what it is one of, too."""
+    alike = {name: beside for name, beside in one.baselines.items() if one.unit in ("ratio", beside.unit)}
     return row(replace(one, baselines=alike)).replace(f"`{one.figure}`", words)
 
 
