@@ -111,7 +111,7 @@ def evaluate(
     Args:
         policy: e.g. a ``RecedingHorizonPolicy`` for the environment's agents; its ``stats`` count anew.
         env: a registered id, an environment made by ``make``, or a function that makes one; any other ParallelEnv
-            object works too, one episode at a time.
+            object, a wrapped one too, runs one episode at a time: a function that makes it gives more.
         episodes: how many; episode i starts from a seed that depends only on ``seed`` and i.
         batch_size: how many environments to hold at once.
         max_steps: end every episode after so many steps; None: the environment alone ends them.
@@ -174,15 +174,22 @@ def opened(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> I
 
 
 def copies(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> list[ParallelEnv]:
-    """Up to ``number`` environments like the given one: of a foreign object there is only the one."""
+    """Up to ``number`` environments like the given one: of an object that ``make`` did not make there is only the one.
+
+    Wrappers and subclasses may forward the ``joint_spec`` of what ``make`` makes, but do more.
+    """
     if isinstance(env, str):
         return [make(env) for _ in range(number)]
     if not isinstance(env, ParallelEnv):
         return [env() for _ in range(number)]
     spec: JointSpec | None = getattr(env, "joint_spec", None)
-    if spec is None or spec.env_id is None:
+    if number == 1 or spec is None or spec.env_id is None:
         return [env]
-    return [env, *(make(spec.env_id, **spec.env_options) for _ in range(number - 1))]
+    second = make(spec.env_id, **spec.env_options)
+    if type(second) is not type(env):
+        second.close()
+        return [env]
+    return [env, second, *(make(spec.env_id, **spec.env_options) for _ in range(number - 2))]
 
 
 def run_batch(

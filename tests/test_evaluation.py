@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pettingzoo import ParallelEnv
+from pettingzoo.utils import BaseParallelWrapper
 
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
 from diffplan.envs import behavior_policy
+from diffplan.envs.crossing import CrossingEnv
 from diffplan.evaluation import EvaluationReport, mean_interval
 
 
@@ -33,6 +35,29 @@ def test_episodes_depend_on_the_seed_alone_not_on_the_batch() -> None:
     env = dp.make("crossing-v0", num_robots=2)
     one, many = (dp.evaluate(Still(), env, episodes=4, batch_size=size) for size in (1, 4))
     assert one.returns == many.returns
+
+
+class Dear(BaseParallelWrapper):
+    """Every step costs 100."""
+
+    def step(self, actions: dict) -> tuple[dict, ...]:
+        seen, rewards, *rest = self.env.step(actions)
+        return (seen, {name: reward - 100 for name, reward in rewards.items()}, *rest)
+
+
+class Short(CrossingEnv):
+    """Ends after three steps."""
+
+    def __init__(self) -> None:
+        super().__init__(num_robots=2)
+        self.max_steps = 3
+
+
+def test_every_episode_is_one_of_the_environment_that_was_given_wrapped_or_not() -> None:
+    plain = dp.make("crossing-v0", num_robots=2, max_steps=5)
+    free, dear = (dp.evaluate(Still(), env, episodes=3, batch_size=3).returns for env in (plain, Dear(plain)))
+    assert dear == pytest.approx([one - 500 for one in free])
+    assert dp.evaluate(Still(), Short(), episodes=3, batch_size=3).steps == [3, 3, 3]
 
 
 def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
