@@ -46,7 +46,8 @@ class EvaluationReport:
     """What happened in every episode, in physical units; ``summary`` gives means with intervals.
 
     Args:
-        success: whether every agent succeeded, by the last that the environment said of it (NaN where it does not).
+        success: whether every agent succeeded, by the last that the environment said of it; an episode of which it said
+            nothing did not succeed (NaN where it says nothing of any).
         returns: reward summed over steps, mean over agents.
         contacts: contacts that the environment counted (NaN where it does not).
         steps: environment steps; for a success, its makespan.
@@ -151,6 +152,8 @@ def evaluate_in(
         chunk = seeds[start : start + len(envs)]
         rows += run_batch(policy, envs[: len(chunk)], chunk, max_steps, on_end)
     success, returns, contacts, steps = map(list, zip(*rows, strict=True))
+    if not np.isnan(success).all():
+        success = [0.0 if np.isnan(one) else one for one in success]
     plan_ms = stats.milliseconds_a_plan if stats is not None else float("nan")
     fallbacks = stats.fallbacks if stats is not None else 0
     return EvaluationReport(success, returns, contacts, steps, plan_ms, fallbacks)

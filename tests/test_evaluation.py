@@ -11,7 +11,7 @@ import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
 from diffplan.envs import behavior_policy
 from diffplan.envs.crossing import CrossingEnv
-from diffplan.evaluation import EvaluationReport, mean_interval
+from diffplan.evaluation import EvaluationReport, episode_seed, mean_interval
 
 
 class Still:
@@ -149,6 +149,24 @@ class Relay(ParallelEnv):
 
 def test_a_team_succeeds_only_if_those_who_left_early_did() -> None:
     assert dp.evaluate(Still(), Relay(), episodes=2).success == [0, 0]
+
+
+class Proud(Relay):
+    """Tells of success, which comes after even seeds, but never of failure."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        self.won = seed is not None and seed % 2 == 0
+        return super().reset(seed, options)
+
+    def step(self, actions: dict) -> tuple[dict, ...]:
+        *rest, infos = super().step(actions)
+        return (*rest, {name: {"success": True} if self.won else {} for name in infos})
+
+
+def test_an_episode_of_which_nothing_is_told_is_no_success_where_others_are_told_of() -> None:
+    report = dp.evaluate(Still(), Proud(), episodes=20)
+    assert report.success == [float(episode_seed(0, index) % 2 == 0) for index in range(20)]
+    assert report.summary()["success"].value == np.mean(report.success)
 
 
 def test_an_environment_that_counts_no_contacts_has_no_contact_rate() -> None:

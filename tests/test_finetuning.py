@@ -20,7 +20,7 @@ from diffplan.checkpoints import checkpoints, load_checkpoint
 from diffplan.commands.finetuning import _flags
 from diffplan.datasets.collection import EpisodeRecorder
 from diffplan.datasets.transitions import take_transitions
-from diffplan.evaluation import Interval, run_batch
+from diffplan.evaluation import EvaluationReport, Interval, run_batch
 from diffplan.finetuning import METHODS, Acting, FinetuningReport, Learning
 from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient, decayed_sums
@@ -69,6 +69,15 @@ class Line(ParallelEnv):
         return {name: np.array([place], np.float32) for name, place in self.places.items()}
 
 
+class Proud(Line):
+    """Tells of success, the first cart's place above 0 at the end, but never of failure."""
+
+    def step(self, actions: dict) -> tuple[dict, dict, dict, dict, dict]:
+        *rest, infos = super().step(actions)
+        won = not self.agents and self.places["a"] > 0
+        return (*rest, {name: {"success": True} if won else {} for name in infos})
+
+
 class Wanderer:
     """Moves at random."""
 
@@ -104,9 +113,9 @@ def pretrained(offline: dp.TrajectoryDataset, tmp_path_factory: pytest.TempPathF
 def tune(pretrained: Path, offline: dp.TrajectoryDataset) -> Callable[..., FinetuningReport]:
     """Fine-tunes a fresh copy of the pretrained planner."""
 
-    def run(out: Path, **arguments: Any) -> FinetuningReport:
+    def run(out: Path, world: type[Line] = Line, **arguments: Any) -> FinetuningReport:
         planner = dp.DiffusionPlanner.from_pretrained(pretrained)
-        return dp.finetune(planner, Line, offline=offline, out=out, **BRIEF | arguments)
+        return dp.finetune(planner, world, offline=offline, out=out, **BRIEF | arguments)
 
     return run
 
@@ -280,6 +289,22 @@ def test_a_score_below_the_floor_brings_the_best_weights_back(
     assert (report.rollbacks, facts["state"]["pace"]) == (3, 0.125)
     for name in ("project.weight", "blocks.0.query_key_value.weight"):
         assert torch.equal(tensors[f"denoiser.model.{name}"], tensors[f"best/denoiser.{name}"])
+
+
+def test_a_failure_of_which_nothing_is_told_counts_as_one(tune: Callable, tmp_path: Path) -> None:
+    report = tune(tmp_path, Proud, score="success", evaluation_episodes=10)
+    assert 0 < report.offline.value < 1
+    assert all(0 <= row["score"] <= 1 for row in report.rows if "score" in row)
+
+
+def test_a_round_without_a_success_scores_nothing(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = EvaluationReport([np.nan] * 10, [0.0] * 10, [np.nan] * 10, [6] * 10, 1.0, 0)
+    monkeypatch.setattr("diffplan.finetuning.rounds.tested", lambda *_: lost)
+    report = tune(tmp_path, Proud, score="success", evaluation_episodes=10)
+    assert [row["score"] for row in report.rows if "score" in row] == [0.0] * 4
+    assert report.best.value == 0.0
 
 
 def test_only_a_score_below_doubt_is_undone() -> None:
@@ -615,7 +640,7 @@ def test_the_curve_of_a_run_is_drawn_with_its_intervals(
     [
         ({"method": "magic"}, "method='magic'; choose 'auto' or one of"),
         ({"score": "luck"}, "score='luck'; choose 'return' or 'success'"),
-        ({"score": "success"}, r"score='success', but the environment tells only of \['return'"),
+        ({"score": "success"}, r"score='success', but of success nothing was told in 3 episodes"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
         ({"priority": -1.0}, "priority=-1.0; give 0"),
         ({"online_share": 0.0}, "online_share=0.0; it is a share of a batch"),

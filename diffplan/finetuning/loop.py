@@ -23,12 +23,12 @@ from diffplan.checkpoints import check_out, checkpoints
 from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
-from diffplan.evaluation import Interval, evaluate_in, opened
+from diffplan.evaluation import EvaluationReport, Interval, opened
 from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient
 from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
-from diffplan.finetuning.replay import Replay, evaluation_seed
-from diffplan.finetuning.rounds import Acting, Run, Team, told
+from diffplan.finetuning.replay import Replay
+from diffplan.finetuning.rounds import Acting, Run, Team, tested
 from diffplan.finetuning.steering import NoiseSteering
 from diffplan.metrics import summary_writer
 from diffplan.models.value import ValueFunction
@@ -193,10 +193,11 @@ def finetune(
                 f"{store.path} is of a run whose checkpoints are gone; remove it, or choose another folder."
             )
         replay = Replay(offline, store, online_share, newest, priority)
+        if score == "success" and not checkpoints(out / "checkpoints"):
+            _check_told(tested(worlds, acting.plain(planner), seed, evaluation_episodes))
         if planner.value_function is None:
             value = ValueFunction.for_dataset(offline, seed=seed)
             if not checkpoints(out / "checkpoints"):
-                told(evaluate_in(worlds[:1], acting.plain(planner), [evaluation_seed(seed)]), score)
                 train_value(value, offline, steps=critic_steps, seed=seed, progress=progress)
             planner.register_modules(value_function=value)
         watched = np.isin(planner.spec.names, acting.watched)
@@ -268,6 +269,15 @@ def _check_agents(spec: JointSpec, offline: TrajectoryDataset) -> None:
         raise ValueError(
             f"the environment has {spec} with agents {spec.agents}, {offline.store.path} has {offline.spec} with "
             f"{offline.spec.agents}; fine-tune in the environment of the data, or give data of this one."
+        )
+
+
+def _check_told(report: EvaluationReport) -> None:
+    """Raises ``ValueError`` unless the environment told of success."""
+    if np.isnan(report.success).all():
+        raise ValueError(
+            f"score='success', but of success nothing was told in {len(report.success)} episodes of the planner as it "
+            "is given; choose score='return'."
         )
 
 
