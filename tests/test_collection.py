@@ -289,6 +289,14 @@ def test_who_is_stopped_or_killed_leaves_a_valid_store_no_process_and_the_rest_t
         ({"env": lambda: Relay(), "policy": Steady}, r"workers cannot import .*<lambda>; define it in a module"),
         ({"env": Relay(), "workers": 0}, "has no script of its own; pass policy="),
         ({"env": Relay, "policy": Steady, "env_options": {"steps": 3}}, "env_options are for registered ids"),
+        (
+            {"env": Relay, "policy": Steady, "skill": "medium"},
+            "skill='medium', style='mixed' are for the environment's",
+        ),
+        (
+            {"env": "crossing-v0", "policy": Steady, "style": "clockwise"},
+            "own script; give .*Steady its own when it is",
+        ),
         ({"env": "crossing-v0", "workers": -1}, "workers=-1; choose 0"),
         ({"env": "crossing-v0", "episodes": 0}, "episodes=0; record at least one"),
         ({"env": "crossing-v0", "skill": "genius"}, "skill='genius'; choose one of"),

@@ -53,8 +53,8 @@ def collect_episodes(
             environment's own script, for registered ids.
         out: folder of the store, new or begun by the same call.
         episodes: how many episodes the store shall hold.
-        skill: how well the script drives, see ``behavior_policy``.
-        style: in which way it drives.
+        skill: how well the script drives, see ``behavior_policy``; not beside ``policy``.
+        style: in which way it drives; not beside ``policy``.
         seed: settles all episodes.
         workers: processes; 0 records in this one. Functions must then be importable, not lambdas.
         env_options: options of a registered environment, plain values.
@@ -202,6 +202,11 @@ class _Recipe:
                 raise ValueError(f"workers cannot import {_name(thing)}; define it in a module, or use workers=0.")
         if not isinstance(self.env, str) and self.policy is None:
             raise ValueError(f"{_name(self.env)} has no script of its own; pass policy=.")
+        if self.policy is not None and (self.skill, self.style) != ("expert", "mixed"):
+            raise ValueError(
+                f"skill={self.skill!r}, style={self.style!r} are for the environment's own script; give "
+                f"{_name(self.policy)} its own when it is made."
+            )
         if not isinstance(self.env, str) and self.options != "{}":
             raise ValueError(f"env_options are for registered ids; give {_name(self.env)} its options when it is made.")
 
