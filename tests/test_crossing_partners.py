@@ -121,3 +121,19 @@ def test_scripted_partners_are_the_same_for_the_same_seed_and_differ_between_epi
 def test_an_unknown_family_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(ValueError, match="family='rude'.*bold"):
         draw_style("rude", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "doorway"}, "does not know layout='doorway'; make the environment with layout='open'"),
+        ({"layout": "obstacles"}, "does not know layout='obstacles'"),
+        ({"turnover": 2.0}, "does not know an open team"),
+        ({"num_robots": 6}, r"num_robots=6 have 4 x 6\^5 choices to search; PartneredExpert is for 5 at most"),
+    ],
+)
+def test_teams_that_the_responding_expert_cannot_foresee_are_refused(options: dict, message: str) -> None:
+    env = dp.make("crossing-v0", **options)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        PartneredExpert().reset(env, 0)

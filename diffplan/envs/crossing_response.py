@@ -33,10 +33,14 @@ FORESEEN = 95
 """Steps."""
 DISTURBANCE = 0.12
 """Of the egos' commands, as a share of their speed."""
+MOST_ROBOTS = 5
+"""One more has 6 times as many choices: 1 s an episode for 5, 8 s and 0.6 GB for 6."""
 
 
 class PartneredExpert:
-    """Behaviour policy for ``collect_episodes``: any one robot is the partner, all others respond. Layout ``open``.
+    """Behaviour policy for ``collect_episodes``: any one robot is the partner, all others respond.
+
+    It is for at most ``MOST_ROBOTS`` that all stay, in layout ``open``; for others, ``reset`` raises ``ValueError``.
 
     Labels tell of every episode who the partner was (``partner``), its ``family``, and the numbers of its style, those
     of its second style too if it switched.
@@ -52,6 +56,7 @@ class PartneredExpert:
 
     def reset(self, env: Any, seed: int) -> None:
         rng, env = np.random.default_rng(seed), env.unwrapped
+        _check_team(env)
         self._names, self._dt, self._rng = env.possible_agents, env.joint_spec.dt, rng
         partner = int(rng.integers(len(self._names)))
         style = draw_style(draw_name(self.families, rng), rng)
@@ -118,6 +123,17 @@ def respond(
     late = (choices[:, 1:] == choices[:, :-1]).all(3).sum((1, 2))  # of equally soon ones, not to wait for nothing
     cost = np.where(nearest > 2 * RADIUS + CLEARANCE, over - 1e-3 * late, 1e3 - nearest)
     return np.asarray(choices[int(np.argmin(cost))])
+
+
+def _check_team(env: Any) -> None:
+    if env.layout != "open" or env.turnover is not None:
+        others = f"layout={env.layout!r}" if env.layout != "open" else "an open team (turnover)"
+        raise ValueError(f"PartneredExpert does not know {others}; make the environment with layout='open' alone.")
+    if env.num_robots > MOST_ROBOTS:
+        raise ValueError(
+            f"num_robots={env.num_robots} have 4 x 6^{env.num_robots - 1} choices to search; PartneredExpert is for "
+            f"{MOST_ROBOTS} at most."
+        )
 
 
 def _choices(starts: np.ndarray, goals: np.ndarray, speed: float, dt: float) -> Float[np.ndarray, "C L E 2"]:
