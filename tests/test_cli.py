@@ -311,7 +311,8 @@ def test_options_lead_to_another_environment_than_that_of_the_data(run: Path, ca
     ],
 )
 def test_a_run_is_drawn(kind: str, name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    written = answer(capsys, "plot", run, "--kind", kind, "--out", tmp_path / name, "--num-samples", 2)["out"]
+    few = () if kind == "learning-curve" else ("--num-samples", 2)
+    written = answer(capsys, "plot", run, "--kind", kind, "--out", tmp_path / name, *few)["out"]
     assert Path(written).read_bytes()[4:8] == b"ftyp" if name.endswith(".mp4") else iio.imread(written).std() > 0
     assert os.listdir(tmp_path) == [name]
 
@@ -346,6 +347,8 @@ def test_a_store_is_drawn(store: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ("train STORE --out PLANNER", "is a saved planner itself, no run"),
         ("finetune RUN --data STORE --out STORE", "is a store of episodes, no run; choose another folder"),
         ("finetune RUN --data STORE --out PLANNER", "is a saved planner itself, no run"),
+        ("evaluate RUN --guide rank=1", "--guide rank=1 ranks candidates; give more"),
+        ("plan RUN --num-samples 1 --guide rank=1", "--guide rank=1 ranks candidates; give more"),
         ("evaluate RUN --realism 1", "--realism ranks candidates; give more"),
         ("evaluate RUN --refine-price 0.5", "give that, too, e.g. --refine 1"),
         ("finetune RUN --data STORE --out OUT --guided", "of a --refine that is given"),
@@ -357,6 +360,11 @@ def test_a_store_is_drawn(store: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ("evaluate RUN --execute-steps 9", "execute_steps=9"),
         ("evaluate RUN --episodes 1 --warm-start-level 2", "warm_start_level=2"),
         ("plot RUN --kind rollout --out OUT.png", ".mp4"),
+        ("plot STORE --kind dataset --out OUT.png --env nonsense", "--env changes nothing of --kind dataset"),
+        ("plot STORE --kind dataset --out OUT.png --option bogus=1", "--option changes nothing of --kind dataset"),
+        ("plot RUN --kind learning-curve --out OUT.png --seed 1", "--seed changes nothing of --kind learning-curve"),
+        ("plot RUN --kind belief --out OUT.png --num-inference-steps 9", "--num-inference-steps changes nothing of"),
+        ("plot RUN --kind plan --out OUT.png --execute-steps 999", "--kind plan, only of rollout, filmstrip"),
         ("plot STORE --kind learning-curve --out OUT.png", "metrics.jsonl is not there; name the folder"),
     ],
 )

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from diffplan.trajectory import Plan, Trajectory
 
 ENDINGS = {"denoising": STILLS + FILMS, "rollout": FILMS}
+PLANNED = ("env", "option", "seed", "num_samples", "scheduler", "num_inference_steps")
+SETTINGS = {
+    "plan": PLANNED,
+    "denoising": PLANNED,
+    "rollout": (*PLANNED, "execute_steps"),
+    "filmstrip": (*PLANNED, "execute_steps"),
+    "belief": PLANNED[:-1],
+}
+"""Which options change what is drawn, for each kind; none where it is not named."""
 
 
 @dataclass
@@ -59,11 +68,20 @@ class Plot:
 
     def run(self) -> None:
         check_ending(f"--kind {self.kind} --out", self.out, ENDINGS.get(self.kind, STILLS))
+        self._check()
         if self.out.suffix.lower() in FILMS:
             self._film()
         else:
             self._draw()
         show({"kind": self.kind, "out": str(self.out)}, self.json)
+
+    def _check(self) -> None:
+        """Raises ``ValueError`` for options that would change nothing."""
+        default = Plot(self.path, self.kind, self.out)
+        for name in (*PLANNED, "execute_steps"):
+            if name not in SETTINGS.get(self.kind, ()) and getattr(self, name) != getattr(default, name):
+                flag, kinds = f"--{name.replace('_', '-')}", [kind for kind in SETTINGS if name in SETTINGS[kind]]
+                raise ValueError(f"{flag} changes nothing of --kind {self.kind}, only of {', '.join(kinds)}.")
 
     def _film(self) -> None:
         from diffplan.plotting import animate_denoising

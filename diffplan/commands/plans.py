@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from diffplan.commands.output import check_ending, save_figure, show
-from diffplan.commands.worlds import Options, Run, Scheduler, load, load_planner, parse_guides
+from diffplan.commands.worlds import Options, Run, Scheduler, check_ranks, load, load_planner, parse_guides
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +88,8 @@ class MakePlan:
             check_ending("--plot", self.plot)
         if self.out:
             check_ending("--out", self.out, (".safetensors",))
+        if self.num_samples == 1:
+            check_ranks(self.guide)
         if self.forecast and (self.given or self.env or self.option):
             raise ValueError(
                 "--forecast says who is there, and gives all their actions; leave --given, --env and --option out."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from diffplan.commands.output import show, waiting
-from diffplan.commands.worlds import Options, Run, Scheduler, load, make_safety, parse_guides
+from diffplan.commands.worlds import Options, Run, Scheduler, check_ranks, load, make_safety, parse_guides
 
 if TYPE_CHECKING:
     from diffplan.datasets import TrajectoryDataset
@@ -297,12 +297,7 @@ class Evaluate:
     def _check(self) -> None:
         """Raises ``ValueError`` for options that would change nothing."""
         if self.num_samples == 1 or (self.num_samples is None and not self.refine):
-            alone = [word for word in self.guide if word.startswith("rank")]
-            if alone or self.realism:
-                raise ValueError(
-                    f"{'--guide ' + alone[0] if alone else '--realism'} ranks candidates; give more of them, "
-                    "e.g. --num-samples 16."
-                )
+            check_ranks(self.guide, self.realism)
         if self.refine_price != Evaluate.refine_price and not self.refine:
             raise ValueError("--refine-price is of --refine; give that, too, e.g. --refine 1.")
 

@@ -79,6 +79,13 @@ def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
     )
 
 
+def check_ranks(guides: list[str], realism: float = 0.0) -> None:
+    """For plans of one candidate: raises ``ValueError`` where something only ranks."""
+    alone = [f"--guide {word}" for word in guides if word.startswith("rank")] + ["--realism"] * bool(realism)
+    if alone:
+        raise ValueError(f"{alone[0]} ranks candidates; give more of them, e.g. --num-samples 16.")
+
+
 def make_safety(env: Any) -> "SafetyFilter":
     """The safety filter for an environment's robots. Raises ``ValueError`` when it does not say what these can do."""
     from diffplan.planners import SafetyFilter
