@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from diffplan.evaluation import Interval, episode_seed, evaluate, mean_interval
+from diffplan.evaluation import Interval, episode_seed, evaluate, mean_interval, opened
 from diffplan.planners import DiffusionPlanner, Guide, RecedingHorizonPolicy
 from diffplan.planners.judging import rank, realism
 
@@ -28,7 +28,7 @@ class GuidancePoint:
 
 def sweep_guidance(
     planner: DiffusionPlanner,
-    env: ParallelEnv,
+    env: str | ParallelEnv | Callable[[], ParallelEnv],
     guides: Callable[[float], Sequence[Guide]],
     weights: Sequence[float],
     *,
@@ -55,7 +55,8 @@ def sweep_guidance(
         guide.check(planner.spec, planner.normalizer, planner.horizon)
     if num_samples == 1 and all(guide.levels is None for guide in asked):
         raise ValueError("num_samples=1 leaves nothing to guides that only rank; give more candidates, e.g. 16.")
-    starts = [env.reset(seed=episode_seed(seed, index))[0] for index in range(episodes)]
+    with opened(env, 1) as (first,):
+        starts = [first.reset(seed=episode_seed(seed, index))[0] for index in range(episodes)]
     points = []
     for weight, chosen in tried.items():
         plans = [planner(one, guides=chosen, num_samples=num_samples, seed=i).best() for i, one in enumerate(starts)]

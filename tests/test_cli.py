@@ -253,6 +253,15 @@ def test_a_sweep_over_a_guides_weight_is_drawn(run: Path, tmp_path: Path, capsys
     assert iio.imread(picture).std() > 0
 
 
+def test_a_sweep_takes_an_environment_by_its_name_as_evaluation_does(run: Path):
+    planner = DiffusionPlanner.from_pretrained(run).for_agents(dp.make("crossing-v0").joint_spec)
+    named, made = (
+        sweep_guidance(planner, env, lambda w: [dp.ConstraintGuide.separation(0.2, w)], [1.0], episodes=1)
+        for env in ("crossing-v0", dp.make("crossing-v0"))
+    )
+    assert named == made
+
+
 def test_a_sweep_that_cannot_be_made_is_refused_before_any_episode(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diffplan.diagnostics.evaluate", None)
     planner, env = DiffusionPlanner.from_pretrained(run), dp.make("crossing-v0")
