@@ -229,6 +229,17 @@ def test_agents_that_come_and_go_are_counted(tmp_path):
     assert panels["agents there"].lines[0].get_xydata().tolist() == [[0, 2], [0.5, 1], [1, 1]]
 
 
+def test_episodes_in_which_nobody_is_there_are_drawn_without_paths(tmp_path):
+    spec = dp.JointSpec({"a": "robot"}, {"robot": dp.Role(2, (-1.0,), (1.0,), position=(0, 1))})
+    flags = np.zeros((2, 1), bool)
+    blank = np.zeros((3, 1, 2), np.float32), np.zeros((2, 1, 1), np.float32), np.zeros((2, 1), np.float32)
+    folder = dp.TrajectoryStore.create(tmp_path / "store", spec)
+    folder.append([dp.Trajectory(spec, *blank, flags, flags, np.zeros((3, 1), bool))])
+    panels = titled(plot_dataset(folder))
+    assert not panels["all episodes"].lines
+    assert panels["agents there"].lines[0].get_ydata().tolist() == [0, 0, 0]
+
+
 def test_labels_that_do_not_tell_apart_are_refused(store, tmp_path):
     with pytest.raises(ValueError, match=r"has a label 'skil'; choose one of \['skill', 'style'"):
         plot_dataset(store, by="skil")

@@ -117,10 +117,13 @@ def _spread(index: Int[np.ndarray, "episodes"], number: int) -> Int[np.ndarray, 
 
 
 def _height_to_width(drawn: dict[str, list[Trajectory]]) -> float:
-    """Of the area that all paths cover."""
+    """Of the area that all paths cover; that of a square where nobody is there."""
     episodes = [episode for some in drawn.values() for episode in some]
     names = [name for name in episodes[0].spec.names if has_position(episodes[0].spec, name)]
-    width, height = np.ptp(np.concatenate([executed_path(one, name) for one in episodes for name in names]), axis=0)
+    places = np.concatenate([executed_path(one, name) for one in episodes for name in names])
+    if not len(places):
+        return 1.0
+    width, height = np.ptp(places, axis=0)
     return float(np.clip(height / max(width, 1e-6), 0.25, 1.0))
 
 
