@@ -1,6 +1,5 @@
 """Closed-loop evaluation: many episodes at once, and every figure with its 95 % interval."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from rich.progress import Progress
 from scipy import stats
 
 from diffplan.envs import make
+from diffplan.files import nan_to_none
 from diffplan.spec import Actions, JointSpec, Observations
 
 
@@ -72,7 +72,7 @@ class EvaluationReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the summary and the episodes; NaN becomes null."""
         plain = {"summary": {name: asdict(value) for name, value in self.summary().items()}, **asdict(self)}
-        return dict(json.loads(json.dumps(plain).replace("NaN", "null")))
+        return dict(nan_to_none(plain))
 
 
 def mean_interval(groups: Sequence[Sequence[float]], seed: int = 0, resamples: int = 4_000) -> Interval:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,15 @@ def write_json(path: str | Path, data: Any) -> None:
     text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text)
+
+
+def nan_to_none(data: Any) -> Any:
+    """The same plain data with None, JSON's null, for every NaN; tuples become lists."""
+    if isinstance(data, dict):
+        return {key: nan_to_none(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [nan_to_none(value) for value in data]
+    return None if isinstance(data, float) and math.isnan(data) else data
 
 
 def read_json(path: str | Path) -> Any:

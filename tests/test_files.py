@@ -8,7 +8,16 @@ import sys
 
 import pytest
 
-from diffplan.files import atomic_path, claim, explained_write_errors, inside, read_json, sha256, write_json
+from diffplan.files import (
+    atomic_path,
+    claim,
+    explained_write_errors,
+    inside,
+    nan_to_none,
+    read_json,
+    sha256,
+    write_json,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
@@ -55,6 +64,12 @@ def test_json_never_holds_a_nan(tmp_path):
     assert os.listdir(tmp_path) == []
     write_json(tmp_path / "note.json", {"loss": 0.1})
     assert json.loads((tmp_path / "note.json").read_text()) == {"loss": 0.1}
+
+
+def test_only_numbers_that_are_nan_become_null():
+    assert nan_to_none({"NaN": ["NaN", float("nan"), (1.0, {"a": float("nan")})]}) == {
+        "NaN": ["NaN", None, [1.0, {"a": None}]]
+    }
 
 
 def test_a_folder_goes_on_only_with_the_settings_that_it_was_made_with(tmp_path):

@@ -155,6 +155,11 @@ def test_the_table_says_what_became_of_every_robot(capsys: pytest.CaptureFixture
     assert rows == [["robot_0", "2", "4.0", "5.0"], ["robot_1", "0", "4", "nan"]]
 
 
+def test_a_report_has_null_for_what_is_unknown_and_names_as_they_are():
+    report = TeamReport(rate=20.0, seconds=2.5, steps=0, late=0, episodes=[], robots={"NaN": RobotReport()})
+    assert report.to_dict()["robots"]["NaN"]["planning"] == {"answers": 0, "median_ms": None, "max_ms": None}
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import episode_seed
+from diffplan.files import nan_to_none
 from diffplan.planner_folder import read_spec
 from diffplan.processes.frames import Kind, action_topic
 from diffplan.processes.transport import Bus, free_endpoint
@@ -56,7 +57,7 @@ class TeamReport:
         for name, robot in self.robots.items():
             del plain["robots"][name]["planning_ms"]
             plain["robots"][name]["planning"] = robot.planning()
-        return dict(json.loads(json.dumps(plain).replace("NaN", "null")))
+        return dict(nan_to_none(plain))
 
 
 def run_team(
