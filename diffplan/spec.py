@@ -217,6 +217,13 @@ class JointSpec:
             stacked[index, :expected], mask[index] = value, True
         return stacked, mask
 
+    def unstack_observations(
+        self, observations: Float[np.ndarray, "N O"], agent_mask: Bool[np.ndarray, "N"]
+    ) -> Observations:
+        """{agent: observation} of the present agents."""
+        rows = zip(self.agents, observations, agent_mask, strict=True)
+        return {name: row[: self.role_of(name).observation_size] for name, row, there in rows if there}
+
     def unstack_actions(
         self,
         actions: Float[np.ndarray, "N A"],

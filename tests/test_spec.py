@@ -29,6 +29,13 @@ def test_stacking_and_unstacking_give_the_actions_back() -> None:
     assert all(np.array_equal(back[name], actions[name]) for name in actions)
 
 
+def test_stacking_and_unstacking_give_the_observations_back() -> None:
+    seen = {"left": np.array([0.5, -1.5, np.nan]), "base": np.arange(5.0)}
+    back = SPEC.unstack_observations(*SPEC.stack_observations(seen))
+    assert list(back) == ["left", "base"]
+    assert all(np.array_equal(back[name], seen[name], equal_nan=True) for name in seen)
+
+
 def test_actions_never_leave_their_bounds() -> None:
     wild = np.full((3, 2), 1e9, np.float32)
     bounded = SPEC.unstack_actions(wild, np.ones(3, bool))

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from diffplan.commands.output import check_ending, save_figure, show
 from diffplan.commands.worlds import Options, Run, Scheduler, check_ranks, load, load_planner, parse_guides
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
 
     from diffplan.planners import DiffusionPlanner
@@ -193,13 +192,13 @@ def parse_forecast(
         if step >= len(episode):
             raise ValueError(f"--forecast {word}: the episode has the steps 0 to {len(episode) - 1}.")
         before = range(max(0, step - planner.history), step)
-        past = [(_at(episode, "observations", one), _at(episode, "actions", one)) for one in before]
+        past = [(_seen(episode, one), _acted(episode, one)) for one in before]
         happened, cells = episode.after(step), Cells.unknown(planner.spec, planner.horizon)
         acted = happened.agent_mask[:-1] & happened.agent_mask[1:]
         actions = np.where(acted[..., None], happened.actions, np.nan)[: planner.horizon].swapaxes(0, 1)
         there = happened.agent_mask[0]
         cells.actions[there, : actions.shape[1]] = actions[there]
-        return planner, _at(episode, "observations", step), past, cells, happened
+        return planner, _seen(episode, step), past, cells, happened
     if not Path(word).is_file():
         raise ValueError(f"--forecast {word}: give a file that --out wrote, or STORE:EPISODE[@STEP], as data/store:7.")
     plan = Plan.load(Path(word)).best()
@@ -207,7 +206,8 @@ def parse_forecast(
     _check_plan(Path(word), plan, planner)
     cells = Cells.unknown(planner.spec, planner.horizon)
     cells.actions[plan.agent_mask] = plan.actions[0, plan.agent_mask]
-    return planner, _named(plan.spec, plan.observations[0, :, 0], plan.agent_mask), (), cells, None
+    seen = plan.spec.unstack_observations(plan.observations[0, :, 0], plan.agent_mask)
+    return planner, seen, (), cells, None
 
 
 def _episode(word: str, store: str, number: int) -> "Trajectory":
@@ -219,17 +219,14 @@ def _episode(word: str, store: str, number: int) -> "Trajectory":
     return recorded[number]
 
 
-def _at(episode: "Trajectory", what: str, step: int) -> "dict[str, np.ndarray]":
-    """{agent: what it observed or did at a step} of those that were there."""
-    width = "observation_size" if what == "observations" else "action_size"
-    rows = zip(episode.spec.names, getattr(episode, what)[step], episode.agent_mask[step], strict=True)
-    return {name: row[: getattr(episode.spec.role_of(name), width)] for name, row, there in rows if there}
+def _seen(episode: "Trajectory", step: int) -> "Observations":
+    return episode.spec.unstack_observations(episode.observations[step], episode.agent_mask[step])
 
 
-def _named(spec: Any, present: Any, there: Any) -> "Observations":
-    """{agent: its observation} of those that are there."""
-    rows = zip(spec.names, present, there, strict=True)
-    return {name: row[: spec.role_of(name).observation_size] for name, row, here in rows if here}
+def _acted(episode: "Trajectory", step: int) -> "Actions":
+    """{agent: its action at a step, as it was recorded} of those that were there."""
+    rows = zip(episode.spec.names, episode.actions[step], episode.agent_mask[step], strict=True)
+    return {name: row[: episode.spec.role_of(name).action_size] for name, row, there in rows if there}
 
 
 def _load_plan(path: Path, planner: "DiffusionPlanner") -> "Plan":

@@ -309,7 +309,7 @@ class Run:
         """First observations of the first few offline episodes."""
         offline = self.replay.offline
         starts = (offline.store[int(index)] for index in offline.episodes[:16])
-        return [_present(one.spec, one.observations[0], one.agent_mask[0]) for one in starts]
+        return [one.spec.unstack_observations(one.observations[0], one.agent_mask[0]) for one in starts]
 
     def _save(self) -> None:
         tensors = self.method.tensors() | {f"{KEPT}{name}": tensor for name, tensor in self.watch.weights.items()}
@@ -354,9 +354,3 @@ def tested(worlds: Sequence[ParallelEnv], policy: Policy, seed: int, episodes: i
     """Runs a policy from the starts of a run's evaluations."""
     first = evaluation_seed(seed)
     return evaluate_in(worlds, policy, [episode_seed(first, index) for index in range(episodes)])
-
-
-def _present(spec: JointSpec, observations: np.ndarray, mask: np.ndarray) -> Observations:
-    """{agent: observation} of those who are there."""
-    rows = zip(spec.names, observations, mask, strict=True)
-    return {name: row[: spec.role_of(name).observation_size] for name, row, there in rows if there}

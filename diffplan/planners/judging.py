@@ -25,9 +25,7 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
     Unknown cells are noised to ``LEVEL``, ``DRAWS`` times. Errors are in units of the normaliser: 0 is best; with
     a Gaussian one, -1 is as wrong as a guess from the data's mean.
     """
-    present = zip(plan.spec.names, plan.observations[0, :, 0], plan.agent_mask, strict=True)
-    seen = {name: row[: plan.spec.role_of(name).observation_size] for name, row, there in present if there}
-    question = Question(seen)
+    question = Question(plan.spec.unstack_observations(plan.observations[0, :, 0], plan.agent_mask))
     layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
     _, known, exists, _ = (torch.from_numpy(part)[None].to(planner.device) for part in known_grid(question, *layout))
     clean = torch.from_numpy(warm_grid(plan, *layout, plan.num_samples)).to(planner.device) * exists
