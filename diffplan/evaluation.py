@@ -97,6 +97,26 @@ def mean_interval(groups: Sequence[Sequence[float]], seed: int = 0, resamples: i
     return Interval(float(np.mean([array.mean() for array in arrays])), float(low), float(high))
 
 
+class Tally:
+    """What came of one episode of so many agents, step by step; what it counts stands in ``EvaluationReport``."""
+
+    def __init__(self, agents: int):
+        self.agents, self.total, self.contacts, self.steps = agents, 0.0, float("nan"), 0
+        self._success: dict[str, float] = {}
+
+    def step(self, rewards: Mapping[str, Any], infos: Mapping[str, Mapping[str, Any]]) -> None:
+        self.steps += 1
+        self.total += sum(map(float, rewards.values())) / self.agents
+        for name, info in infos.items():
+            if "success" in info:
+                self._success[name] = float(info["success"])
+            self.contacts = float(info.get("contacts", self.contacts))
+
+    @property
+    def success(self) -> float:
+        return min(self._success.values(), default=float("nan"))
+
+
 def evaluate(
     policy: Policy,
     env: str | ParallelEnv | Callable[[], ParallelEnv],
@@ -147,10 +167,11 @@ def evaluate_in(
     stats = getattr(policy, "stats", None)
     if stats is not None:
         stats.clear()
-    rows = []
+    tallies: list[Tally] = []
     for start in range(0, len(seeds), len(envs)):
         chunk = seeds[start : start + len(envs)]
-        rows += run_batch(policy, envs[: len(chunk)], chunk, max_steps, on_end)
+        tallies += run_batch(policy, envs[: len(chunk)], chunk, max_steps, on_end)
+    rows = [(one.success, one.total, one.contacts, one.steps) for one in tallies]
     success, returns, contacts, steps = map(list, zip(*rows, strict=True))
     if not np.isnan(success).all():
         success = [0.0 if np.isnan(one) else one for one in success]
@@ -201,34 +222,25 @@ def run_batch(
     seeds: Sequence[int],
     max_steps: int | None = None,
     on_end: Callable[[], None] = lambda: None,
-) -> list[tuple[float, float, float, int]]:
-    """Runs one episode in each environment, in step; returns (success, return, contacts, steps) of each.
-
-    ``on_end`` is called whenever an episode ends.
-    """
+) -> list[Tally]:
+    """Runs one episode in each environment, in step; ``on_end`` is called whenever an episode ends."""
     began = [env.reset(seed=s) for env, s in zip(envs, seeds, strict=True)]
     observations: list[Observations | None] = [seen for seen, _ in began]
     told: list[Mapping[str, Any] | None] = [infos for _, infos in began]
     policy.reset(seeds)
-    rows = [(np.nan, 0.0, np.nan, 0)] * len(envs)
-    won: list[dict[str, float]] = [{} for _ in envs]
+    tallies = [Tally(len(env.possible_agents)) for env in envs]
     while any(observations):
         if isinstance(policy, SensingPolicy):
             policy.sense(told)
         for index, actions in enumerate(policy(observations)):
             if actions is None:
                 continue
-            env, (_, total, _, steps) = envs[index], rows[index]
+            env, tally = envs[index], tallies[index]
             seen, rewards, _, _, infos = env.step(actions)
-            won[index] |= {name: float(info["success"]) for name, info in infos.items() if "success" in info}
-            success = min(won[index].values(), default=np.nan)
-            info: Mapping[str, Any] = next(iter(infos.values()), {})
-            contacts = float(info.get("contacts", np.nan))
-            total += sum(map(float, rewards.values())) / len(env.possible_agents)
-            rows[index] = (success, total, contacts, steps + 1)
-            over = not env.agents or steps + 1 == max_steps
+            tally.step(rewards, infos)
+            over = not env.agents or tally.steps == max_steps
             observations[index] = None if over else {name: seen[name] for name in env.agents}
             told[index] = None if over else infos
             if over:
                 on_end()
-    return rows
+    return tallies

@@ -173,6 +173,15 @@ def test_an_environment_that_counts_no_contacts_has_no_contact_rate() -> None:
     assert set(dp.evaluate(Still(), Relay(), episodes=2).summary()) == {"success", "return"}
 
 
+def test_contacts_that_are_told_before_an_episodes_last_step_are_counted() -> None:
+    class Touching(Relay):
+        def step(self, actions: dict) -> tuple[dict, ...]:
+            *rest, infos = super().step(actions)
+            return (*rest, {"second": {"contacts": 2}} if self.agents else infos)
+
+    assert dp.evaluate(Still(), Touching(), episodes=2).contacts == [2, 2]
+
+
 def test_nothing_to_evaluate_is_refused() -> None:
     with pytest.raises(ValueError, match="episodes=0"):
         dp.evaluate(Still(), "crossing-v0", episodes=0)

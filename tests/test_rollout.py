@@ -96,10 +96,10 @@ def test_a_video_that_cannot_be_written_leaves_the_old_one_whole(film, tmp_path)
 
 
 def test_a_rollout_is_the_episode_that_evaluation_runs(policy, rollout):
-    ((success, total, _, steps),) = run_batch(policy, [make("crossing-v0", num_robots=4, max_steps=6)], [5])
-    assert (rollout.success, len(rollout.trajectory)) == (bool(success), steps)
-    assert abs(total) > 0.001 and np.isclose(rollout.trajectory.returns.mean(), total)
-    assert len(rollout.frames) == steps + 1 and len(rollout.plans) == steps
+    (tally,) = run_batch(policy, [make("crossing-v0", num_robots=4, max_steps=6)], [5])
+    assert (rollout.success, len(rollout.trajectory)) == (bool(tally.success), tally.steps)
+    assert abs(tally.total) > 0.001 and np.isclose(rollout.trajectory.returns.mean(), tally.total)
+    assert len(rollout.frames) == tally.steps + 1 and len(rollout.plans) == tally.steps
     assert repr(rollout).startswith("Rollout(Trajectory(6 steps, 4 agents")
 
 
@@ -141,5 +141,5 @@ def test_robots_that_sense_are_filmed_as_they_are_evaluated(policy):
 
     team = dp.DecentralizedTeam(policy.planner)
     filmed = record_rollout(team, made(render_mode="rgb_array"), seed=5, overlay=False)
-    ((_, total, _, _),) = run_batch(team, [made()], [5])
-    assert filmed.trajectory.rewards.sum() / 4 == pytest.approx(total, abs=1e-6)
+    (tally,) = run_batch(team, [made()], [5])
+    assert filmed.trajectory.rewards.sum() / 4 == pytest.approx(tally.total, abs=1e-6)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from diffplan.evaluation import Tally
 from diffplan.processes.frames import WORLD, Counters, Frame, Kind, action_topic, pack_view, unpack_action, view_topic
 from diffplan.processes.transport import Bus
 from diffplan.spec import Actions, JointSpec, sensed_by
@@ -98,22 +99,19 @@ class World:
         """
         self._episode += 1
         observations, infos = self.env.reset(seed=seed)
-        success: dict[str, float] = {}
-        step, total, contacts, setting_out = 0, 0.0, float("nan"), 0.0
+        tally, setting_out = Tally(len(self.env.possible_agents)), 0.0
         while self.env.agents and time.monotonic() < end:
             before_step(self.steps)
             self._keep_pace()
-            self._show(step, observations, infos)
-            if step == 0:
+            self._show(tally.steps, observations, infos)
+            if tally.steps == 0:
                 setting_out = self._set_out()
             time.sleep(max(0.0, self._due - time.monotonic()))
-            observations, rewards, _, _, infos = self.env.step(self._actions(step))
-            step, self.steps = step + 1, self.steps + 1
-            success |= {name: float(info["success"]) for name, info in infos.items() if "success" in info}
-            total += sum(map(float, rewards.values())) / len(self.env.possible_agents)
-            contacts = float(next((info["contacts"] for info in infos.values() if "contacts" in info), np.nan))
-        succeeded, cut = min(success.values(), default=np.nan), bool(self.env.agents)
-        return EpisodeReport(succeeded, total, contacts, step, cut, setting_out)
+            observations, rewards, _, _, infos = self.env.step(self._actions(tally.steps))
+            tally.step(rewards, infos)
+            self.steps += 1
+        cut = bool(self.env.agents)
+        return EpisodeReport(tally.success, tally.total, tally.contacts, tally.steps, cut, setting_out)
 
     def _keep_pace(self) -> None:
         """Sets when this step ends: one period after the last one, or after now where that is too soon."""
