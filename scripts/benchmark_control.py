@@ -7,16 +7,14 @@ by side, one thread each. ``two_arm_lift`` needs the ``robots`` extra.
 """
 
 import argparse
-import os
 import shutil
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from figures import RESULTS, Figure, kept, record
+from figures import RESULTS, Figure, kept, one_thread, record
 
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
@@ -229,6 +227,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

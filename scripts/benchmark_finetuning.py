@@ -21,9 +21,7 @@ Everything is kept below runs/benchmark: an interrupted benchmark goes on.
 
 import argparse
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -33,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import RESULTS, Figure, kept, record
+from figures import RESULTS, Figure, kept, one_thread, record
 
 import diffplan as dp
 from diffplan.evaluation import Interval, Policy, mean_interval
@@ -336,6 +334,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

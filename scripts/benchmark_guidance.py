@@ -8,15 +8,13 @@ networks too: those of untrained ones have no gradients, which costs nothing.
 """
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from benchmark_latency import planner_for
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, one_thread, record
 
 import diffplan as dp
 from diffplan.evaluation import mean_interval
@@ -146,6 +144,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

@@ -14,9 +14,7 @@ how many points below the unguided plan the task's ``chosen`` variant scores on 
 """
 
 import argparse
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import RESULTS, Figure, kept, record
+from figures import RESULTS, Figure, kept, one_thread, record
 
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
@@ -228,6 +226,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

@@ -10,13 +10,11 @@ runs/benchmark/open_team: an interrupted benchmark goes on. Writes to docs/resul
 """
 
 import argparse
-import os
-import sys
 from typing import Any
 
 from benchmark_control import FOLDER as RUNS
 from benchmark_control import planner_of
-from figures import RESULTS, Figure, kept, record
+from figures import RESULTS, Figure, kept, one_thread, record
 from pettingzoo.utils import BaseParallelWrapper
 
 import diffplan as dp
@@ -142,6 +140,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

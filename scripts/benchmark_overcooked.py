@@ -8,14 +8,12 @@ over all steps of the test trials, and over those at which the action changes. P
 """
 
 import argparse
-import os
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, one_thread, record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -143,6 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

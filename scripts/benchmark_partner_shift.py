@@ -11,8 +11,6 @@ filter, before and after, with ``filtered``. Everything is kept below runs/bench
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 import benchmark_partners as partners
 import numpy as np
 from benchmark_partners import HELDOUT, INFERRED, PARTNER, SEEN, resampled
-from figures import RESULTS, Figure, kept, record
+from figures import RESULTS, Figure, kept, one_thread, record
 
 import diffplan as dp
 from diffplan.envs.crossing_partners import ScriptedPartners
@@ -133,6 +131,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

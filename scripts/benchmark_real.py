@@ -13,8 +13,6 @@ on test data. Planners and scores lie below runs/real.
 """
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, one_thread, record
 
 import diffplan as dp
 from diffplan.augmentation import Augmentation
@@ -364,6 +362,5 @@ def all_figures(scores: dict[tuple[str, bool], Scores], seeds: int, command: str
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

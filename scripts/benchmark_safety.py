@@ -8,13 +8,11 @@ planners and evaluations are those of ``benchmark_control.py``, and kept where t
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from benchmark_control import FOLDER, JOINT, ROWS, SAFE, UNGUIDED, collect, train_and_evaluate
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, one_thread, record
 
 from diffplan.evaluation import mean_interval
 
@@ -52,6 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

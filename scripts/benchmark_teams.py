@@ -11,8 +11,6 @@ read.
 """
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from benchmark_control import FOLDER, planner_of
-from figures import RESULTS, Figure, record
+from figures import RESULTS, Figure, one_thread, record
 from scipy.stats import bootstrap
 
 import diffplan as dp
@@ -205,6 +203,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # torch reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
+    one_thread()
     main()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,12 @@ class Figure:
     @classmethod
     def from_dict(cls, data: dict) -> Self:
         return cls(**data | {"baselines": {name: cls.from_dict(one) for name, one in data["baselines"].items()}})
+
+
+def one_thread() -> None:
+    """Starts this script anew with one thread, unless it has one: torch reads how many when it is loaded."""
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def record(path: str | Path, figures: Sequence[Figure]) -> None:

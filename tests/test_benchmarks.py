@@ -1,5 +1,8 @@
 """How the benchmark scripts sum up what they measured."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -43,3 +46,17 @@ def test_nobody_is_a_percent_above_a_score_that_may_be_nothing(ladder: ModuleTyp
     found = measured(ladder, none=1.0, refine=70.0, BC_joint=0.5, BC_per_agent=0.1)
     (score,) = ladder.summary("simple_spread", "random", found)
     assert score.value == 70.0
+
+
+def test_a_script_goes_on_with_one_thread_and_its_own_arguments(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys, torch, figures\nfigures.one_thread()\nprint(torch.get_num_threads(), sys.argv[1:])")
+    paths = os.pathsep.join(str(Path(__file__).parents[1] / name) for name in ("", "scripts"))
+    ran = subprocess.run(
+        [sys.executable, str(script), "--seeds", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "1 ['--seeds', '1']\n"
