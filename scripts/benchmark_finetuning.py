@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import RESULTS, Figure, kept, one_thread, record
+from figures import RESULTS, Figure, kept, one_thread, record, resampled
 
 import diffplan as dp
 from diffplan.evaluation import Interval, Policy, mean_interval
@@ -204,7 +204,7 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     total = [[sum(minutes[phase][i][0] for phase in PHASES)] for i in range(seeds)]
     shares = {phase: figure(phase, "min", mean_interval(minutes[phase])) for phase in PHASES}
     return [
-        figure(f"gain_{budget}", "ratio", ratio(after, before), beside),
+        figure(f"gain_{budget}", "ratio", resampled(lambda means: means[0] / means[1], [after, before]), beside),
         figure(f"worst_on_the_way_{budget}", "ratio", mean_interval([[one] for one in worst])),
         figure(f"wall_minutes_{budget}", "min", mean_interval(total), shares),
     ]
@@ -240,17 +240,6 @@ def speedup(name: str, arguments: argparse.Namespace) -> Figure:
         for label, columns in zip(after, (ours, theirs), strict=True)
     }
     return figure("speedup_over_scratch", "ratio", mean_interval(shares), beside)
-
-
-def ratio(above: list[np.ndarray], below: list[np.ndarray], resamples: int = 4_000) -> Interval:
-    """Mean of one over mean of the other, with a bootstrap over seeds and their episodes."""
-    rng, found = np.random.default_rng(0), []
-    for _ in range(resamples):
-        chosen = rng.integers(len(above), size=len(above))
-        means = [np.mean([rng.choice(side[i], len(side[i])).mean() for i in chosen]) for side in (above, below)]
-        found.append(means[0] / means[1])
-    low, high = np.quantile(found, (0.025, 0.975))
-    return Interval(float(np.mean(list(map(np.mean, above))) / np.mean(list(map(np.mean, below)))), low, high)
 
 
 def tiny(folder: Path, out: Path) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 import benchmark_partners as partners
 import numpy as np
-from benchmark_partners import HELDOUT, INFERRED, PARTNER, SEEN, resampled
-from figures import RESULTS, Figure, kept, one_thread, record
+from benchmark_partners import HELDOUT, INFERRED, PARTNER, SEEN
+from figures import RESULTS, Figure, kept, one_thread, record, resampled
 
 import diffplan as dp
 from diffplan.envs.crossing_partners import ScriptedPartners
@@ -119,7 +119,9 @@ def main() -> None:
         return Figure(label, value.value, value.low, value.high, unit, arguments.seeds, count, command, beside)
 
     columns = {name: [one[name] for one in found] for name in found[0] if name.endswith(("before", "after"))}
-    recovery = resampled(lambda means: means[0] / max(means[1], 1e-2), [columns["new, after"], columns["old, before"]])
+    recovery = resampled(
+        lambda means: means[0] / np.maximum(means[1], 1e-2), [columns["new, after"], columns["old, before"]]
+    )
     lost = [np.subtract(one["old, before"], one["old, after"]) for one in found]
     record(
         RESULTS / "finetuning.json",

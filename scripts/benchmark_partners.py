@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import RESULTS, Figure, kept, record
+from figures import RESULTS, Figure, kept, record, resampled
 
 import diffplan as dp
 from diffplan.datasets import run_episode
@@ -242,24 +242,9 @@ def main() -> None:
     figures.append(made("inference_gap_closed", "share", gaps[INFERRED], {IN_CONTEXT: gaps[IN_CONTEXT]}))
     names = (f"act seen {INFERRED} switching", f"act seen {INFERRED}")
     columns = [[seed[name]["success"] for seed in found] for name in names]
-    recovered = resampled(lambda means: means[0] / max(means[1], 1e-2), columns)
+    recovered = resampled(lambda means: means[0] / np.maximum(means[1], 1e-2), columns)
     figures.append(made("switch_recovery", "share", recovered, {}))
     record(RESULTS / "partners.json", figures)
-
-
-def resampled(statistic: Callable[[list[np.ndarray]], float], columns: list[list[Sequence[float]]]) -> Interval:
-    """A statistic of the means of several columns, and its 95 % bootstrap interval; columns [what][seed][episode]."""
-    rng = np.random.default_rng(0)
-
-    def means(draw: bool) -> list[np.ndarray]:
-        seeds = rng.integers(len(columns[0]), size=len(columns[0])) if draw else range(len(columns[0]))
-        return [
-            np.mean([np.mean(rng.choice(one[s], len(one[s])) if draw else one[s]) for s in seeds]) for one in columns
-        ]
-
-    drawn = [statistic(means(draw=True)) for _ in range(4_000)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Interval(float(statistic(means(draw=False))), float(low), float(high))
 
 
 def ratio(found: list[dict[str, Any]], name: str) -> Interval:
@@ -271,7 +256,7 @@ def ratio(found: list[dict[str, Any]], name: str) -> Interval:
 def gap_closed(found: list[dict[str, Any]], variant: str) -> Interval:
     """Share of the gap in success from no inference to told-the-style, with held-out partners."""
     columns = [[seed[f"act heldout {v}"]["success"] for seed in found] for v in (variant, NONE, TOLD)]
-    return resampled(lambda means: (means[0] - means[1]) / max(abs(means[2] - means[1]), 1e-2), columns)
+    return resampled(lambda means: (means[0] - means[1]) / np.maximum(abs(means[2] - means[1]), 1e-2), columns)
 
 
 if __name__ == "__main__":

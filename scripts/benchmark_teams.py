@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from benchmark_control import FOLDER, planner_of
-from figures import RESULTS, Figure, one_thread, record
+from figures import RESULTS, Figure, one_thread, record, resampled
 from scipy.stats import bootstrap
 
 import diffplan as dp
@@ -136,20 +136,15 @@ class Bench:
         ]
 
     def gap(self) -> Figure:
-        """The share of the gap to the central planner that messages recover; seeds, and then episodes, are resampled
-        for all three together."""
-        rows = np.array([self.column(name) for name in ("far_central", "far_shared", "far_messages")])
-        rng, (_, seeds, episodes) = np.random.default_rng(0), rows.shape
-        chosen = rng.integers(seeds, size=(4_000, seeds, 1)), rng.integers(episodes, size=(4_000, seeds, episodes))
-        means = rows[:, *chosen].mean((-1, -2))
-        lost = means[0] - means[1]
-        shares = (means[2] - means[1])[lost > 0] / lost[lost > 0]
-        low, high = np.quantile(shares, (0.025, 0.975)) if len(shares) else (np.nan, np.nan)
-        central, silent, talking = rows.mean((1, 2))
-        value = (talking - silent) / (central - silent) if central > silent else np.nan
+        """The share of the gap to the central planner that messages recover."""
+
+        def share(means: np.ndarray) -> np.ndarray:
+            central, silent, talking = means
+            return (talking - silent) / np.where(central > silent, central - silent, np.nan)
+
+        gap = resampled(share, [self.column(name) for name in ("far_central", "far_shared", "far_messages")])
         beside = [self.success("silent", "far_shared"), self.success("talking", "far_messages")]
         beside.append(self.figure("a planner that knows all", mean_interval(self.column("far_central"))))
-        gap = Interval(float(value), float(low), float(high))
         return self.figure("sensing_gap_recovered", gap, beside=beside)
 
     def drop(self) -> Figure:

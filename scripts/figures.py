@@ -4,11 +4,14 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
+from diffplan.evaluation import Interval
 from diffplan.files import atomic_path, read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -51,6 +54,20 @@ def record(path: str | Path, figures: Sequence[Figure]) -> None:
     write_json(path, [dataclasses.asdict(one) for one in merged.values()])
     write_page(Path(path).parent)
     print(json.dumps([dataclasses.asdict(one) for one in figures], indent=2))
+
+
+def resampled(
+    statistic: Callable[[np.ndarray], Any], columns: Sequence[Sequence[Sequence[float]]], resamples: int = 4_000
+) -> Interval:
+    """A statistic of the means of several columns [what][seed][episode], and its 95 % bootstrap interval.
+
+    Seeds, and then episodes, are drawn for all columns together: they are of the same starts. NaN does not count.
+    """
+    rows, rng = np.array(columns, float), np.random.default_rng(0)
+    _, seeds, episodes = rows.shape
+    chosen = rng.integers(seeds, size=(resamples, seeds, 1)), rng.integers(episodes, size=(resamples, seeds, episodes))
+    low, high = np.nanquantile(statistic(rows[:, *chosen].mean((-1, -2))), (0.025, 0.975))
+    return Interval(float(statistic(rows.mean((1, 2)))), float(low), float(high))
 
 
 def kept(path: Path, episodes: int, column: str = "success") -> dict[str, Any] | None:
