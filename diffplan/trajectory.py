@@ -192,6 +192,21 @@ class Plan:
     num_inference_steps: int | None = None
     belief: Belief | None = None
 
+    def __post_init__(self) -> None:
+        S, _, H = (*self.observations.shape, 0, 0, 0)[:3]
+        N, O, A = self.spec.num_agents, self.spec.observation_size, self.spec.action_size
+        found = {"observations": self.observations, "actions": self.actions, "agent_mask": self.agent_mask}
+        expected = {"observations": (S, N, H, O), "actions": (S, N, H, A), "agent_mask": (N,)}
+        if self.values is not None:
+            found["values"], expected["values"] = self.values, (S,)
+        if self.chain is not None:
+            found["chain"], expected["chain"] = self.chain, (len(self.chain), S, N, H, O + A)
+        for name, term in self.terms.items():
+            found[f"term {name!r}"], expected[f"term {name!r}"] = term, (S,)
+        for name, shape in expected.items():
+            if found[name].shape != shape:
+                raise ValueError(f"{name} of the plan: shape {found[name].shape}, expected {shape} for {self.spec}.")
+
     def __repr__(self) -> str:
         S, N, H, _ = self.observations.shape
         present = int(self.agent_mask.sum())

@@ -189,6 +189,31 @@ def test_cut_files_are_refused_by_name(tmp_path: Path):
         assert path.name in refused(importer, tmp_path), name
 
 
+def test_an_import_that_fails_leaves_a_linked_folder_empty_and_says_why(tmp_path: Path, monkeypatch):
+    importer, out = written("npz, exported", tmp_path), tmp_path / "link"
+    (tmp_path / "folder").mkdir()
+    out.symlink_to(tmp_path / "folder")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diffplan.datasets.importing.write_card", full)
+    with pytest.raises(OSError, match="No space left"):
+        import_episodes(importer, out)
+    assert not any(out.iterdir())
+
+
+def test_hdf5_groups_of_many_names_are_looked_into_once(tmp_path: Path):
+    importer = written("robomimic", tmp_path)
+    with h5py.File(importer.source, "a") as file:
+        group = file.create_group("more")
+        file["data/demo_0/all"] = file  # leads back to where it comes from
+        for _ in range(60):  # two names each: 2^60 ways to the last one
+            group["a"] = group["b"] = file.create_group(f"group_{len(file)}")
+            group = group["a"]
+    assert len(import_episodes(importer, tmp_path / "store"))
+
+
 @pytest.mark.parametrize("link", ["external", "soft to external", "dangling", "virtual", "raw"])
 def test_hdf5_that_reaches_outside_its_file_is_refused(link: str, tmp_path: Path):
     importer = written("robomimic", tmp_path)

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from foreign_formats import CARS, episodes
@@ -14,12 +15,14 @@ from diffplan.datasets import (
     TrajectoryStore,
     export_minari,
     export_npz,
+    import_episodes,
     merge_stores,
     repair_store,
     split_store,
     subsample_store,
 )
 from diffplan.datasets.card import read_card, write_card
+from diffplan.datasets.importers import Minari
 from diffplan.datasets.statistics import Statistics
 
 MADE = episodes(CARS, [4, 5, 6, 7, 3, 8])
@@ -163,6 +166,21 @@ def test_an_export_is_whole_or_not_there(store: TrajectoryStore, tmp_path: Path)
     with pytest.raises(ValueError, match="bytes, expected"):
         export_minari(TrajectoryStore.open(store.path), tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "data", "empty"]
+
+
+def test_others_read_one_end_of_an_episode_that_agents_leave_one_by_one(tmp_path: Path):
+    leaving = episodes(CARS, [5])[0]
+    leaving.truncations[:] = False
+    leaving.agent_mask[3:, 0] = False
+    leaving.terminations[2, 0] = leaving.truncations[4, 1] = True
+    store = TrajectoryStore.create(tmp_path / "data", CARS, "random walks")
+    store.append([leaving])
+    with h5py.File(export_minari(store, tmp_path / "all") / "data" / "main_data.hdf5") as file:
+        assert file["episode_0/terminations"][:].tolist() == [False] * 5
+        assert file["episode_0/truncations"][:].tolist() == [False] * 4 + [True]
+    again = import_episodes(Minari(tmp_path / "all"), tmp_path / "again")[0]
+    np.testing.assert_array_equal(again.terminations, leaving.terminations)
+    np.testing.assert_array_equal(again.truncations, leaving.truncations)
 
 
 def test_the_report_of_a_store_counts_agents_over_time(store: TrajectoryStore):

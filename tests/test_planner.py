@@ -256,6 +256,14 @@ def test_a_file_of_another_kind_is_refused_by_name(planner, tmp_path: Path, file
         dp.DiffusionPlanner.from_pretrained(tmp_path)
 
 
+def test_a_network_of_another_size_is_refused_before_it_takes_memory(planner, tmp_path: Path) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    config = json.loads((tmp_path / "planner" / "denoiser" / "config.json").read_text())
+    rewrite(tmp_path / "planner", "denoiser/config.json", json.dumps({**config, "width": 2**20}).encode())
+    with pytest.raises(ValueError, match=r"has shape \[.*\], expected \[.*1048576"):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
+
+
 def test_a_manifest_cannot_name_a_file_outside_its_folder(planner, tmp_path: Path) -> None:
     planner.save_pretrained(tmp_path / "planner")
     manifest = tmp_path / "planner" / "manifest.json"

@@ -93,6 +93,26 @@ def test_what_a_plan_does_not_hold_is_refused_and_named() -> None:
         alone.cells("b")
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("observations", (3, 2, 4, 5)),
+        ("actions", (3, 2, 5, 1)),
+        ("agent_mask", (3,)),
+        ("values", (4,)),
+        ("chain", (2, 3, 2, 4, 3)),
+    ],
+)
+def test_a_plan_of_another_shape_is_refused_also_from_a_file(name: str, shape: tuple[int, ...], tmp_path) -> None:
+    plan, path = make_plan([0.0, 2.0, 1.0]), tmp_path / "plan.safetensors"
+    with pytest.raises(ValueError, match=re.escape(f"{name} of the plan: shape {shape}, expected")):
+        dataclasses.replace(plan, **{name: np.zeros(shape, bool if name == "agent_mask" else np.float32)})
+    object.__setattr__(plan, name, np.zeros(shape, bool if name == "agent_mask" else np.float32))
+    plan.save(path)
+    with pytest.raises(ValueError, match=f"plan.safetensors is not a saved plan \\({name} of the plan"):
+        Plan.load(path)
+
+
 def test_a_plan_survives_saving_and_a_damaged_file_is_named(tmp_path) -> None:
     plan, path = make_plan([0.0, 2.0, 1.0]), tmp_path / "plan.safetensors"
     plan.save(path)

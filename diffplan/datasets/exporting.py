@@ -107,8 +107,8 @@ def _write_episode(group: Any, index: int, episode: Trajectory) -> None:
             width = role.observation_size if what == "observations" else role.action_size
             group.create_dataset(f"{what}/{name}", data=arrays[:, agent, :width])
     group["rewards"] = episode.rewards
-    group["terminations"] = episode.terminations.any(1)
-    group["truncations"] = episode.truncations.any(1)
+    for name in ("terminations", "truncations"):  # of the episode: others go on where an agent leaves
+        group[name] = np.append(np.zeros(len(episode) - 1, bool), getattr(episode, name)[-1].any())
     exact = group.create_group(OURS)
     exact.attrs["labels"] = json.dumps(episode.labels)
     for name in (*ROWS, *STEPS):

@@ -62,9 +62,10 @@ def import_episodes(
         store = TrajectoryStore.write(out, spec, recording.source, episodes)
         write_card(store, statistics, licence, origin, recording.notes)
     except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
+        folder = out.resolve()  # where a link leads
+        shutil.rmtree(folder, ignore_errors=True)
         if there:
-            out.mkdir()
+            folder.mkdir()
         raise
     return store
 

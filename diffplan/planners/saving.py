@@ -7,8 +7,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from diffplan.datasets.normalizer import Normalizer
@@ -136,13 +137,26 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
     if not isinstance(config, dict):  # diffusers would take a word for the name of a model to download
         raise ValueError(f"{file} does not describe a {class_name}: it holds no dictionary; save the planner again.")
     try:
+        if not issubclass(matching[0], ModelMixin):
+            return matching[0].from_config(config)
+        _check_shapes(matching[0], config, folder / name / WEIGHTS)
         component = matching[0].from_config(config)
-        if isinstance(component, ModelMixin):
-            component.load_state_dict(load_file(folder / name / WEIGHTS))
-            component.eval()
-        return component
+        component.load_state_dict(load_file(folder / name / WEIGHTS))
+        return component.eval()
     except (TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"{file} does not describe a {class_name} with these weights ({shorten(str(error), 200)}); if another "
             "version of diffplan saved it, train it anew."
         ) from error
+
+
+def _check_shapes(network: type[ModelMixin], config: dict[str, Any], weights: Path) -> None:
+    """Raises ``RuntimeError`` where a file does not hold this network's weights, before memory is taken for these."""
+    with torch.device("meta"):
+        expected = {name: list(one.shape) for name, one in network.from_config(config).state_dict().items()}
+    with safe_open(weights, "pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise RuntimeError(f"{name} has shape {found.get(name)}, expected {expected.get(name)}")

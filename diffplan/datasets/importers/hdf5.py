@@ -24,7 +24,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     h5py = load_h5py()
     try:
         with h5py.File(path, "r") as file:
-            check_links(h5py, file, file, path)
+            check_links(h5py, file, file, path, set())
             yield file
     except (OSError, KeyError, RuntimeError) as error:  # h5py has all three for damaged files
         raise ValueError(
@@ -39,8 +39,15 @@ def load_h5py() -> Any:
         raise ImportError(f'HDF5 files need h5py ({error}); install it with: pip install "diffplan[hdf5]"') from error
 
 
-def check_links(h5py: Any, file: Any, group: Any, path: Path) -> None:
-    """Raises ``ValueError`` for a link that leaves the file or leads nowhere, and for data kept in other files."""
+def check_links(h5py: Any, file: Any, group: Any, path: Path, seen: set[int]) -> None:
+    """Raises ``ValueError`` for a link that leaves the file or leads nowhere, and for data kept in other files.
+
+    ``seen`` holds the addresses of groups that were visited: hard links give one group many names.
+    """
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen:
+        return
+    seen.add(address)
     for name in group:
         link = group.get(name, getlink=True)
         where = f"{path}: {group.name.rstrip('/')}/{name}"
@@ -54,7 +61,7 @@ def check_links(h5py: Any, file: Any, group: Any, path: Path) -> None:
             continue  # what it leads to is visited where it is
         item = group[name]
         if isinstance(item, h5py.Group):
-            check_links(h5py, file, item, path)
+            check_links(h5py, file, item, path, seen)
         elif isinstance(item, h5py.Dataset) and (item.is_virtual or item.external):
             raise ValueError(f"{where} keeps its data in other files; copy them into this file, e.g. with h5repack.")
 
