@@ -168,6 +168,18 @@ def test_an_export_is_whole_or_not_there(store: TrajectoryStore, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "data", "empty"]
 
 
+def test_agents_that_never_are_there_do_not_count_in_mean_returns(tmp_path: Path):
+    alone = episodes(CARS, [5])[0]
+    alone.agent_mask[:, 1:] = False
+    for array in (alone.observations, alone.actions, alone.rewards, alone.terminations, alone.truncations):
+        array[:, 1:] = 0
+    store = TrajectoryStore.create(tmp_path / "data", CARS, "random walks")
+    store.append([alone])
+    mean = alone.rewards[:, 0].sum()
+    assert store.info()["return"]["mean"] == pytest.approx(mean)
+    assert Statistics.of(CARS, store).report()["return"]["mean"] == pytest.approx(mean)
+
+
 def test_others_read_one_end_of_an_episode_that_agents_leave_one_by_one(tmp_path: Path):
     leaving = episodes(CARS, [5])[0]
     leaving.truncations[:] = False

@@ -53,7 +53,7 @@ class Statistics:
         if not len(episode):
             raise ValueError(f"episode {index} has no step; leave it out.")
         self._lengths.append(len(episode))
-        self._returns.append(float(episode.returns.mean()))
+        self._returns.append(float(episode.returns.sum() / max(1, mask.any(0).sum())))
         self._present += mask.mean(0)
         at_once = mask.sum(1)
         self._at_once.append((int(at_once.min()), int(at_once.max())))

@@ -302,7 +302,7 @@ class TrajectoryStore:
                 name: {"observation": role.observation_size, "action": role.action_size}
                 for name, role in self.spec.roles.items()
             },
-            "return": summary(self.returns.mean(1)),
+            "return": summary(self.mean_returns),
             "labels": _count_labels(self.labels),
             "shards": len(self._shards),
             "bytes": sum(path.stat().st_size for shard in self._shards for path in shard.paths.values()),

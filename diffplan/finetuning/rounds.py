@@ -194,7 +194,7 @@ class Run:
         began = time.perf_counter()
         episodes, planning = self._act(Exploration.draw(self.acting.num_samples, rng))
         acting = time.perf_counter() - began - planning
-        lengths, returns = self.replay.store.lengths[episodes], self.replay.store.returns[episodes].mean(1)
+        lengths, returns = self.replay.store.lengths[episodes], self.replay.store.mean_returns[episodes]
         self.acted, self.rounds = self.acted + int(lengths.sum()), self.rounds + 1
         row = {"step": self.rounds, "environment_steps": self.acted, "met": float(returns.mean())}
         row |= {"acting_s": acting, "planning_s": planning}

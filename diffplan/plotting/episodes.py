@@ -175,7 +175,7 @@ def _draw_lengths(axes: Axes, store: TrajectoryStore) -> None:
 
 
 def _draw_returns(axes: Axes, store: TrajectoryStore, groups: Groups) -> None:
-    values, blue = store.returns.mean(1), (*AGENT_COLORS[0], 0.25)
+    values, blue = store.mean_returns, (*AGENT_COLORS[0], 0.25)
     axes.boxplot(
         [values[index] for index in groups.values()],
         orientation="horizontal",
