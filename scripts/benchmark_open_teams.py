@@ -3,8 +3,9 @@
 ``open_team_8_success`` and ``open_team_12_success``: teams larger than any in training, with a separation guide and the
 safety filter, beside neither. ``enter_leave_drop`` (with the guide): robots enter and leave every
 2 s; how much more often a robot that is not called away fails than one of a team of 4 that stays (its interval takes
-the robots of one schedule to be independent). Goes on from the planners of ``benchmark_control.py --rows crossing_open_4``. Data, planners and evaluations are kept below
-runs/benchmark/open_team: an interrupted benchmark goes on. Writes to docs/results/teams.json.
+the robots of one schedule to be independent). Goes on from the planners of ``benchmark_control.py --rows
+crossing_open_4``. Data, planners and evaluations are kept below runs/benchmark/open_team: an interrupted benchmark
+goes on. Writes to docs/results/teams.json.
 
     python scripts/benchmark_open_teams.py --seeds 1
 """
