@@ -207,6 +207,20 @@ def test_an_error_keeps_the_episodes_before_it(tmp_path):
     assert len(store) == 4
 
 
+def test_a_collection_killed_before_its_first_manifest_goes_on(tmp_path):
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_collection import Relay, Steady, collect_episodes
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+collect_episodes(Relay(), Steady(), out={str(tmp_path / "data")!r}, episodes=3, workers=0, progress=False)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "data" / "manifest.json").exists()
+    collect_episodes(Relay(), Steady(), out=tmp_path / "data", episodes=3, workers=0, progress=False).verify()
+
+
 class Deadly(Steady):
     """Takes its process down at the fifth episode."""
 

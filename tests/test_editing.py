@@ -131,7 +131,35 @@ def test_a_write_that_fails_leaves_no_half_store(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(OSError, match="no space"):
         TrajectoryStore.write(tmp_path / "out", CARS, "random walks", cut_short())
-    assert not (tmp_path / "out" / "manifest.json").exists() and not list((tmp_path / "out").glob("shard_*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_write_that_fails_removes_only_its_own(tmp_path: Path):
+    theirs = tmp_path / "out" / "shard_00007" / "notes"
+
+    def interrupted():
+        yield MADE[0]
+        theirs.parent.mkdir()
+        theirs.write_text("mine")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TrajectoryStore.write(tmp_path / "out", CARS, "random walks", interrupted())
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
+
+
+def test_nothing_is_written_over_shards_without_their_manifest(store: TrajectoryStore, tmp_path: Path):
+    lost = shutil.copytree(store.path, tmp_path / "lost")
+    (lost / "manifest.json").unlink()
+    for make in (
+        lambda: split_store(store.path, [tmp_path / "a", lost], share=0.5),
+        lambda: subsample_store(store.path, lost, episodes=2),
+        lambda: merge_stores([store.path], lost),
+        lambda: repair_store(store.path, lost),
+    ):
+        with pytest.raises(ValueError, match=r"lost has shards but no manifest\.json"):
+            make()
+    assert sum(1 for _ in lost.rglob("*.npy")) == 18 and not (tmp_path / "a").exists()
 
 
 def test_where_nothing_is_whole_nothing_is_written(store: TrajectoryStore, tmp_path: Path):

@@ -271,6 +271,20 @@ def test_discounts_and_ids_can_be_taken_as_they_are(tmp_path: Path):
     assert importer.strip_agent_ids
 
 
+def test_a_store_that_appears_while_an_import_reads_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    importer, made = ROUND_TRIPS["npz, exported"](tmp_path / "source")
+    read = type(importer).read
+
+    def slowly(self):
+        TrajectoryStore.write(tmp_path / "store", made[0].spec, "theirs", made[:1])
+        return read(self)
+
+    monkeypatch.setattr(type(importer), "read", slowly)
+    with pytest.raises(ValueError, match="a store already"):
+        import_episodes(importer, tmp_path / "store")
+    assert len(TrajectoryStore.open(tmp_path / "store")) == 1
+
+
 def test_a_store_stays_whole_when_an_import_is_refused(tmp_path: Path):
     importer, _ = ROUND_TRIPS["madiff"](tmp_path / "source")
     store = import_episodes(importer, tmp_path / "store")

@@ -214,6 +214,19 @@ def test_a_store_is_not_made_over_another(store):
         TrajectoryStore.create(store.path, SPEC)
 
 
+def test_shards_without_their_manifest_are_not_overwritten(store):
+    (store.path / "manifest.json").unlink()
+    before = {file: file.read_bytes() for file in store.path.rglob("*") if file.is_file()}
+    for make in (
+        lambda: TrajectoryStore.create(store.path, SPEC),
+        lambda: TrajectoryStore.write(store.path, SPEC, "new", iter(EPISODES)),
+        lambda: TrajectoryStore.open(store.path),
+    ):
+        with pytest.raises(ValueError, match=r"has shards but no manifest\.json.* restore it from a copy, or remove"):
+            make()
+    assert {file: file.read_bytes() for file in store.path.rglob("*") if file.is_file()} == before
+
+
 def test_verify_finds_a_flipped_bit_in_any_file(store):
     store.verify()
     files = sorted(store.path.rglob("shard*/*"))

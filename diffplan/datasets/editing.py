@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from diffplan.datasets.arrays import npy_header
 from diffplan.datasets.card import write_derived
-from diffplan.datasets.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
+from diffplan.datasets.manifest import FileEntry, Manifest, ShardEntry
 from diffplan.datasets.store import TrajectoryStore, layout
 from diffplan.files import inside, read_json, sha256
 from diffplan.spec import JointSpec
@@ -41,7 +41,8 @@ def split_store(
         raise ValueError(f"share={share} of {len(store)} episodes leaves a part of {path} empty; choose another share.")
     chosen = np.random.default_rng(seed).permutation(len(store))[:first]
     others = np.setdiff1d(np.arange(len(store)), chosen)
-    _check_new(*outs)
+    for out in outs:
+        Manifest.check_new(Path(out))
     one, other = (_part(store, out, index, seed) for out, index in zip(outs, (chosen, others), strict=True))
     return one, other
 
@@ -63,12 +64,6 @@ def _part(store: TrajectoryStore, out: str | Path, index: Int[np.ndarray, "E"], 
     episodes, words = (store[int(one)] for one in np.sort(index)), f"{len(index)} of {len(store)} episodes"
     parents, done = {store.path: store.source}, f"{words}, drawn at random with seed {seed}"
     return write_derived(out, store.spec, f"{words} of {store.source}", episodes, parents, done)
-
-
-def _check_new(*outs: str | Path) -> None:
-    for out in outs:
-        if (Path(out) / MANIFEST).exists():
-            raise ValueError(f"{out} is a store already; choose a new folder.")
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ def repair_store(path: str | Path, out: str | Path) -> Repair:
         ValueError: the manifest is damaged (nothing vouches for the data then), nothing is left, or ``out`` is a store.
     """
     path, manifest = Path(path), Manifest.read(Path(path))
-    _check_new(out)
+    Manifest.check_new(Path(out))
     damaged = {entry.folder: _damaged(path, entry) for entry in manifest.shards}
     cut = {
         entry.folder: _before_the_cut(path, manifest.spec, entry, damaged[entry.folder])

@@ -57,9 +57,9 @@ def import_episodes(
         raise ValueError(f"{recording.source} has no episodes; there is nothing to import.")
     spec = recording.spec if recording.bounded else with_bounds(recording.spec, statistics)
     there = out.exists()
+    episodes = (replace(episode, spec=spec) for episode in recording.episodes())
+    store = TrajectoryStore.write(out, spec, recording.source, episodes)
     try:
-        episodes = (replace(episode, spec=spec) for episode in recording.episodes())
-        store = TrajectoryStore.write(out, spec, recording.source, episodes)
         write_card(store, statistics, licence, origin, recording.notes)
     except BaseException:
         folder = out.resolve()  # where a link leads

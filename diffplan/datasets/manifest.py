@@ -68,6 +68,7 @@ class Manifest:
         """
         path = folder / MANIFEST
         if not path.is_file():
+            _check_no_shards(folder)
             raise ValueError(f"{folder} is not a trajectory store (no {MANIFEST}); make one with `diffplan collect`.")
         data = read_json(path)
         try:
@@ -81,6 +82,13 @@ class Manifest:
             raise ValueError(f"{path}: {reason}; {REMEDY}.") from error
         except ValueError as error:
             raise ValueError(f"{path}: {str(error).rstrip('.')}; {REMEDY}.") from error
+
+    @staticmethod
+    def check_new(folder: Path) -> None:
+        """Raises ``ValueError`` where there is a store already, or the shards of one that lost its manifest."""
+        if (folder / MANIFEST).exists():
+            raise ValueError(f"{folder} is a store already; use TrajectoryStore.open, or choose another folder.")
+        _check_no_shards(folder)
 
     @staticmethod
     def verify(folder: Path) -> None:
@@ -102,6 +110,14 @@ def plain(spec: JointSpec) -> dict[str, Any]:
 
 def shard_folder(index: int) -> str:
     return f"shard_{index:05d}"
+
+
+def _check_no_shards(folder: Path) -> None:
+    if any(folder.glob("shard_*")):
+        raise ValueError(
+            f"{folder} has shards but no {MANIFEST}, which says what they hold; restore it from a copy, "
+            "or remove the folder or choose another one for a new store."
+        )
 
 
 def _shard_entry(index: int, data: dict[str, Any]) -> ShardEntry:

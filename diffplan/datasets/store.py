@@ -21,6 +21,7 @@ import reprlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -136,12 +137,11 @@ class TrajectoryStore:
         """Makes an empty store; ``source`` says in words where the data come from.
 
         Raises:
-            ValueError: there is a store already.
+            ValueError: there is a store already, or the shards of one that lost its manifest.
             OSError: the folder cannot be written.
         """
         path = Path(path)
-        if (path / MANIFEST).exists():
-            raise ValueError(f"{path} is a store already; use TrajectoryStore.open, or choose another folder.")
+        Manifest.check_new(path)
         Manifest(spec, source).write(path)
         return cls.open(path)
 
@@ -151,14 +151,18 @@ class TrajectoryStore:
 
         Raises as ``create`` and ``append``.
         """
+        there = Path(path).exists()
         store, stream = cls.create(path, spec, source), iter(episodes)
         try:
             while chunk := list(itertools.islice(stream, _SHARD)):
                 store.append(chunk)
         except BaseException:  # half a store would look like a whole one
             (store.path / MANIFEST).unlink(missing_ok=True)
-            for shard in store.path.glob("shard_*"):
-                shutil.rmtree(shard, ignore_errors=True)
+            for index in range(len(store._shards) + 1):  # its own, and that of an append that failed at its end
+                shutil.rmtree(store.path / shard_folder(index), ignore_errors=True)
+            with suppress(OSError):  # where something else is in it
+                if not there:
+                    store.path.rmdir()
             raise
         return store
 
