@@ -5,11 +5,16 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -53,6 +58,29 @@ def explained_write_errors(path: Path) -> Iterator[None]:
         text = f"cannot write {path} ({reason}); what was there before is unchanged: {remedy}."
         number = getattr(error, "errno", None)
         raise (OSError(number, text) if number else OSError(text)) from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other writers out of a folder meanwhile; a process that dies leaves no lock behind.
+
+    Does nothing where there are no such locks (Windows, some network disks).
+
+    Raises:
+        ValueError: another writer is in it.
+    """
+    with ExitStack() as held:
+        try:
+            if fcntl is not None:
+                descriptor = os.open(folder, os.O_RDONLY)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)  # forked children hold the descriptor, too
+        except BlockingIOError:
+            raise ValueError(f"{folder} is being written by another process; let only one write at a time.") from None
+        except OSError:  # no folder, or a disk without locks
+            pass
+        yield
 
 
 def sync(path: Path) -> None:

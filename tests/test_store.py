@@ -1,5 +1,6 @@
 """The store gives back what was put in, survives crashes, and names what is damaged or does not fit."""
 
+import errno
 import json
 import os
 import pickle
@@ -207,6 +208,54 @@ def test_two_writers_do_not_overwrite_each_other(store):
     with pytest.raises(ValueError, match="changed by another process; open it again"):
         other.append(EPISODES[1:2])
     TrajectoryStore.open(store.path).verify()
+
+
+def test_only_one_process_appends_at_a_time_and_a_killed_one_locks_nobody_out(store):
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_store import EPISODES, TrajectoryStore, store_module
+whole = store_module.write_array
+def slowly(*arguments):
+    entry = whole(*arguments)
+    print("writing", flush=True)
+    time.sleep(600)
+    return entry
+store_module.write_array = slowly
+TrajectoryStore.open({str(store.path)!r}).append(EPISODES)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout.readline() == "writing\n"
+            half = [*(store.path / "shard_00002").iterdir()]
+            with pytest.raises(ValueError, match="data is being written by another process; let only one write"):
+                store.append(EPISODES[5:])
+            assert half and [*(store.path / "shard_00002").iterdir()] == half and len(store) == 5
+        finally:
+            writer.kill()
+    store.append(EPISODES[5:])
+    store.verify()
+    assert len(TrajectoryStore.open(store.path)) == 6
+
+
+def test_nobody_appends_to_a_store_that_is_being_made(tmp_path):
+    def episodes():
+        yield EPISODES[0]
+        with pytest.raises(ValueError, match="being written by another process"):
+            TrajectoryStore.open(tmp_path / "data").append(EPISODES[1:])
+
+    assert len(TrajectoryStore.write(tmp_path / "data", SPEC, "new", episodes())) == 1
+
+
+def test_a_disk_without_locks_is_written_all_the_same(store, monkeypatch):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    store.append(EPISODES[5:])
+    monkeypatch.setattr("diffplan.files.fcntl", None)
+    store.append(EPISODES[5:])
+    assert len(TrajectoryStore.open(store.path)) == 7
 
 
 def test_a_store_is_not_made_over_another(store):

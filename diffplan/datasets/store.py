@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 
 from diffplan.datasets.arrays import ArrayFile, check_length, write_array
 from diffplan.datasets.manifest import MANIFEST, REMEDY, FileEntry, Manifest, ShardEntry, plain, shard_folder
-from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
+from diffplan.files import alone, explained_write_errors, inside, read_json, sha256, sync, write_json
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
@@ -153,17 +153,18 @@ class TrajectoryStore:
         """
         there = Path(path).exists()
         store, stream = cls.create(path, spec, source), iter(episodes)
-        try:
-            while chunk := list(itertools.islice(stream, _SHARD)):
-                store.append(chunk)
-        except BaseException:  # half a store would look like a whole one
-            (store.path / MANIFEST).unlink(missing_ok=True)
-            for index in range(len(store._shards) + 1):  # its own, and that of an append that failed at its end
-                shutil.rmtree(store.path / shard_folder(index), ignore_errors=True)
-            with suppress(OSError):  # where something else is in it
-                if not there:
-                    store.path.rmdir()
-            raise
+        with alone(store.path):
+            try:
+                while chunk := list(itertools.islice(stream, _SHARD)):
+                    store._append(chunk)
+            except BaseException:  # half a store would look like a whole one
+                (store.path / MANIFEST).unlink(missing_ok=True)
+                for index in range(len(store._shards) + 1):  # its own, and that of an append that failed at its end
+                    shutil.rmtree(store.path / shard_folder(index), ignore_errors=True)
+                with suppress(OSError):  # where something else is in it
+                    if not there:
+                        store.path.rmdir()
+                raise
         return store
 
     @classmethod
@@ -179,12 +180,15 @@ class TrajectoryStore:
         """Adds episodes as one new shard. Until the manifest is renamed into place, the store is the previous one.
 
         Raises:
-            ValueError: an episode of another spec or without a step, or the store was changed by another process.
+            ValueError: an episode of another spec or without a step, or another process changed or writes the store.
             OSError: the disk is full or read-only; the store still holds its previous episodes.
         """
         episodes = list(trajectories)
-        if not episodes:
-            return
+        if episodes:
+            with alone(self.path):
+                self._append(episodes)
+
+    def _append(self, episodes: Sequence[Trajectory]) -> None:
         self._check_episodes(episodes)
         self._check_unchanged()
         folder = inside(self.path, shard_folder(len(self._shards)))
