@@ -13,6 +13,7 @@ from round_trips import differences
 
 from diffplan.datasets import (
     TrajectoryStore,
+    collect_episodes,
     export_minari,
     export_npz,
     import_episodes,
@@ -107,7 +108,20 @@ def test_a_cut_file_costs_only_the_episodes_behind_the_cut(store: TrajectoryStor
     assert differences(repair.store, [*MADE[:3], *MADE[4:]]) == []
     assert (repair.kept, repair.lost, repair.unverified) == (5, 1, 3)
     assert repair.damaged == ("shard_00000/actions.npy",)
+    assert repair.store.source == "5 of 6 episodes of random walks, repaired"
     repair.store.verify()
+
+
+def test_a_collection_does_not_go_on_in_a_repaired_store(crossing_store: Path, tmp_path: Path):
+    collect = {"episodes": 14, "workers": 0, "env_options": {"num_robots": 2}, "progress": False}
+    store = collect_episodes("crossing-v0", out=shutil.copytree(crossing_store, tmp_path / "data"), **collect)
+    (store.path / "shard_00000" / "actions.npy").unlink()
+    repair = repair_store(store.path, tmp_path / "saved")
+    assert (repair.kept, repair.lost) == (2, 12)  # the 13th and 14th: a collection would make these once more
+    with pytest.raises(
+        ValueError, match=r"was begun with .2 of 14 episodes of crossing-v0.*, repaired., not .crossing-v0"
+    ):
+        collect_episodes("crossing-v0", out=repair.store.path, **collect)
 
 
 def test_a_flipped_bit_costs_its_shard(store: TrajectoryStore, tmp_path: Path):

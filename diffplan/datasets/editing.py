@@ -85,7 +85,8 @@ def repair_store(path: str | Path, out: str | Path) -> Repair:
     """Writes what is still good in a damaged store to a new one; the damaged one stays as it is.
 
     Shards whose files all have their SHA-256 are kept whole. Of a shard with files that are cut, the episodes before
-    the cut are kept. Of a shard with other changed bytes none is: nobody can tell which.
+    the cut are kept. Of a shard with other changed bytes none is: nobody can tell which. As episodes may be missing
+    amid the others, the new store has a source of its own, and a collection does not go on in it.
 
     Raises:
         ValueError: the manifest is damaged (nothing vouches for the data then), nothing is left, or ``out`` is a store.
@@ -109,8 +110,10 @@ def repair_store(path: str | Path, out: str | Path) -> Repair:
             yield from TrajectoryStore(path, replace(manifest, shards=(entry,))) if kept is None else kept
 
     files = tuple(f"{folder}/{name}" for folder, names in damaged.items() for name in names)
-    done = f"repaired: {whole + unverified} of {total} episodes are left; damaged were {', '.join(files) or 'none'}"
-    store = write_derived(out, manifest.spec, manifest.source, episodes(), {path: manifest.source}, done)
+    words = f"{whole + unverified} of {total} episodes"
+    done = f"repaired: {words} are left; damaged were {', '.join(files) or 'none'}"
+    source = f"{words} of {manifest.source}, repaired"
+    store = write_derived(out, manifest.spec, source, episodes(), {path: manifest.source}, done)
     return Repair(store, files, len(store), total - len(store), unverified)
 
 
