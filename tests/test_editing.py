@@ -1,5 +1,6 @@
 """Stores are split, thinned, mended and given to others without changing an episode."""
 
+import io
 import json
 import os
 import shutil
@@ -129,6 +130,23 @@ def test_a_flipped_bit_costs_its_shard(store: TrajectoryStore, tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     repair = repair_store(store.path, tmp_path / "saved")
     assert differences(repair.store, MADE[4:]) == [] and (repair.lost, repair.unverified) == (4, 0)
+
+
+@pytest.mark.parametrize("name", ["returns.npy", "action_mask.npy"])
+def test_damage_in_what_follows_from_other_files_costs_nothing(name: str, store: TrajectoryStore, tmp_path: Path):
+    missing, flipped = (store.path / f"shard_0000{shard}" / name for shard in range(2))
+    sound = missing.read_bytes(), flipped.read_bytes()
+    missing.unlink()
+    flipped.write_bytes(sound[1][:-1] + bytes([sound[1][-1] ^ 1]))
+    repair = repair_store(store.path, tmp_path / "saved")
+    assert differences(repair.store, MADE) == [] and (repair.kept, repair.lost, repair.unverified) == (6, 0, 0)
+    assert repair.damaged == (f"shard_00000/{name}", f"shard_00001/{name}")
+    again = np.load(repair.store.path / "shard_00000" / name)
+    first, second = (np.load(io.BytesIO(data)) for data in sound)
+    np.testing.assert_array_equal(again, np.concatenate([first, second]))
+    actions = store.path / "shard_00000" / "actions.npy"
+    os.truncate(actions, actions.stat().st_size - 40)
+    assert differences(repair_store(store.path, tmp_path / "cut").store, [*MADE[:3], *MADE[4:]]) == []
 
 
 def test_a_missing_shard_costs_itself(store: TrajectoryStore, tmp_path: Path):

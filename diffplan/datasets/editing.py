@@ -17,6 +17,7 @@ from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
 ROWS, STEPS = ("observations", "agent_mask"), ("actions", "rewards", "terminations", "truncations")
+_DERIVED = {"returns.npy", "action_mask.npy"}  # writing makes them anew of the others
 
 
 def split_store(
@@ -85,8 +86,9 @@ def repair_store(path: str | Path, out: str | Path) -> Repair:
     """Writes what is still good in a damaged store to a new one; the damaged one stays as it is.
 
     Shards whose files all have their SHA-256 are kept whole. Of a shard with files that are cut, the episodes before
-    the cut are kept. Of a shard with other changed bytes none is: nobody can tell which. As episodes may be missing
-    amid the others, the new store has a source of its own, and a collection does not go on in it.
+    the cut are kept. Of a shard with other changed bytes none is: nobody can tell which. Damage in what follows from
+    other files (``returns.npy``, ``action_mask.npy``) costs nothing. As episodes may be missing amid the others,
+    the new store has a source of its own, and a collection does not go on in it.
 
     Raises:
         ValueError: the manifest is damaged (nothing vouches for the data then), nothing is left, or ``out`` is a store.
@@ -97,7 +99,7 @@ def repair_store(path: str | Path, out: str | Path) -> Repair:
     cut = {
         entry.folder: _before_the_cut(path, manifest.spec, entry, damaged[entry.folder])
         for entry in manifest.shards
-        if damaged[entry.folder]
+        if not _DERIVED.issuperset(damaged[entry.folder])
     }
     whole = sum(entry.episodes for entry in manifest.shards if entry.folder not in cut)
     total, unverified = sum(entry.episodes for entry in manifest.shards), sum(map(len, cut.values()))
@@ -106,8 +108,12 @@ def repair_store(path: str | Path, out: str | Path) -> Repair:
 
     def episodes() -> Iterator[Trajectory]:
         for entry in manifest.shards:
-            kept = cut.get(entry.folder)
-            yield from TrajectoryStore(path, replace(manifest, shards=(entry,))) if kept is None else kept
+            if entry.folder in cut:
+                yield from cut[entry.folder]
+            elif damaged[entry.folder]:
+                yield from _before_the_cut(path, manifest.spec, entry, damaged[entry.folder])
+            else:
+                yield from TrajectoryStore(path, replace(manifest, shards=(entry,)))
 
     files = tuple(f"{folder}/{name}" for folder, names in damaged.items() for name in names)
     words = f"{whole + unverified} of {total} episodes"
@@ -127,14 +133,15 @@ def _is_whole(path: Path, file: FileEntry) -> bool:
 
 
 def _before_the_cut(root: Path, spec: JointSpec, entry: ShardEntry, damaged: list[str]) -> list[Trajectory]:
-    """The episodes of a shard that stand before the cut; none where the damage is of another kind."""
-    folder = inside(root, entry.folder)
-    if not {"offsets.npy", "labels.json"}.isdisjoint(damaged) or not all(
-        (folder / name).is_file() and (folder / name).stat().st_size < entry.files[name].bytes for name in damaged
+    """The episodes of a shard that stand before the cut (all without one); none where the damage is of another kind."""
+    folder, lossy = inside(root, entry.folder), set(damaged) - _DERIVED
+    if not lossy.isdisjoint({"offsets.npy", "labels.json"}) or not all(
+        (folder / name).is_file() and (folder / name).stat().st_size < entry.files[name].bytes for name in lossy
     ):
         return []
-    arrays = {}
-    for name, (dtype, shape) in layout(spec, entry.episodes, entry.rows).items():
+    arrays, shapes = {}, layout(spec, entry.episodes, entry.rows)
+    for name in ("offsets", *ROWS, *STEPS):
+        dtype, shape = shapes[name]
         header, data = npy_header(dtype, shape), (folder / f"{name}.npy").read_bytes()
         if data[: len(header)] != header:
             return []
