@@ -1,5 +1,6 @@
 """Windows hold exactly the recorded steps around the present, and say what does not exist."""
 
+import functools
 import json
 import os
 import subprocess
@@ -147,6 +148,7 @@ def test_windows_outside_the_dataset_are_refused(store, indices):
         ({"horizon": 2, "stride": 0}, "stride=0; choose at least 1"),
         ({"horizon": 2, "episodes": [0, 5]}, r"episodes \[5\] are not in .*0\.\.4"),
         ({"horizon": 2, "episodes": []}, "no episodes to draw windows from"),
+        ({"horizon": 2, "episodes": [False] * 5}, "no episodes to draw windows from"),
         (
             {"horizon": 2, "normalizer": Normalizer("limits", [[0.0] * 6], [[1.0] * 6])},
             r"\(1, 6\), .* \(2, 6\): it was fitted",
@@ -156,6 +158,23 @@ def test_windows_outside_the_dataset_are_refused(store, indices):
 def test_options_that_do_not_fit_are_refused(store, options, message):
     with pytest.raises(ValueError, match=message):
         TrajectoryDataset(store, **options)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "got"),
+    [
+        ([True, False], r"\[2\] of bool"),
+        ([0.5, 1.9], r"\[2\] of float64"),
+        (np.array([0.0, 1.0], np.float32), r"\[2\] of float32"),
+        (["0", "1"], r"\[2\] of <U1"),
+        ([[0, 1], [2, 3]], r"\[2, 2\] of int64"),
+        (3, r"\[\] of int64"),
+    ],
+)
+def test_episodes_that_are_neither_whole_numbers_nor_a_mask_are_refused(store, episodes, got):
+    for choose in (functools.partial(TrajectoryDataset, horizon=2), Normalizer.fit):
+        with pytest.raises(ValueError, match=f"episodes is an array {got}; give whole numbers, .* each of the 5 of"):
+            choose(store, episodes=episodes)
 
 
 def test_an_empty_store_has_no_windows(tmp_path):
@@ -169,6 +188,18 @@ def test_load_dataset_fits_only_the_chosen_episodes(store):
     dataset = load_dataset(store.path, horizon=4, history=1, normalizer="limits", episodes=[0, 2])
     assert dataset.normalizer.config.center == Normalizer.fit(store, "limits", [0, 2]).config.center
     assert np.abs(dataset.batch(np.arange(len(dataset))).cells).max() == pytest.approx(1.0)
+
+
+def test_a_mask_chooses_the_episodes_where_it_is_true(store):
+    mask = store.lengths > 5
+    assert mask.tolist() == [True, True, False, False, True]
+    for episodes in (mask, mask.tolist()):
+        for normalizer in ("limits", None):
+            dataset = load_dataset(store.path, horizon=3, normalizer=normalizer, episodes=episodes)
+            assert dataset.episodes.tolist() == [0, 1, 4]
+    assert (
+        Normalizer.fit(store, "limits", mask).config.center == Normalizer.fit(store, "limits", [0, 1, 4]).config.center
+    )
 
 
 @pytest.mark.slow

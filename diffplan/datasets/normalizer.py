@@ -74,11 +74,12 @@ class Normalizer(SchedulerMixin, ConfigMixin):
 
         Constant columns get scale 1 and map to exactly 0. Quantiles are of at most 200,000 rows, drawn at random, and
         so is what ``"motion"`` needs the ``horizon`` for (steps); what is neither position nor velocity nor goal is
-        treated as by ``"gaussian"`` there. Raises ``ValueError`` for what cannot be fitted.
+        treated as by ``"gaussian"`` there. ``episodes`` are indices or a mask, see ``TrajectoryDataset``. Raises
+        ``ValueError`` for what cannot be fitted.
         """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}; choose one of {KINDS}.")
-        chosen = np.arange(len(store)) if episodes is None else np.unique(np.asarray(episodes, np.int64))
+        chosen = np.unique(chosen_episodes(store, episodes))
         if not len(chosen):
             raise ValueError(f"no episodes to fit to: {store.path} has {len(store)}, chosen 0; collect or choose some.")
         if chosen[0] < 0 or chosen[-1] >= len(store):
@@ -131,6 +132,23 @@ class Normalizer(SchedulerMixin, ConfigMixin):
             for array in (self._center, self._scale)
         )
         return center, scale
+
+
+def chosen_episodes(store: TrajectoryStore, episodes: Sequence[int] | None) -> Int[np.ndarray, "K"]:
+    """The indices of the chosen episodes (None: all), given as such or as a mask with a truth value for each.
+
+    Raises:
+        ValueError: neither whole numbers nor a mask of the store's length.
+    """
+    chosen = np.arange(len(store)) if episodes is None else np.asarray(episodes)
+    if chosen.dtype == bool and chosen.shape == (len(store),):
+        return np.flatnonzero(chosen)
+    if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
+        raise ValueError(
+            f"episodes is an array {list(chosen.shape)} of {chosen.dtype}; give whole numbers, the indices, "
+            f"or a truth value for each of the {len(store)} of {store.path}."
+        )
+    return chosen.astype(np.int64)
 
 
 def _present(

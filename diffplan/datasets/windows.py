@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from diffplan.datasets.normalizer import Normalizer
+from diffplan.datasets.normalizer import Normalizer, chosen_episodes
 from diffplan.datasets.store import TrajectoryStore
 
 _BATCHES = 8  # so many are drawn at once, and one is taken, to put windows of similar crowds together
@@ -43,14 +43,16 @@ class TrajectoryDataset:
         history: steps before the present.
         stride: steps between the presents of neighbouring windows.
         normalizer: brings cells to a common size; ``None`` leaves them in physical units.
-        episodes: which episodes to draw from (all by default), e.g. to hold some out.
+        episodes: which episodes to draw from (all by default), e.g. to hold some out: indices, or a mask with a truth
+            value for each episode of the store.
         inside: only windows that lie within their episode as a whole.
         crowd: ``sample`` shows at most so many agents of a window: one of them and those nearest to it, of one role;
             windows of similar crowds are drawn together. None: all agents, in their places.
 
     Raises:
-        ValueError: no window at all, a size that is not positive, an episode that is not in the store, a normalizer
-            of another spec, or a ``crowd`` of agents that are not of one role or have no position.
+        ValueError: no window at all, a size that is not positive, an episode that is not in the store, ``episodes``
+            that are neither indices nor a mask of the store's length, a normalizer of another spec, or a ``crowd`` of
+            agents that are not of one role or have no position.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class TrajectoryDataset:
                 "position. Leave it out to show all agents."
             )
         self.horizon, self.history, self.stride, self.inside, self.crowd = horizon, history, stride, inside, crowd
-        self.episodes = np.arange(len(store)) if episodes is None else np.asarray(episodes, np.int64)
+        self.episodes = chosen_episodes(store, episodes)
         if not len(self.episodes):
             raise ValueError(
                 f"no episodes to draw windows from: {store.path} has {len(store)}; collect or choose some."
@@ -214,7 +216,7 @@ def load_dataset(
         history: steps before the present.
         normalizer: ``"gaussian"``, ``"limits"``, ``"quantile"``, ``"motion"``, one that is fitted already, or ``None``.
         stride: steps between the presents of neighbouring windows.
-        episodes: which episodes to use (all by default).
+        episodes: which episodes to use (all by default), see ``TrajectoryDataset``.
         inside: only windows that lie within their episode as a whole.
         crowd: at most so many agents a window, see ``TrajectoryDataset``.
 
