@@ -48,7 +48,7 @@ class EvaluationReport:
     Args:
         success: whether every agent succeeded, by the last that the environment said of it; an episode of which it said
             nothing did not succeed (NaN where it says nothing of any).
-        returns: reward summed over steps, mean over agents.
+        returns: reward summed over steps, mean over the agents that were there.
         contacts: contacts that the environment counted (NaN where it does not).
         steps: environment steps; for a success, its makespan.
         plan_ms: wall-clock milliseconds a plan, of batches of plans that are made at once: how long one robot waits
@@ -67,7 +67,9 @@ class EvaluationReport:
         """Success rate, contact rate, return, and makespan of the successes (environment steps)."""
         columns = {"success": self.success, "contacts": np.minimum(1.0, self.contacts).tolist(), "return": self.returns}
         columns["steps"] = [float(s) for s, won in zip(self.steps, self.success, strict=True) if won == 1] or [np.nan]
-        return {name: mean_interval([values]) for name, values in columns.items() if not np.isnan(values).all()}
+        how = {"success": share_interval, "contacts": share_interval}
+        told = {name: values for name, values in columns.items() if not np.isnan(values).all()}
+        return {name: how.get(name, mean_interval)([values]) for name, values in told.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the summary and the episodes; NaN becomes null."""
@@ -78,9 +80,7 @@ class EvaluationReport:
 def mean_interval(groups: Sequence[Sequence[float]], seed: int = 0, resamples: int = 4_000) -> Interval:
     """Mean over groups (training seeds) of episodes, and its 95 % interval by a two-level percentile bootstrap.
 
-    Groups are resampled, then episodes inside each; with one group that is the ordinary bootstrap. A share, of zeros
-    and ones, is at least as uncertain as all episodes together leave it (E. B. Wilson 1927): where all of 100 succeed,
-    no resampling would show that others may fail.
+    Groups are resampled, then episodes inside each; with one group that is the ordinary bootstrap.
     """
     rng = np.random.default_rng(seed)
     arrays = [np.asarray(group, float) for group in groups]
@@ -90,27 +90,41 @@ def mean_interval(groups: Sequence[Sequence[float]], seed: int = 0, resamples: i
         picked = picks == index  # every pick of a group draws its episodes anew
         means[picked] = array[rng.integers(len(array), size=(picked.sum(), len(array)))].mean(1)
     low, high = np.quantile(means.mean(1), (0.025, 0.975))
-    every = np.concatenate(arrays)
-    if np.isin(every, (0, 1)).all():
-        wilson = stats.binomtest(int(every.sum()), len(every)).proportion_ci(method="wilson")
-        low, high = min(low, wilson.low), max(high, wilson.high)
     return Interval(float(np.mean([array.mean() for array in arrays])), float(low), float(high))
 
 
-class Tally:
-    """What came of one episode of so many agents, step by step; what it counts stands in ``EvaluationReport``."""
+def share_interval(groups: Sequence[Sequence[float]]) -> Interval:
+    """``mean_interval`` of zeros and ones, at least as wide as all episodes together leave it (E. B. Wilson 1927).
 
-    def __init__(self, agents: int):
-        self.agents, self.total, self.contacts, self.steps = agents, 0.0, float("nan"), 0
+    Where all of 100 succeed, no resampling would show that others may fail. NaN makes it NaN.
+    """
+    found, every = mean_interval(groups), np.concatenate([np.asarray(group, float) for group in groups])
+    if np.isnan(every).any():
+        return found
+    wilson = stats.binomtest(int(every.sum()), len(every)).proportion_ci(method="wilson")
+    return Interval(found.value, min(found.low, wilson.low), max(found.high, wilson.high))
+
+
+class Tally:
+    """What came of one episode, step by step; what it counts stands in ``EvaluationReport``."""
+
+    def __init__(self) -> None:
+        self.contacts, self.steps = float("nan"), 0
+        self._paid: dict[str, float] = {}
         self._success: dict[str, float] = {}
 
     def step(self, rewards: Mapping[str, Any], infos: Mapping[str, Mapping[str, Any]]) -> None:
         self.steps += 1
-        self.total += sum(map(float, rewards.values())) / self.agents
+        for name, reward in rewards.items():
+            self._paid[name] = self._paid.get(name, 0.0) + float(reward)
         for name, info in infos.items():
             if "success" in info:
                 self._success[name] = float(info["success"])
             self.contacts = float(info.get("contacts", self.contacts))
+
+    @property
+    def total(self) -> float:
+        return sum(self._paid.values()) / max(1, len(self._paid))
 
     @property
     def success(self) -> float:
@@ -228,7 +242,7 @@ def run_batch(
     observations: list[Observations | None] = [seen for seen, _ in began]
     told: list[Mapping[str, Any] | None] = [infos for _, infos in began]
     policy.reset(seeds)
-    tallies = [Tally(len(env.possible_agents)) for env in envs]
+    tallies = [Tally() for _ in envs]
     while any(observations):
         if isinstance(policy, SensingPolicy):
             policy.sense(told)

@@ -15,7 +15,7 @@ from figures import RESULTS, Figure, record
 
 import diffplan as dp
 from diffplan.envs.crossing_layouts import RADIUS
-from diffplan.evaluation import episode_seed, mean_interval
+from diffplan.evaluation import episode_seed, share_interval
 from diffplan.planners.question import Sampling
 
 COMMAND = "python scripts/benchmark_announcements.py --seeds {seeds} --episodes {episodes}"
@@ -66,7 +66,7 @@ def main() -> None:
     count, command = arguments.seeds * arguments.episodes, COMMAND.format(**vars(arguments))
 
     def figure(label: str, name: str, beside: dict[str, Figure]) -> Figure:
-        mine = mean_interval([rows[name] for rows in found])
+        mine = share_interval([rows[name] for rows in found])
         return Figure(label, mine.value, mine.low, mine.high, "share", arguments.seeds, count, command, beside)
 
     beside = {name: figure(name, name, {}) for name in ("told, without a guide", "not told")}

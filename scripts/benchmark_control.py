@@ -18,7 +18,7 @@ from figures import RESULTS, Figure, kept, one_thread, record
 
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
-from diffplan.evaluation import Interval, mean_interval
+from diffplan.evaluation import Interval, mean_interval, share_interval
 from diffplan.files import claim, write_json
 from diffplan.helpers import follow_parent
 
@@ -186,7 +186,7 @@ def collect(row: Row, out: Path) -> None:
 def interval(name: str, reports: list[dict[str, Any]]) -> Interval:
     low = ROWS[name].random_return
     if low is None:
-        return mean_interval([report["success"] for report in reports])
+        return share_interval([report["success"] for report in reports])
     high = float(dp.TrajectoryStore.open(FOLDER / name / "data").returns.mean())
     return mean_interval([[100 * (value - low) / (high - low) for value in report["returns"]] for report in reports])
 

@@ -34,7 +34,7 @@ import numpy as np
 from figures import RESULTS, Figure, kept, one_thread, record, resampled
 
 import diffplan as dp
-from diffplan.evaluation import Interval, Policy, mean_interval
+from diffplan.evaluation import Interval, Policy, mean_interval, share_interval
 from diffplan.files import claim, read_json, write_json
 from diffplan.finetuning import METHODS, Acting, Learning
 from diffplan.finetuning.loop import AUTO, weights_sha256
@@ -180,7 +180,13 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
     def points(key: str) -> list[np.ndarray]:
         return [100 * (np.array(one[key]) - low) / (high - low) for one in results]
 
-    before, after, valued = points("before"), points("after"), points(VALUED)
+    def mean(key: str) -> Interval:
+        if ROWS[name].score == "return":
+            return mean_interval(points(key))
+        found = share_interval([one[key] for one in results])
+        return Interval(100 * found.value, 100 * found.low, 100 * found.high)
+
+    before, after = points("before"), points("after")
     began, curves = points("began"), points("curve")
     seeds, episodes = arguments.seeds, arguments.seeds * arguments.episodes
     command = f"{COMMAND} --rows {name} --seeds {seeds} --steps {arguments.steps} --method {arguments.method}"
@@ -190,15 +196,12 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
         return Figure(label, value.value, value.low, value.high, unit, seeds, episodes, command, beside or {})
 
     budget = f"{arguments.steps // 1000}k_{name}" + f"_{arguments.method}" * (arguments.method != AUTO)
-    beside = {
-        label: figure(label, "points", mean_interval(groups))
-        for label, groups in (("before", before), (VALUED, valued), ("after", after))
-    }
+    beside = {label: figure(label, "points", mean(label)) for label in ("before", VALUED, "after")}
     if arguments.each or ROWS[name].skill == "random":
         number = dp.make(ROWS[name].env, **ROWS[name].options).joint_spec.num_agents
         label = f"co_learning_{number}_{budget}" if arguments.each else f"random_{budget.removesuffix('_random')}"
         beside.pop("after")
-        return [figure(label, "points", mean_interval(after), beside)]
+        return [figure(label, "points", mean("after"), beside)]
     worst = [curve.min() / start for curve, start in zip(curves, began, strict=True)]
     minutes = {phase: [[one["seconds"][phase] / 60] for one in results] for phase in PHASES}
     total = [[sum(minutes[phase][i][0] for phase in PHASES)] for i in range(seeds)]

@@ -14,7 +14,7 @@ import numpy as np
 from figures import RESULTS, Figure, record
 
 import diffplan as dp
-from diffplan.evaluation import Interval, mean_interval
+from diffplan.evaluation import Interval, share_interval
 from diffplan.planners import Question
 from diffplan.planners.member import Manners, TeamMember, answers
 from diffplan.planners.question import Sampling
@@ -81,8 +81,8 @@ def figures(planner: dp.DiffusionPlanner, teams: int) -> list[Figure]:
         found = [ways(planner.for_agents(team_of(n)), n, teams, how) for n in range(2, MOST + 1)]
         agree = [np.abs(one.mean(1)) == 1 for one in found]
         up = [one[same, 0] > 0 for one, same in zip(found, agree, strict=True)]
-        valid[how] = mean_interval([min(agree, key=np.mean)])
-        balance[how] = mean_interval([max(up, key=lambda one: abs(one.mean() - 0.5))])
+        valid[how] = share_interval([min(agree, key=np.mean)])
+        balance[how] = share_interval([max(up, key=lambda one: abs(one.mean() - 0.5))])
 
     def figure(name: str, one: Interval, beside: dict[str, Figure]) -> Figure:
         count = teams * (MOST - 1)

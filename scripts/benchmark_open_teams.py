@@ -11,6 +11,7 @@ goes on. Writes to docs/results/teams.json.
 """
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from benchmark_control import FOLDER as RUNS
@@ -19,7 +20,7 @@ from figures import RESULTS, Figure, kept, one_thread, record
 from pettingzoo.utils import BaseParallelWrapper
 
 import diffplan as dp
-from diffplan.evaluation import mean_interval
+from diffplan.evaluation import Interval, mean_interval, share_interval
 from diffplan.files import write_json
 
 FOLDER = RUNS / "open_team"
@@ -116,8 +117,14 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds, command = range(arguments.seeds), COMMAND.format(**vars(arguments))
 
-    def figure(label: str, groups: list[list[float]], beside: dict[str, Figure], unit: str = "share") -> Figure:
-        mine, count = mean_interval(groups), sum(map(len, groups))
+    def figure(
+        label: str,
+        groups: list[list[float]],
+        beside: dict[str, Figure],
+        unit: str = "share",
+        how: Callable[..., Interval] = share_interval,
+    ) -> Figure:
+        mine, count = how(groups), sum(map(len, groups))
         return Figure(label, mine.value, mine.low, mine.high, unit, arguments.seeds, count, command, beside)
 
     def success(robots: int, variant: str, beside: dict[str, Figure], label: str = "") -> Figure:
@@ -134,10 +141,10 @@ def main() -> None:
         four.figure: four,
         "robots that were not called away": figure("survivors", survivors, {}),
         "schedules in which all of them succeed": figure("schedules", [one["success"] for one in found], {}),
-        "actions for absent robots": figure("wrong", wrong, {}, "actions"),
+        "actions for absent robots": figure("wrong", wrong, {}, "actions", mean_interval),
     }
     lost = [[four.value - one for one in group] for group in survivors]
-    record(RESULTS / "teams.json", [figure("enter_leave_drop", lost, beside)])
+    record(RESULTS / "teams.json", [figure("enter_leave_drop", lost, beside, how=mean_interval)])
 
 
 if __name__ == "__main__":

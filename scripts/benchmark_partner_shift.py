@@ -23,7 +23,7 @@ from figures import RESULTS, Figure, kept, one_thread, record, resampled
 
 import diffplan as dp
 from diffplan.envs.crossing_partners import ScriptedPartners
-from diffplan.evaluation import Interval, mean_interval
+from diffplan.evaluation import Interval, mean_interval, share_interval
 from diffplan.files import write_json
 from diffplan.finetuning import METHODS, Acting
 from diffplan.finetuning.loop import AUTO
@@ -115,7 +115,7 @@ def main() -> None:
     method += "_filtered" * arguments.safe
 
     def figure(label: str, value: Interval, unit: str, others: Sequence[str] = ()) -> Figure:
-        beside = {name: figure(name, mean_interval([one[name] for one in found]), "share") for name in others}
+        beside = {name: figure(name, share_interval([one[name] for one in found]), "share") for name in others}
         return Figure(label, value.value, value.low, value.high, unit, arguments.seeds, count, command, beside)
 
     columns = {name: [one[name] for one in found] for name in found[0] if name.endswith(("before", "after"))}

@@ -19,7 +19,7 @@ import diffplan as dp
 from diffplan.datasets import run_episode
 from diffplan.envs.crossing_partners import HELDOUT_FAMILIES, STYLE_SIZE, TRAINING_FAMILIES, ScriptedPartners, Style
 from diffplan.envs.crossing_response import PartneredExpert, style_of
-from diffplan.evaluation import Interval, episode_seed, mean_interval
+from diffplan.evaluation import Interval, episode_seed, mean_interval, share_interval
 from diffplan.files import write_json
 from diffplan.planners.question import Sampling
 from diffplan.spec import watched
@@ -224,7 +224,8 @@ def main() -> None:
         return Figure(label, mine.value, mine.low, mine.high, unit, arguments.seeds, count, command, baselines)
 
     def figure(label: str, name: str, column: str, beside: dict[str, str], unit: str = "share") -> Figure:
-        mean = {one: mean_interval([seed[one][column] for seed in found]) for one in (name, *beside.values())}
+        how = share_interval if column in ("success", "recognised") else mean_interval
+        mean = {one: how([seed[one][column] for seed in found]) for one in (name, *beside.values())}
         return made(label, unit, mean[name], {title: mean[one] for title, one in beside.items()})
 
     figures = []

@@ -108,7 +108,10 @@ class Scores:
         return Interval(1 - left.value, 1 - left.high, 1 - left.low)
 
     def _interval(self, above: np.ndarray, below: np.ndarray) -> Interval:
-        """The sum of one over that of the other; blocks of windows that overlap are bootstrapped as wholes."""
+        """The sum of one over that of the other; blocks of windows are bootstrapped as wholes.
+
+        Blocks share frames with their neighbours alone: as if they shared none.
+        """
         _, index = np.unique(self.block, return_inverse=True)
         sums = np.stack([np.bincount(index, column) for column in (above, below)])
         count = sums.shape[1]

@@ -14,7 +14,7 @@ from typing import Any
 from benchmark_control import FOLDER, JOINT, ROWS, SAFE, UNGUIDED, collect, train_and_evaluate
 from figures import RESULTS, Figure, one_thread, record
 
-from diffplan.evaluation import mean_interval
+from diffplan.evaluation import share_interval
 
 ROW = "crossing_obstacles_8"
 COMMAND = "python scripts/benchmark_safety.py --seeds {seeds} --episodes {episodes}"
@@ -33,7 +33,7 @@ def main() -> None:
     }
 
     def figure(label: str, variant: str, column: Callable[[dict[str, Any]], list[float]]) -> Figure:
-        found = mean_interval([column(report) for report in reports[variant]])
+        found = share_interval([column(report) for report in reports[variant]])
         command = COMMAND.format(seeds=seeds, episodes=episodes)
         return Figure(label, found.value, found.low, found.high, "share", seeds, seeds * episodes, command)
 

@@ -22,7 +22,7 @@ from figures import RESULTS, Figure, one_thread, record, resampled
 from scipy.stats import bootstrap
 
 import diffplan as dp
-from diffplan.evaluation import Interval, mean_interval
+from diffplan.evaluation import Interval, mean_interval, share_interval
 from diffplan.files import read_json, write_json
 from diffplan.planners.channel import Link
 from diffplan.planners.member import Manners, TeamMember
@@ -122,9 +122,9 @@ class Bench:
 
     def success(self, label: str, name: str, *others: str) -> Figure:
         """Success of a case, with what was said, beside other cases' success."""
-        beside = [self.figure(other, mean_interval(self.column(other))) for other in others]
+        beside = [self.figure(other, share_interval(self.column(other))) for other in others]
         beside += self.talk(name)
-        return self.figure(label, mean_interval(self.column(name)), beside=beside)
+        return self.figure(label, share_interval(self.column(name)), beside=beside)
 
     def talk(self, name: str) -> list[Figure]:
         return [
@@ -144,7 +144,7 @@ class Bench:
 
         gap = resampled(share, [self.column(name) for name in ("far_central", "far_shared", "far_messages")])
         beside = [self.success("silent", "far_shared"), self.success("talking", "far_messages")]
-        beside.append(self.figure("a planner that knows all", mean_interval(self.column("far_central"))))
+        beside.append(self.figure("a planner that knows all", share_interval(self.column("far_central"))))
         return self.figure("sensing_gap_recovered", gap, beside=beside)
 
     def drop(self) -> Figure:

@@ -11,7 +11,7 @@ import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
 from diffplan.envs import behavior_policy
 from diffplan.envs.crossing import CrossingEnv
-from diffplan.evaluation import EvaluationReport, episode_seed, mean_interval
+from diffplan.evaluation import EvaluationReport, episode_seed, mean_interval, share_interval
 
 
 class Still:
@@ -81,7 +81,7 @@ def test_the_interval_over_several_seeds_is_that_of_drawing_seeds_and_then_episo
 @pytest.mark.parametrize("count", [20, 100])
 def test_where_all_or_none_succeed_the_rest_is_as_uncertain_as_so_few_episodes_leave_it(count: int) -> None:
     for share in (0.0, 1.0):
-        found = mean_interval([[share] * count])
+        found = share_interval([[share] * count])
         assert found.value == share
         assert abs(share - found.low) + abs(share - found.high) == pytest.approx(3.84 / (count + 3.84), abs=1e-3)
 
@@ -89,7 +89,7 @@ def test_where_all_or_none_succeed_the_rest_is_as_uncertain_as_so_few_episodes_l
 def test_the_interval_of_a_share_covers_it_as_often_as_it_says() -> None:
     for share in (0.5, 0.97):
         trials = np.random.default_rng(0).random((200, 50)) < share
-        found = [mean_interval([trial.astype(float)], resamples=500) for trial in trials]
+        found = [share_interval([trial.astype(float)]) for trial in trials]
         assert np.mean([one.low <= share <= one.high for one in found]) >= 0.9
 
 

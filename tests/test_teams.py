@@ -180,6 +180,20 @@ def test_what_all_know_is_asked_first_and_is_the_same_for_all_to_the_bit(planner
     assert private.common(private.ask(NEAR["robot_0"], {"robot_1": hidden("robot_1")}, 0)) is None
 
 
+def test_what_all_know_is_asked_once_for_all(planner, monkeypatch) -> None:
+    asked, answer = [], type(planner).answer
+
+    def counted(self, questions, sampling=None):
+        asked.append((len(questions), sampling.num_samples))
+        return answer(self, questions, sampling)
+
+    monkeypatch.setattr(type(planner), "answer", counted)
+    team = DecentralizedTeam(planner, Manners(speak=False))
+    team.reset([0, 1])
+    team([NEAR, NEAR])
+    assert asked == [(2, SUPPOSITIONS), (2, 1), (4, 1)]
+
+
 def test_what_was_once_taken_for_anothers_goal_stays_until_it_is_told(planner) -> None:
     member = TeamMember(planner, "robot_1", Manners(speak=False))
     member.act(NEAR["robot_1"], {"robot_0": np.full(6, np.nan, np.float32)}, 0)  # it does not see it

@@ -151,8 +151,12 @@ class TrajectoryStore:
 
         Raises as ``create`` and ``append``.
         """
-        there = Path(path).exists()
-        store, stream = cls.create(path, spec, source), iter(episodes)
+        there, stream = Path(path).exists(), iter(episodes)
+        try:
+            store = cls.create(path, spec, source)
+        except OSError:
+            _remove_empty(path, there)
+            raise
         with alone(store.path):
             try:
                 while chunk := list(itertools.islice(stream, _SHARD)):
@@ -161,9 +165,7 @@ class TrajectoryStore:
                 (store.path / MANIFEST).unlink(missing_ok=True)
                 for index in range(len(store._shards) + 1):  # its own, and that of an append that failed at its end
                     shutil.rmtree(store.path / shard_folder(index), ignore_errors=True)
-                with suppress(OSError):  # where something else is in it
-                    if not there:
-                        store.path.rmdir()
+                _remove_empty(path, there)
                 raise
         return store
 
@@ -295,8 +297,8 @@ class TrajectoryStore:
                     )
 
     def info(self) -> dict[str, Any]:
-        """Plain facts for ``diffplan data info``: episodes, steps, agents, widths, returns (mean over agents, as
-        ``evaluate`` has them), label counts, bytes."""
+        """Plain facts for ``diffplan data info``: episodes, steps, agents, widths, returns (mean over the agents that
+        were there, as ``evaluate`` has them), label counts, bytes."""
         return {
             "path": str(self.path),
             "source": self.source,
@@ -367,21 +369,22 @@ def _pieces(name: str, episodes: Sequence[Trajectory], lengths: Sequence[int]) -
         yield np.pad(array, [(0, 1), *[(0, 0)] * (array.ndim - 1)]) if name in _STEP_ARRAYS else array
 
 
+def _remove_empty(path: str | Path, there: bool) -> None:
+    """Removes a folder that was not there before, unless something else is in it."""
+    with suppress(OSError):
+        if not there:
+            Path(path).rmdir()
+
+
 def summary(values: np.ndarray) -> dict[str, float]:
     """Mean, std, least and greatest of numbers; nothing of none."""
     if not len(values):
         return {}
-    return {
-        "mean": float(values.mean()),
-        "std": float(values.std()),
-        "min": float(values.min()),
-        "max": float(values.max()),
-    }
+    found = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
+    return {name: float(value) for name, value in found.items()}
 
 
-def _count_labels(
-    labels: Sequence[Labels],
-) -> dict[str, dict[str, int] | dict[str, float]]:
+def _count_labels(labels: Sequence[Labels]) -> dict[str, dict[str, int] | dict[str, float]]:
     """Words and truth values are counted (where there are few), numbers are summarised."""
     counted: dict[str, dict[str, int] | dict[str, float]] = {}
     for name in dict.fromkeys(key for one in labels for key in one):

@@ -167,9 +167,7 @@ class TeamMember:
             self.stats.refused += 1
             return
         before = self.heard.get(message.sender)
-        future = (
-            self.step >= 0 and message.step > self.step + horizon
-        )  # before its first step it does not know the time
+        future = 0 <= self.step < message.step - horizon  # before its first step it does not know the time
         if message.sender == self.name or message.horizon != horizon or future:
             self.stats.refused += 1
         elif before is not None and message.step == before.step:
@@ -365,20 +363,30 @@ class TeamMember:
 def answers(asked: Sequence[tuple[TeamMember, Question]]) -> list[Plan]:
     """The plans of members (of one planner), in one call for all that can be asked together.
 
-    What members have in common is asked first, for goals and then for a plan, which is then their last; ``common`` says
-    what that is.
+    What members have in common is asked first, once, for goals and then for a plan, which is then their last;
+    ``common`` says what that is.
     """
     questions = [question for _, question in asked]
     shared = {index: one for index, (member, own) in enumerate(asked) if (one := member.common(own)) is not None}
-    drawn = _answered(asked, shared, SUPPOSITIONS)
+    drawn = _answered_once(asked, shared, SUPPOSITIONS)
     shared = {index: asked[index][0].suppose(shared[index], plan) for index, plan in drawn.items()}
-    for index, plan in _answered(asked, shared).items():
+    for index, plan in _answered_once(asked, shared).items():
         questions[index] = dataclasses.replace(asked[index][0].suppose(questions[index], plan), warm_start=plan)
     plans: dict[int, Plan] = {}
     for warm in (False, True):
         group = {i: one for i, one in enumerate(questions) if (one.warm_start is not None) == warm}
         plans |= _answered(asked, group)
     return [plans[index] for index in range(len(asked))]
+
+
+def _answered_once(
+    asked: Sequence[tuple[TeamMember, Question]], questions: Mapping[int, Question], num_samples: int = 1
+) -> dict[int, Plan]:
+    """The same for questions of observations and seed alone; equal ones are asked once."""
+    keys = {i: (one.seed, *((n, row.tobytes()) for n, row in one.observations.items())) for i, one in questions.items()}
+    asker = {key: i for i, key in keys.items()}
+    plans = _answered(asked, {i: questions[i] for i in asker.values()}, num_samples)
+    return {i: plans[asker[key]] for i, key in keys.items()}
 
 
 def _answered(

@@ -99,7 +99,7 @@ class World:
         """
         self._episode += 1
         observations, infos = self.env.reset(seed=seed)
-        tally, setting_out = Tally(len(self.env.possible_agents)), 0.0
+        tally, setting_out = Tally(), 0.0
         while self.env.agents and time.monotonic() < end:
             before_step(self.steps)
             self._keep_pace()
