@@ -241,15 +241,16 @@ def test_agents_that_never_are_there_do_not_count_in_mean_returns(tmp_path: Path
 
 
 def test_others_read_one_end_of_an_episode_that_agents_leave_one_by_one(tmp_path: Path):
-    leaving = episodes(CARS, [5])[0]
-    leaving.truncations[:] = False
+    leaving, unended = episodes(CARS, [5, 2])
+    leaving.truncations[:] = unended.terminations[:] = False
     leaving.agent_mask[3:, 0] = False
     leaving.terminations[2, 0] = leaving.truncations[4, 1] = True
     store = TrajectoryStore.create(tmp_path / "data", CARS, "random walks")
-    store.append([leaving])
+    store.append([leaving, unended])
     with h5py.File(export_minari(store, tmp_path / "all") / "data" / "main_data.hdf5") as file:
         assert file["episode_0/terminations"][:].tolist() == [False] * 5
         assert file["episode_0/truncations"][:].tolist() == [False] * 4 + [True]
+        assert file["episode_1/truncations"][:].tolist() == [False, True]
     again = import_episodes(Minari(tmp_path / "all"), tmp_path / "again")[0]
     np.testing.assert_array_equal(again.terminations, leaving.terminations)
     np.testing.assert_array_equal(again.truncations, leaving.truncations)

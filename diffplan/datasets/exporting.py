@@ -107,8 +107,9 @@ def _write_episode(group: Any, index: int, episode: Trajectory) -> None:
             width = role.observation_size if what == "observations" else role.action_size
             group.create_dataset(f"{what}/{name}", data=arrays[:, agent, :width])
     group["rewards"] = episode.rewards
-    for name in ("terminations", "truncations"):  # of the episode: others go on where an agent leaves
-        group[name] = np.append(np.zeros(len(episode) - 1, bool), getattr(episode, name)[-1].any())
+    ended = episode.terminations[-1].any()
+    for name, last in (("terminations", ended), ("truncations", episode.truncations[-1].any() or not ended)):
+        group[name] = np.append(np.zeros(len(episode) - 1, bool), last)  # others go on where an agent leaves
     exact = group.create_group(OURS)
     exact.attrs["labels"] = json.dumps(episode.labels)
     for name in (*ROWS, *STEPS):
