@@ -225,7 +225,7 @@ def test_an_evaluation_reports_every_episode(run: Path, capsys: pytest.CaptureFi
     assert len(report["returns"]) == 3
     assert max(report["steps"]) <= 12
     assert main(["evaluate", str(run), "--episodes", "2"]) == 0
-    assert "success      0 [0, 0]" in capsys.readouterr().out
+    assert "success      0 [0, 0.658]" in capsys.readouterr().out
 
 
 def test_guided_plans_and_safe_episodes(run: Path, capsys: pytest.CaptureFixture[str]):
