@@ -96,10 +96,10 @@ def mean_interval(groups: Sequence[Sequence[float]], seed: int = 0, resamples: i
 def share_interval(groups: Sequence[Sequence[float]]) -> Interval:
     """``mean_interval`` of zeros and ones, at least as wide as all episodes together leave it (E. B. Wilson 1927).
 
-    Where all of 100 succeed, no resampling would show that others may fail. NaN makes it NaN.
+    Where all of 100 succeed, no resampling would show that others may fail. Of other numbers it is ``mean_interval``.
     """
     found, every = mean_interval(groups), np.concatenate([np.asarray(group, float) for group in groups])
-    if np.isnan(every).any():
+    if not np.isin(every, (0, 1)).all():
         return found
     wilson = stats.binomtest(int(every.sum()), len(every)).proportion_ci(method="wilson")
     return Interval(found.value, min(found.low, wilson.low), max(found.high, wilson.high))

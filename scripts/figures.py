@@ -56,16 +56,14 @@ def record(path: str | Path, figures: Sequence[Figure]) -> None:
     print(json.dumps([dataclasses.asdict(one) for one in figures], indent=2))
 
 
-def resampled(
-    statistic: Callable[[np.ndarray], Any], columns: Sequence[Sequence[Sequence[float]]], resamples: int = 4_000
-) -> Interval:
+def resampled(statistic: Callable[[np.ndarray], Any], columns: Sequence[Sequence[Sequence[float]]]) -> Interval:
     """A statistic of the means of several columns [what][seed][episode], and its 95 % bootstrap interval.
 
     Seeds, and then episodes, are drawn for all columns together: they are of the same starts. NaN does not count.
     """
     rows, rng = np.array(columns, float), np.random.default_rng(0)
     _, seeds, episodes = rows.shape
-    chosen = rng.integers(seeds, size=(resamples, seeds, 1)), rng.integers(episodes, size=(resamples, seeds, episodes))
+    chosen = rng.integers(seeds, size=(4_000, seeds, 1)), rng.integers(episodes, size=(4_000, seeds, episodes))
     low, high = np.nanquantile(statistic(rows[:, *chosen].mean((-1, -2))), (0.025, 0.975))
     return Interval(float(statistic(rows.mean((1, 2)))), float(low), float(high))
 

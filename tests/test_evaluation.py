@@ -84,6 +84,7 @@ def test_where_all_or_none_succeed_the_rest_is_as_uncertain_as_so_few_episodes_l
         found = share_interval([[share] * count])
         assert found.value == share
         assert abs(share - found.low) + abs(share - found.high) == pytest.approx(3.84 / (count + 3.84), abs=1e-3)
+    assert share_interval([[3.0] * count]) == mean_interval([[3.0] * count])  # whatever an environment calls success
 
 
 def test_the_interval_of_a_share_covers_it_as_often_as_it_says() -> None:
