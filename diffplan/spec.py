@@ -5,6 +5,7 @@ At the edges (environments, users) data are dictionaries keyed by agent name; in
 """
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 
 Observations = dict[str, np.ndarray]
 Actions = dict[str, np.ndarray]
+
+_ENTRIES = ("position", "static", "velocity", "obstacles", "goal", "legal")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Role:
         legal: which observation entries say (1 or 0) which choices are legal, one for each; planned ones are legal.
 
     Raises:
-        ValueError: an index outside the observation, bounds that do not fit each other, obstacle entries that are no
-            whole triples, a goal of another width than the position, or not one legal entry for each choice.
+        ValueError: an index outside the observation, bounds that do not fit each other or are not finite, obstacle
+            entries that are no whole triples, a goal of another width than the position, or not one legal entry for
+            each choice.
     """
 
     observation_size: int
@@ -56,6 +60,10 @@ class Role:
     legal: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("action_low", "action_high"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        for name in _ENTRIES:
+            object.__setattr__(self, name, tuple(map(operator.index, getattr(self, name))))
         if self.observation_size < 1:
             raise ValueError(f"observation_size={self.observation_size}; an agent observes at least one number.")
         if len(self.action_low) != len(self.action_high):
@@ -66,6 +74,8 @@ class Role:
             raise ValueError(
                 f"action_low={self.action_low} must lie below action_high={self.action_high} in every entry."
             )
+        if not np.isfinite((*self.action_low, *self.action_high)).all():
+            raise ValueError(f"action_low={self.action_low}, action_high={self.action_high}; give finite bounds.")
         if not 0 <= self.radius < float("inf"):
             raise ValueError(f"radius={self.radius}; give the body's radius (m), or 0 for a point.")
         if len(self.obstacles) % 3:
@@ -77,7 +87,7 @@ class Role:
                 f"legal={self.legal} for discrete={self.discrete} actions of {self.action_size} entries; give one "
                 "entry for each choice of a discrete action."
             )
-        for name in ("position", "static", "velocity", "obstacles", "goal", "legal"):
+        for name in _ENTRIES:
             outside = [i for i in getattr(self, name) if not 0 <= i < self.observation_size]
             if outside:
                 raise ValueError(
@@ -123,7 +133,7 @@ class JointSpec:
         unknown = sorted(set(self.agents.values()) - set(self.roles))
         if unknown:
             raise ValueError(f"agents have roles {unknown} that are not in roles {sorted(self.roles)}; add them.")
-        if not self.dt > 0:
+        if not 0 < self.dt < float("inf"):
             raise ValueError(f"dt={self.dt}; the time between two steps is a positive number of seconds.")
 
     def __repr__(self) -> str:
@@ -286,16 +296,16 @@ class JointSpec:
             roles = {
                 str(name): Role(
                     int(role["observation_size"]),
-                    tuple(map(float, role["action_low"])),
-                    tuple(map(float, role["action_high"])),
-                    tuple(map(int, role["position"])),
-                    tuple(map(int, role["static"])),
-                    tuple(map(int, role.get("velocity", ()))),  # data from before 0.1.0 do not say
-                    tuple(map(int, role.get("obstacles", ()))),
+                    role["action_low"],
+                    role["action_high"],
+                    role["position"],
+                    role["static"],
+                    role.get("velocity", ()),  # data from before 0.1.0 do not say
+                    role.get("obstacles", ()),
                     float(role.get("radius", 0.0)),
-                    tuple(map(int, role.get("goal", ()))),
+                    role.get("goal", ()),
                     bool(role.get("discrete", False)),
-                    tuple(map(int, role.get("legal", ()))),
+                    role.get("legal", ()),
                 )
                 for name, role in data["roles"].items()
             }

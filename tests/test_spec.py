@@ -47,6 +47,11 @@ def test_a_spec_survives_json() -> None:
     assert JointSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
 
 
+def test_a_role_of_lists_or_arrays_is_that_of_tuples() -> None:
+    made = Role(3, np.array([-1, -2], np.float32), [1, 2], position=np.arange(2), static=[2])
+    assert made == ARM and json.loads(json.dumps(dataclasses.asdict(made)))["position"] == [0, 1]
+
+
 def test_roles_that_say_more_for_the_safety_filter_are_the_same_roles() -> None:
     told = dataclasses.replace(ARM, velocity=(1, 2), obstacles=(0, 1, 2))
     assert told == ARM
@@ -76,10 +81,12 @@ def test_renaming_keeps_order_and_roles() -> None:
         (lambda: JointSpec({}, {"arm": ARM}), "at least one agent"),
         (lambda: JointSpec({"a": "leg"}, {"arm": ARM}), "roles ['leg'] that are not in roles ['arm']"),
         (lambda: JointSpec({"a": "arm"}, {"arm": ARM}, dt=0.0), "dt=0.0"),
+        (lambda: JointSpec({"a": "arm"}, {"arm": ARM}, dt=np.inf), "dt=inf"),
         (lambda: JointSpec.from_dict({"agents": {}}), "not a JointSpec"),
         (lambda: Role(0, (-1.0,), (1.0,)), "observation_size=0"),
         (lambda: Role(2, (-1.0,), (1.0, 1.0)), "action_low has 1 entries, action_high 2"),
         (lambda: Role(2, (1.0,), (1.0,)), "must lie below"),
+        (lambda: Role(2, (-np.inf,), (np.inf,)), "give finite bounds"),
         (lambda: Role(2, (-1.0,), (1.0,), position=(2,)), "position entries [2] are outside"),
         (lambda: Role(2, (-1.0,), (1.0,), velocity=(0, 3)), "velocity entries [3] are outside"),
         (lambda: Role(2, (-1.0,), (1.0,), obstacles=(0, 1)), "obstacles=(0, 1) are no triples"),
