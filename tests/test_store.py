@@ -88,6 +88,11 @@ def test_columns_describe_the_episodes(store):
     assert info["bytes"] == sum(f.stat().st_size for f in store.path.rglob("shard*/*"))
 
 
+def test_a_label_of_words_and_numbers_is_counted(tmp_path):
+    TrajectoryStore.write(tmp_path / "data", SPEC, "", [episode(5, 0, who="a"), episode(5, 1, who=3)])
+    assert TrajectoryStore.open(tmp_path / "data").info()["labels"] == {"who": {"a": 1, "3": 1}}
+
+
 def test_agents_act_where_they_are_there_now_and_next(store):
     for index, one in enumerate(EPISODES[:5]):
         rows = store.first_rows[index] + np.arange(len(one) + 1)

@@ -385,11 +385,11 @@ def summary(values: np.ndarray) -> dict[str, float]:
 
 
 def _count_labels(labels: Sequence[Labels]) -> dict[str, dict[str, int] | dict[str, float]]:
-    """Words and truth values are counted (where there are few), numbers are summarised."""
+    """Words (with what stands beside them) and truth values are counted where there are few, numbers summarised."""
     counted: dict[str, dict[str, int] | dict[str, float]] = {}
     for name in dict.fromkeys(key for one in labels for key in one):
         values = [one[name] for one in labels if name in one]
-        if all(isinstance(value, str | bool) for value in values):
+        if any(isinstance(value, str) for value in values) or all(isinstance(value, bool) for value in values):
             count = Counter(str(value) for value in values)
             few = len(count) <= _MOST_WORDS and max(map(len, count)) <= _MOST_LETTERS
             counted[name] = dict(count.most_common()) if few else {"different": len(count)}
