@@ -49,7 +49,9 @@ class Rollouts:
         if idle:
             raise ValueError(f"agents {idle} never act in {len(self.rollouts)} rollouts; leave out their observations.")
         discrete = all(np.ndim(acted[name]) == 0 for name in observed)
-        choices = (self.num_actions or self._largest() + 1) if discrete else 0
+        choices = (self._largest() + 1 if self.num_actions is None else self.num_actions) if discrete else 0
+        if discrete and choices < 1:
+            raise ValueError(f"{choices} choices of actions that are whole numbers; they count from 0 (num_actions).")
         widths = [(_width(name, seen), choices or _width(name, acted[name])) for name, seen in observed.items()]
         spec = make_spec(Path("rollouts"), list(observed), widths, self.dt, self.roles, discrete)
 
