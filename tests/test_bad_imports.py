@@ -372,6 +372,15 @@ def test_what_is_wrong_in_a_table_is_named_by_line(change: Callable, said: str, 
     assert said in refused(Table(tmp_path / "tracks.csv"), tmp_path)
 
 
+def test_an_agent_that_changes_its_role_and_units_that_nobody_knows_are_named(tmp_path: Path):
+    path = tmp_path / "tracks.csv"
+    path.write_text("time,agent,kind,x,y\n2,a,bike,2,2\n0,a,car,0,0\n1,b,bike,1,1\n1,a,car,1,1\n")
+    assert "line 2 says that agent 'a' is a 'bike', before it was a 'car' (1 such lines)" in refused(
+        Table(path, role="kind"), tmp_path
+    )
+    assert "units='miles'; choose one of m, cm, mm" in refused(Table(path, units="miles"), tmp_path)
+
+
 def test_wrong_units_are_suspected(tmp_path: Path):
     rows = [f"{0.1 * step:.1f},a,{140 * step},0" for step in range(20)]
     (tmp_path / "tracks.csv").write_text("\n".join(["time,agent,x,y", *rows]))
@@ -408,6 +417,9 @@ def test_what_is_wrong_in_pedestrian_text_is_named_by_line(line: str, said: str,
     [
         ({"frames": 1}, "frames=1; an episode has at least two"),
         ({"frames": 4, "stride": 0}, "stride=0; pieces begin 1 frame or more apart"),
+        ({"stride": 1}, "stride=1 is of pieces; say how many frames"),
+        ({"frames": 4}, "has no piece of 4 frames with 1 pedestrians; ask for fewer"),
+        ({"least": 2, "complete": True}, "has no piece of all its frames with 2 pedestrians in all of them"),
         ({"frame_step": -10}, "frame_step=-10; frame numbers go on by 1 or more"),
     ],
 )

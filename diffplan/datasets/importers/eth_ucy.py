@@ -59,7 +59,8 @@ class EthUcy:
         pieces = [p for one in recordings for p in cut(one, self.frames, self.stride, self.least, self.complete)]
         if not pieces:
             raise ValueError(
-                f"{source} has no piece of {self.frames} frames with {self.least} pedestrians; ask for fewer of either."
+                f"{source} has no piece of {self.frames or 'all its'} frames with {self.least} pedestrians"
+                f"{' in all of them' * self.complete}; ask for fewer of either."
             )
         spec = team(pieces, True, role_of(("x", "y"), 0, ("x", "y")), self.dt, source)
 

@@ -77,6 +77,8 @@ class Table:
         check_dt(self.dt)
         if not 0 < self.rate < float("inf"):
             raise ValueError(f"rate={self.rate:g}; a second has a positive number of the time column's units.")
+        if self.units not in METRES:
+            raise ValueError(f"units={self.units!r}; choose one of {', '.join(METRES)}.")
         check_pieces(self.frames, self.stride)
         source = Path(self.source)
         words = {name for name in (self.agent, self.episode, self.role) if name is not None}
@@ -92,10 +94,14 @@ class Table:
         recordings = [self._tracks(group, observed, scaled, dt) for group in groups]
         for one in recordings:
             one.check_times(dt)
+            one.check_roles()
             one.check_speed([observed.index(name) for name in position], dt, self.units)
         pieces = [p for one in recordings for p in cut(one, self.frames, self.stride, self.least, self.complete)]
         if not pieces:
-            raise ValueError(f"{source} has no piece of {self.frames} frames with {self.least} agents; ask for fewer.")
+            raise ValueError(
+                f"{source} has no piece of {self.frames or 'all its'} frames with {self.least} agents"
+                f"{' in all of them' * self.complete}; ask for fewer of either."
+            )
         role = role_of(observed, len(self.actions), position, self.velocity)
         spec = team(pieces, self.anonymous, role, dt, source)
 

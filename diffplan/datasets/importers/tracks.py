@@ -63,6 +63,18 @@ class Tracks:
                 f"{self.path}: {self.name} has a single time, {self.frame[0] * dt:g} s; expected two or more."
             )
 
+    def check_roles(self) -> None:
+        """Raises ``ValueError`` naming the line from which on an agent is of another kind than before."""
+        _, first, who = np.unique(self.agent, return_index=True, return_inverse=True)
+        changed = np.flatnonzero(self.role != self.role[first][who])
+        if len(changed):
+            row = changed[0]
+            name, kind, before = self.names[self.agent[row]], self.role[row], self.role[first][who][row]
+            raise ValueError(
+                f"{self.path}: line {self.line[row]} says that agent {name!r} is a {str(kind)!r}, before it was a "
+                f"{str(before)!r} ({len(changed)} such lines); an agent has one role."
+            )
+
     def check_speed(self, position: Sequence[int], dt: float, units: str) -> None:
         """Raises ``ValueError`` when nearly everything moves faster than anything that walks or drives."""
         order = np.lexsort((self.frame, self.agent))
@@ -124,7 +136,9 @@ def agent_name(value: object) -> str:
 
 
 def check_pieces(frames: int | None, stride: int | None) -> None:
-    """Raises ``ValueError`` for pieces that are no episodes, or do not go on."""
+    """Raises ``ValueError`` for pieces that are no episodes, or do not go on, or a stride of no pieces."""
+    if frames is None and stride is not None:
+        raise ValueError(f"stride={stride} is of pieces; say how many frames these have, too (frames).")
     if frames is not None and frames < 2:
         raise ValueError(f"frames={frames}; an episode has at least two.")
     if stride is not None and stride < 1:
