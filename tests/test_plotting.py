@@ -102,7 +102,7 @@ def test_what_was_executed_is_dashed_and_goals_are_rings(plan, episodes):
     goals = {name: episodes[0].observations[0, i, 4:6] for i, name in enumerate(plan.spec.names)}
     figure = plot_plan(plan, episodes[2], goals)
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
-    assert np.array_equal(dashed[0].get_xydata(), episodes[2].observations[:, 0, :2])
+    assert np.array_equal(dashed[0].get_xydata(), episodes[2].observations[: plan.horizon, 0, :2])
     dots = [one for one in figure.axes[0].collections if isinstance(one, PathCollection)]
     rings = [one.get_offsets()[0] for one in dots if not len(one.get_facecolor())]
     assert np.allclose(rings, list(goals.values()))
@@ -265,6 +265,11 @@ def test_a_learning_curve_shows_every_logged_loss_and_their_running_mean(tmp_pat
     assert np.isclose(smooth.get_ydata()[20], losses[18:23].mean()) and np.isclose(
         smooth.get_ydata()[0], losses[:3].mean()
     )
+
+
+def test_a_single_logged_loss_is_a_dot(tmp_path):
+    axes = plot_learning_curve(metrics(tmp_path / "metrics.jsonl", [1.0])).axes[0]
+    assert axes.lines[-1].get_marker() == "o"
 
 
 def test_several_runs_are_named_and_told_apart(tmp_path):

@@ -41,7 +41,7 @@ def plot_plan(
 
     Args:
         plan: from a planner, ``Plan.load`` or elsewhere.
-        executed: what happened from the plan's present on; drawn dashed.
+        executed: what happened from the plan's present on; drawn dashed, as far as the plan goes.
         goals: {agent: (x, y)} (m), drawn as rings; by default where ``Role.goal`` says that agents see their goals.
 
     Raises:
@@ -167,7 +167,7 @@ def _draw_from_above(
         draw_candidates(axes, plan.positions(name)[..., :2], color)
         _draw_best(axes, best.positions(name)[0, :, :2], color, every)
         if executed is not None:
-            axes.plot(*executed_path(executed, name).T, "--", color=INK, linewidth=1.1, zorder=7)
+            axes.plot(*executed_path(executed, name, plan.horizon).T, "--", color=INK, linewidth=1.1, zorder=7)
         if name in goals:
             x, y = goals[name]
             axes.scatter(x, y, s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=3)

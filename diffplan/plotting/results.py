@@ -45,7 +45,7 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
         steps, losses = _losses(run)
         smooth = _running_mean(losses, max(1, len(losses) // 20))
         axes.plot(steps, losses, color=color, linewidth=0.8, alpha=0.35)
-        axes.plot(steps, smooth, color=color, linewidth=1.8, label=name)
+        axes.plot(steps, smooth, color=color, linewidth=1.8, label=name, marker="o" if len(steps) == 1 else None)
     axes.set(xlabel="optimiser step", ylabel="loss", yscale="log")
     style_chart(axes)
     if any(named):

@@ -39,11 +39,12 @@ def has_position(spec: JointSpec, agent: str) -> bool:
     return len(spec.role_of(agent).position) >= 2
 
 
-def executed_path(trajectory: Trajectory, agent: str) -> Float[np.ndarray, "steps 2"]:
-    """Where an agent was (m), at the steps at which it was there."""
+def executed_path(trajectory: Trajectory, agent: str, steps: int | None = None) -> Float[np.ndarray, "steps 2"]:
+    """Where an agent was (m), at the steps at which it was there; of the first ``steps`` ones, if given."""
     index = trajectory.spec.names.index(agent)
     position = list(trajectory.spec.role_of(agent).position[:2])
-    return np.asarray(trajectory.observations[trajectory.agent_mask[:, index], index][:, position])
+    there = trajectory.agent_mask[:steps, index]
+    return np.asarray(trajectory.observations[:steps, index][there][:, position])
 
 
 def draw_candidates(axes: Axes, paths: Float[np.ndarray, "S H 2"], color: Color, weight: float = 5) -> list[Line2D]:
