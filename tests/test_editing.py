@@ -48,7 +48,9 @@ def test_both_parts_of_a_split_hold_all_episodes_once(store: TrajectoryStore, tm
     assert first.source == "4 of 6 episodes of random walks"
 
 
-@pytest.mark.parametrize(("share", "outs", "said"), [(0.01, "ab", "leaves a part"), (0.5, "a", "name two")])
+@pytest.mark.parametrize(
+    ("share", "outs", "said"), [(0.01, "ab", "leaves a part"), (np.nan, "ab", "leaves a part"), (0.5, "a", "name two")]
+)
 def test_a_split_without_two_parts_is_refused(share, outs, said, store: TrajectoryStore, tmp_path: Path):
     with pytest.raises(ValueError, match=said):
         split_store(store.path, [tmp_path / one for one in outs], share)

@@ -37,7 +37,7 @@ def split_store(
     store = TrajectoryStore.open(path)
     if len(outs) != 2 or len({Path(out).resolve() for out in outs}) != 2:
         raise ValueError(f"{len({*map(str, outs)})} folders for the two parts of {path}; name two.")
-    first = round(share * len(store))
+    first = round(share * len(store)) if 0 < share < 1 else 0
     if not 0 < first < len(store):
         raise ValueError(f"share={share} of {len(store)} episodes leaves a part of {path} empty; choose another share.")
     chosen = np.random.default_rng(seed).permutation(len(store))[:first]
