@@ -118,7 +118,7 @@ class Tally:
         for name, reward in rewards.items():
             self._paid[name] = self._paid.get(name, 0.0) + float(reward)
         for name, info in infos.items():
-            if "success" in info:
+            if info.get("success") is not None:
                 self._success[name] = float(info["success"])
             self.contacts = float(info.get("contacts", self.contacts))
 

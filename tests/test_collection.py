@@ -108,6 +108,17 @@ def test_success_is_everybodys_and_the_seed_starts_the_same_episode_again():
     assert len({one["success"] for one in labels}) == 2
 
 
+@pytest.mark.parametrize(("told", "label"), [(None, {}), (np.nan, {"success": False}), (1.0, {"success": True})])
+def test_success_of_which_nothing_is_known_is_none(told, label):
+    class Vague(Relay):
+        def step(self, actions):
+            *rest, infos = super().step(actions)
+            return (*rest, {name: {"success": told} for name in infos})
+
+    labels = run_episode(Vague(), Steady(), RELAY, 3).labels
+    assert {name: one for name, one in labels.items() if name == "success"} == label
+
+
 def test_the_policys_randomness_is_not_the_environments():
     env, policy = Relay(), Steady()
     run_episode(env, policy, RELAY, seed=3)

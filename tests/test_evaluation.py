@@ -170,6 +170,15 @@ def test_an_episode_of_which_nothing_is_told_is_no_success_where_others_are_told
     assert report.summary()["success"].value == np.mean(report.success)
 
 
+def test_success_of_none_is_not_told() -> None:
+    class Silent(Relay):
+        def step(self, actions: dict) -> tuple[dict, ...]:
+            *rest, infos = super().step(actions)
+            return (*rest, {name: {"success": None} for name in infos})
+
+    assert np.isnan(dp.evaluate(Still(), Silent(), episodes=2).success).all()
+
+
 def test_an_environment_that_counts_no_contacts_has_no_contact_rate() -> None:
     assert set(dp.evaluate(Still(), Relay(), episodes=2).summary()) == {"success", "return"}
 

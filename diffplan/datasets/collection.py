@@ -153,7 +153,8 @@ class EpisodeRecorder:
         self.infos = infos
         self.steps.append((actions, rewards, terminations, truncations))
         self.observations.append({name: seen[name] for name in seen if name in present or name in self.env.agents})
-        self.success |= {name: bool(infos[name]["success"]) for name in present if "success" in infos.get(name, {})}
+        told = {name: infos[name].get("success") for name in present if name in infos}
+        self.success |= {name: bool(success == 1) for name, success in told.items() if success is not None}
         return seen, rewards, terminations, truncations, infos
 
     def __len__(self) -> int:
