@@ -11,6 +11,7 @@ from rich.progress import Progress
 from scipy import stats
 
 from diffplan.envs import make
+from diffplan.envs.spaces import check_parallel
 from diffplan.files import nan_to_none
 from diffplan.spec import Actions, JointSpec, Observations
 
@@ -204,6 +205,8 @@ def opened(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> I
     """``copies``, which are closed afterwards; the given environment itself stays open."""
     envs = copies(env, number)
     try:
+        for one in envs:
+            check_parallel(one)
         yield envs
     finally:
         for one in envs:
@@ -218,7 +221,7 @@ def copies(env: str | ParallelEnv | Callable[[], ParallelEnv], number: int) -> l
     """
     if isinstance(env, str):
         return [make(env) for _ in range(number)]
-    if not isinstance(env, ParallelEnv):
+    if not isinstance(env, ParallelEnv) and callable(env):
         return [env() for _ in range(number)]
     spec: JointSpec | None = getattr(env, "joint_spec", None)
     if number == 1 or spec is None or spec.env_id is None:

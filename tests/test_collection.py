@@ -9,6 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import psutil
 import pytest
@@ -20,6 +21,7 @@ from diffplan.datasets.collection import collect_episodes, run_episode
 from diffplan.datasets.store import TrajectoryStore
 from diffplan.envs.crossing_response import PartneredExpert
 from diffplan.envs.spaces import spec_from_env
+from diffplan.evaluation import evaluate
 from diffplan.spec import Role
 
 ROOT = Path(__file__).parents[1]
@@ -386,6 +388,16 @@ def test_agents_of_one_stem_with_different_spaces_are_roles_of_their_own():
 def test_spaces_that_are_not_supported_say_what_is(spaces, message):
     with pytest.raises(ValueError, match=message):
         spec_from_env(Custom(**spaces))
+
+
+@pytest.mark.parametrize("make", [simple_tag_v3.env, lambda: gymnasium.make("Pendulum-v1")])
+def test_an_environment_of_another_kind_is_named(make, tmp_path):
+    with pytest.raises(ValueError, match="is no PettingZoo ParallelEnv"):
+        collect_episodes(make, Steady, out=tmp_path / "data", episodes=1, workers=0)
+    with pytest.raises(ValueError, match="is no PettingZoo ParallelEnv"):
+        evaluate(Steady(), make, episodes=1)
+    with pytest.raises(ValueError, match="is no PettingZoo ParallelEnv"):
+        evaluate(Steady(), make(), episodes=1)
 
 
 def test_a_policy_of_other_arguments_does_not_go_on_with_a_store(tmp_path):

@@ -19,13 +19,15 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
         dt: seconds between two steps, which no space tells.
 
     Raises:
-        ValueError: an observation space that is not a flat Box, or an action space that is not a flat, bounded Box.
+        ValueError: an environment of another kind, an observation space that is not a flat Box, or an action space that
+            is not a flat, bounded Box.
 
     Example:
         >>> from mpe2 import simple_spread_v3
         >>> spec_from_env(simple_spread_v3.parallel_env(continuous_actions=True))
         JointSpec(3 agents: agent_0, agent_1, agent_2; O=18 A=5 D=23; dt=1 s)
     """
+    check_parallel(env)
     stated = getattr(env, "joint_spec", None)
     if isinstance(stated, JointSpec):
         return stated
@@ -37,6 +39,12 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
         for name in roles
     }
     return JointSpec(agents, {agents[name]: role for name, role in roles.items()}, dt)
+
+
+def check_parallel(env: Any) -> None:
+    """Raises ``ValueError`` for an environment of another kind, whose agents take turns or that has a single one."""
+    if hasattr(env, "agent_iter") or not hasattr(env, "possible_agents"):
+        raise ValueError(f"{env} is no PettingZoo ParallelEnv; make one, e.g. with parallel_env() instead of env().")
 
 
 def _role(env: Any, name: str) -> Role:
