@@ -120,6 +120,11 @@ def test_goals_that_agents_see_are_drawn_unless_others_are_given(plan):
     assert np.allclose(rings(plot_plan(plan)), seen) and not rings(plot_plan(plan, goals={}))
 
 
+def test_the_time_between_dots_is_not_rounded_away(plan):
+    slower = dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, dt=0.125))
+    assert "every 0.625 s" in [text.get_text() for text in plot_plan(slower).legends[0].get_texts()]
+
+
 def test_absent_agents_are_not_drawn(plan):
     without = dataclasses.replace(plan, agent_mask=np.array([True, False, True, True]))
     figure = plot_plan(without.sample(0))

@@ -215,7 +215,7 @@ def _stroke_handles(plan: Plan, every: int, executed: bool, goals: bool) -> list
     handles = [
         dot(markersize=10, label="now"),
         line(linewidth=2.2, label="best plan"),
-        dot(markersize=6, label=f"every {every * plan.spec.dt:.2g} s"),
+        dot(markersize=6, label=f"every {every * plan.spec.dt:.3g} s"),
     ]
     if plan.num_samples > 1:
         handles += [line(linewidth=1, alpha=0.5, label=_count(plan.num_samples, "candidate"))]
