@@ -102,6 +102,9 @@ def train(
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
     _check(planner, dataset, out, resume, start_share, change_weight)
+    if not (0 < learning_rate < math.inf and 0 <= ema_decay < 1):
+        told = f"learning_rate={learning_rate}, ema_decay={ema_decay}"
+        raise ValueError(f"{told}; the first is above 0, the second 0 to below 1.")
     has_latents = takes_latents(planner, styles)
     if styles is not None and styles.family.shape[1:] != (len(dataset.store), dataset.spec.num_agents):
         raise ValueError(
