@@ -170,6 +170,21 @@ def test_frames_become_seconds(tmp_path: Path):
         dataclasses.replace(table, rate=0).read()
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_numbers_are_observed_that_are_written_as_words_or_name_roles(kind: str, tmp_path: Path):
+    path, columns = tmp_path / f"tracks.{kind}", {"time": "0 1", "agent": "a a", "kind": "4 4", "x": "1.5 2.5"}
+    if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        words = {name: pyarrow.array(column.split()) for name, column in columns.items()}
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(words), path)
+    else:
+        rows = zip(*map(str.split, columns.values()), strict=True)
+        path.write_text("\n".join(map(",".join, [columns, *rows])))
+    store = import_episodes(Table(path, role="kind", observations=("x", "kind")), tmp_path / "store")
+    assert store[0].observations[:, 0].tolist() == [[1.5, 4], [2.5, 4]] and store.spec.agents == {"a": "4"}
+    assert import_episodes(Table(path, role="kind"), tmp_path / "other")[0].observations.tolist() == [[[1.5]], [[2.5]]]
+
+
 def test_agents_that_come_and_go_take_places(tmp_path: Path):
     rows = [
         f"{t},{kind}{t // 5}{k},{kind},{t + k},0" for t in range(10) for kind in ("ball", "robot") for k in range(2)

@@ -213,13 +213,16 @@ class _Sheet:
 
     def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
         """A column of numbers. Raises ``ValueError`` that names the first line in which there is none."""
-        column = self.columns[name]
-        if column.dtype.kind != "f":
-            bad = next(row for row in rows if _number(column[row]) is None)
+        column = self.columns[name][rows]
+        if column.dtype.kind == "f":
+            return np.asarray(column)
+        values = [_number(word) for word in column]
+        if None in values:
+            bad = values.index(None)
             raise ValueError(
-                f"{self.path}: line {self.line[bad]}, column {name!r} is {str(column[bad])!r}, expected a number."
+                f"{self.path}: line {self.line[rows[bad]]}, column {name!r} is {str(column[bad])!r}, expected a number."
             )
-        return np.asarray(column[rows])
+        return np.array(values, np.float64)
 
     def finite(self, name: str, rows: np.ndarray) -> np.ndarray:
         values = self.numbers(name, rows)
@@ -260,6 +263,9 @@ def _paths(source: Path) -> list[Path]:
 def _sheet(path: Path, words: Collection[str]) -> _Sheet:
     if path.suffix.lower() == ".parquet":
         columns = read_parquet(path, words=words)
+        for name, column in columns.items():
+            if column.dtype.kind == "U" and name not in words:
+                columns[name] = _typed(column.tolist())
         line = np.arange(len(next(iter(columns.values()), ()))) + 2  # as if the first line named the columns
     else:
         columns, line = _read_csv(path, words)
@@ -322,7 +328,7 @@ def _median_step(source: Path, times: list[np.ndarray]) -> float:
 def _rounding(sheets: list[_Sheet], observed: Sequence[str]) -> Iterator[str]:
     """Says where float32 is too coarse for the numbers, such as map coordinates."""
     for name in observed:
-        columns = [sheet.columns[name] for sheet in sheets]
+        columns = [sheet.numbers(name, np.arange(len(sheet.line))) for sheet in sheets]
         lost = max(float(np.nanmax(np.abs(one - one.astype(np.float32)), initial=0)) for one in columns)
         if lost > 1e-3:
             yield f"column {name!r} loses up to {lost:.2g} as float32; subtract an offset first"
