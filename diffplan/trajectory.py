@@ -64,7 +64,14 @@ class Trajectory:
                 raise ValueError(
                     f"{name} has shape {getattr(self, name).shape}, expected {shape} for {L} steps of {self.spec}."
                 )
+        for name in ("terminations", "truncations", "agent_mask"):
+            array = getattr(self, name)
+            if array.dtype != bool and not np.isin(array, (0, 1)).all():
+                raise ValueError(f"{name} holds other values than true and false, 1 and 0.")
+            object.__setattr__(self, name, array.astype(bool, copy=False))
         for name in ("observations", "actions", "rewards"):
+            if getattr(self, name).dtype.kind not in "fiub":
+                raise ValueError(f"{name} is an array of {getattr(self, name).dtype}, expected numbers.")
             bad = np.argwhere(~np.isfinite(getattr(self, name)))
             if len(bad):
                 step, agent = bad[0][:2]

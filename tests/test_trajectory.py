@@ -52,6 +52,17 @@ def test_rollouts_with_holes_are_refused(changes, message: str) -> None:
         make_trajectory(**changes)
 
 
+def test_masks_of_ones_and_zeros_are_truth_values_and_other_kinds_of_arrays_are_refused() -> None:
+    made = make_trajectory()
+    whole = dataclasses.replace(made, agent_mask=made.agent_mask.astype(np.int64))
+    assert whole.agent_mask.dtype == bool and np.array_equal(whole.agent_mask, made.agent_mask)
+    with pytest.raises(ValueError, match="agent_mask holds other values than true and false"):
+        dataclasses.replace(made, agent_mask=made.agent_mask * 2)
+    for kind in (complex, str):
+        with pytest.raises(ValueError, match=r"rewards is an array of .*, expected numbers"):
+            dataclasses.replace(made, rewards=made.rewards.astype(kind))
+
+
 def test_the_best_candidate_is_the_one_of_highest_value() -> None:
     plan = make_plan([0.0, 2.0, 1.0])
     assert np.array_equal(plan.best().actions, plan.actions[1:2])
