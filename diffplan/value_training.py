@@ -129,7 +129,8 @@ def train_value(
             with kept.step():
                 parts = learner.update(batch, step)
                 if (step + 1) % log_every == 0 or step + 1 == steps:
-                    log.write({"step": step + 1, **{name: float(part.detach()) for name, part in parts.items()}})
+                    row = {name: float(part.detach()) for name, part in parts.items()}
+                    log.write({"step": step + 1, "loss": sum(row.values()), **row})
             kept.save_if_due()
     value.eval()
     found = {name: [row[name] for row in log.rows] for name in ("step", *PARTS)}

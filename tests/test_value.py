@@ -391,6 +391,7 @@ def test_a_resumed_value_function_is_the_same_to_the_bit(line, tmp_path: Path) -
     options = {"steps": 4, "batch_size": 4, "log_every": 1, "out": tmp_path, "checkpoint_every": 2, "progress": False}
     whole, resumed = (dp.ValueFunction.for_dataset(line, **SMALL) for _ in range(2))
     report = dp.train_value(whole, line, **options)
+    assert np.allclose(dp.plot_learning_curve(options["out"]).axes[0].lines[0].get_ydata(), report.losses)
     with pytest.raises(ValueError, match="holds a run; pass resume=True"):
         dp.train_value(resumed, line, **options)
     shutil.rmtree(tmp_path / "checkpoints" / "step_00000004")
