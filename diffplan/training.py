@@ -339,8 +339,8 @@ def _bar(shown: bool, steps: int, first: int) -> Iterator[Any]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
+        TextColumn("{task.fields[loss]}"),
     )
     with Progress(*columns, disable=not shown) as bar:
-        task = bar.add_task("training", total=steps, completed=first, loss=math.nan)
-        yield lambda loss: bar.update(task, advance=1, loss=loss)
+        task = bar.add_task("training", total=steps, completed=first, loss="")
+        yield lambda loss: bar.update(task, advance=1, loss=f"loss {loss:.4f}")
