@@ -102,6 +102,33 @@ def test_agents_that_leave_and_join_are_recorded_as_such():
     np.testing.assert_allclose(episode.rewards, episode.actions[:, :, 0])
 
 
+def test_arrays_and_dictionaries_that_are_used_again_are_remembered_as_they_were():
+    class Reusing(Relay):
+        def _observe(self, agents):
+            self.kept = self.kept if self.step_count else {name: np.zeros(2) for name in self.possible_agents}
+            for name, seen in super()._observe(agents).items():
+                self.kept[name][:] = seen
+            return {name: self.kept[name] for name in agents}
+
+        def step(self, actions):
+            self.rewards = self.rewards if self.step_count else {}
+            seen, rewards, *rest = super().step(actions)
+            self.rewards.update(rewards)
+            return seen, self.rewards, *rest
+
+    class Counting(Steady):
+        def reset(self, env, seed):
+            self.action, self.labels = np.zeros(1, np.float32), {}
+
+        def __call__(self, observations):
+            self.action += 1
+            return {name: self.action for name in observations}
+
+    episode, always = run_episode(Reusing(), Counting(), RELAY, 3), RELAY.names.index("always_0")
+    assert episode.observations[:, always, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert episode.actions[:, always, 0].tolist() == episode.rewards[:, always].tolist() == [1, 2, 3, 4, 5]
+
+
 def test_success_is_everybodys_and_the_seed_starts_the_same_episode_again():
     labels = [run_episode(Relay(), Steady(), RELAY, seed).labels for seed in range(20)]
     for seed, one in enumerate(labels):

@@ -149,6 +149,19 @@ def test_a_safety_filter_changes_what_is_executed_and_what_is_remembered(planner
     assert safety.stats.changed + safety.stats.limited > 0
 
 
+def test_what_was_seen_is_remembered_where_the_environment_uses_its_arrays_again(crossing_store: Path) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=6, history=2)
+    policy = dp.RecedingHorizonPolicy(dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1))
+    _, (seen,) = start((0,))
+    policy.reset([0])
+    policy([seen])
+    before = {name: array.copy() for name, array in seen.items()}
+    for array in seen.values():
+        array += 1
+    (past,) = policy._episodes[0].past
+    assert all(np.array_equal(past[0][name], before[name]) for name in before)
+
+
 def test_a_shifted_plan_begins_later_and_holds_its_end(planner) -> None:
     _, (observations,) = start((0,))
     plan = planner(observations)

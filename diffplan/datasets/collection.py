@@ -124,6 +124,8 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
 class EpisodeRecorder:
     """An environment that remembers the episode under way; everything else it leaves to the environment.
 
+    What it remembers it copies: an environment or policy may use its arrays and dictionaries again.
+
     Args:
         env: a PettingZoo ``ParallelEnv``.
         spec: its agents.
@@ -140,7 +142,7 @@ class EpisodeRecorder:
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observations, Any]:
         """Starts an episode, and forgets the one before."""
         seen, infos = self.env.reset(seed=seed, options=options)
-        self.observations: list[Observations] = [{name: seen[name] for name in self.env.agents}]
+        self.observations: list[Observations] = [{name: np.array(seen[name]) for name in self.env.agents}]
         self.steps: list[tuple[Actions, dict[str, float], dict[str, bool], dict[str, bool]]] = []
         self.success: dict[str, bool] = {}
         self.infos = infos
@@ -148,11 +150,12 @@ class EpisodeRecorder:
 
     def step(self, actions: Actions) -> tuple[Any, ...]:
         """Steps the environment, and remembers what came of it."""
-        present = list(self.env.agents)
+        present, taken = list(self.env.agents), {name: np.array(action) for name, action in actions.items()}
         seen, rewards, terminations, truncations, infos = self.env.step(actions)
         self.infos = infos
-        self.steps.append((actions, rewards, terminations, truncations))
-        self.observations.append({name: seen[name] for name in seen if name in present or name in self.env.agents})
+        self.steps.append((taken, dict(rewards), dict(terminations), dict(truncations)))
+        there = {*present, *self.env.agents}
+        self.observations.append({name: np.array(seen[name]) for name in seen if name in there})
         told = {name: infos[name].get("success") for name in present if name in infos}
         self.success |= {name: bool(success == 1) for name, success in told.items() if success is not None}
         return seen, rewards, terminations, truncations, infos

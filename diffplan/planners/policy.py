@@ -234,7 +234,7 @@ class RecedingHorizonPolicy:
             actions |= {name: action for name, action in planned.items() if name in seen}
         if self.safety is not None:
             actions = self.safety.filter_actions(spec, seen, actions, self.partners)
-        episode.past.append((seen, _own(actions, seen)))
+        episode.past.append((spec.unstack_observations(observed, present), _own(actions, seen)))
         episode.age += 1
         episode.steps += 1
         return actions
