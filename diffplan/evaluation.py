@@ -103,7 +103,7 @@ def share_interval(groups: Sequence[Sequence[float]]) -> Interval:
     if not np.isin(every, (0, 1)).all():
         return found
     wilson = stats.binomtest(int(every.sum()), len(every)).proportion_ci(method="wilson")
-    return Interval(found.value, min(found.low, wilson.low), max(found.high, wilson.high))
+    return Interval(found.value, float(min(found.low, wilson.low)), float(max(found.high, wilson.high)))
 
 
 class Tally:
