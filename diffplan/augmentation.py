@@ -14,7 +14,8 @@ class Augmentation:
     """How training changes positions, velocities and goals of a whole window.
 
     Only for worlds in which the changed motions are as likely, and for entries in one unit and scale: with the
-    normalizer ``"motion"``. Actions and obstacles would stay as they are, so agents may have none.
+    normalizer ``"motion"``. Actions and obstacles would stay as they are, so agents may have none; so do entries that
+    their roles do not describe, which should have no direction: name velocities (``Role.velocity``).
 
     Args:
         turn: turn by any angle. Idle where the network sees agents in their own frames.
