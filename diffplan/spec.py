@@ -130,6 +130,8 @@ class JointSpec:
     def __post_init__(self) -> None:
         if not self.agents:
             raise ValueError("a JointSpec needs at least one agent.")
+        if not all(isinstance(name, str) for name in (*self.agents, *self.roles)):
+            raise ValueError(f"agents {list(self.agents)}, roles {list(self.roles)}; their names are words.")
         unknown = sorted(set(self.agents.values()) - set(self.roles))
         if unknown:
             raise ValueError(f"agents have roles {unknown} that are not in roles {sorted(self.roles)}; add them.")

@@ -417,6 +417,13 @@ def test_spaces_that_are_not_supported_say_what_is(spaces, message):
         spec_from_env(Custom(**spaces))
 
 
+def test_agents_that_are_numbers_are_refused():
+    env = Custom()
+    env.possible_agents = [0, 1]
+    with pytest.raises(ValueError, match=r"agents \[0, 1\], .* their names are words"):
+        spec_from_env(env)
+
+
 @pytest.mark.parametrize("make", [simple_tag_v3.env, lambda: gymnasium.make("Pendulum-v1")])
 def test_an_environment_of_another_kind_is_named(make, tmp_path):
     with pytest.raises(ValueError, match="is no PettingZoo ParallelEnv"):

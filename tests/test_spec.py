@@ -79,6 +79,7 @@ def test_renaming_keeps_order_and_roles() -> None:
         (lambda: SPEC.rename({"tail": "x"}), "cannot rename ['tail']"),
         (lambda: SPEC.rename({"left": "right"}), "gives two agents the same name"),
         (lambda: JointSpec({}, {"arm": ARM}), "at least one agent"),
+        (lambda: JointSpec({0: "arm"}, {"arm": ARM}), "agents [0], roles ['arm']; their names are words"),
         (lambda: JointSpec({"a": "leg"}, {"arm": ARM}), "roles ['leg'] that are not in roles ['arm']"),
         (lambda: JointSpec({"a": "arm"}, {"arm": ARM}, dt=0.0), "dt=0.0"),
         (lambda: JointSpec({"a": "arm"}, {"arm": ARM}, dt=np.inf), "dt=inf"),

@@ -32,7 +32,7 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
     if isinstance(stated, JointSpec):
         return stated
     roles = {name: _role(env, name) for name in env.possible_agents}
-    stems = {name: name.rstrip("0123456789").rstrip("_") or name for name in roles}
+    stems = {name: str(name).rstrip("0123456789").rstrip("_") or name for name in roles}
     widths = {stem: [role for name, role in roles.items() if stems[name] == stem] for stem in stems.values()}
     agents = {
         name: stems[name] if all(role == widths[stems[name]][0] for role in widths[stems[name]]) else name
