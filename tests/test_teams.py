@@ -375,6 +375,20 @@ def test_a_plan_that_is_not_finite_is_not_followed(planner) -> None:
     assert (action == 0).all() and member.stats.not_finite == 1
 
 
+def test_without_a_finite_plan_a_robot_does_what_it_can_and_may() -> None:
+    chooser = dp.Role(3, (0.0,) * 3, (1.0,) * 3, discrete=True, legal=(0, 1, 2))
+    spec = dp.JointSpec({"a": "mill", "b": "chooser"}, {"mill": dp.Role(1, (0.5,), (1.0,)), "chooser": chooser})
+    normalizer = dp.Normalizer("gaussian", [[0.0] * spec.size] * 2, [[1.0] * spec.size] * 2)
+    parts = (StandardNormal(spec.size, HORIZON, 2), make_scheduler("flow"), normalizer, spec, HORIZON)
+    seen = {"a": np.zeros(1, np.float32), "b": np.array([0, 0, 1], np.float32)}
+    for name, expected in (("a", [0.5]), ("b", [0, 0, 1])):
+        member = TeamMember(dp.DiffusionPlanner(*parts), name)
+        member.ask(seen[name], {}, 0)
+        plan = member.planner(seen)
+        action, _ = member.follow(dataclasses.replace(plan, actions=plan.actions * np.nan))
+        assert action.tolist() == expected
+
+
 def test_a_team_acts_in_every_environment_and_counts_what_it_says(planner) -> None:
     team = DecentralizedTeam(planner, link=Link(loss=0.5, delay=2, duplicates=0.5))
     report = dp.evaluate(team, lambda: dp.make("crossing-v0", num_robots=2), episodes=3, max_steps=5)

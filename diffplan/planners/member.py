@@ -250,7 +250,7 @@ class TeamMember:
         return Sampling(num_inference_steps=steps, warm_start_level=level, guides=self.guides)
 
     def follow(self, plan: Plan) -> tuple[np.ndarray, bytes | None]:
-        """The second half of ``act``: does its part of the plan; of one that is not finite it does nothing, counted."""
+        """The second half of ``act``: does its part of the plan, or, if that is not finite, of the last, or brakes."""
         finite = bool(np.isfinite(plan.actions).all() and np.isfinite(plan.observations).all())
         self.stats.not_finite += not finite
         if finite:
@@ -258,10 +258,12 @@ class TeamMember:
             self.suppose(Question(self._seen), plan)
         elif self.plan is not None:
             self.plan = shifted(self.plan, self._gap)
-        actions = dict(self.plan.actions_at(0)) if self.plan else {}
-        action = actions.get(self.name, np.zeros(self.planner.spec.role_of(self.name).action_size, np.float32))
+        spec = self.planner.spec
+        planned = self.plan.actions[0, :, 0] if self.plan else np.zeros((spec.num_agents, spec.action_size), np.float32)
+        seen, me = spec.stack_observations({self.name: self._seen[self.name]})
+        action = spec.unstack_actions(planned, me, seen)[self.name]
         if self.safety is not None:
-            action = self.safety.filter_actions(self.planner.spec, self._near, {self.name: action})[self.name]
+            action = self.safety.filter_actions(spec, self._near, {self.name: action})[self.name]
         self._past.append((self._seen, self._unknown()[1] | {self.name: action}))
         return action, self._speak() if self.manners.speak and self.plan else None
 
@@ -295,11 +297,10 @@ class TeamMember:
         for name in self.planner.spec.names:
             role = self.planner.spec.role_of(name)
             row = np.array(sensed.get(name, np.full(role.observation_size, np.nan)), np.float32)
+            static = list(role.static)
             if name in self.heard:
-                static = list(role.static)
                 row[static] = np.where(np.isnan(row[static]), self.heard[name].cells[0, static], row[static])
             if name in self.supposed:
-                static = list(role.static)
                 row[static] = np.where(np.isnan(row[static]), self.supposed[name], row[static])
             world[name] = row
         return world | {self.name: np.asarray(observation, np.float32)}
@@ -318,11 +319,10 @@ class TeamMember:
 
     def _speak(self) -> bytes | None:
         """A message, if what it now intends is not what it told, or that was long ago, and it can afford to."""
-        manners, plan = self.manners, self.plan
+        manners, plan, told = self.manners, self.plan, self.told
         assert plan is not None
         if manners.bytes_per_second is not None:
             self._credit += manners.bytes_per_second * self.planner.spec.dt
-        told = self.told
         if (
             told is not None
             and self.step - told.step < manners.repeat_every
