@@ -297,6 +297,12 @@ def test_a_robot_never_sends_more_than_its_budget(planner) -> None:
     assert [silent.act(NEAR["robot_0"], {}, step)[1] for step in range(3)] == [None] * 3
 
 
+def test_a_robot_that_misses_steps_saves_up_its_budget_all_the_same(planner) -> None:
+    member = TeamMember(planner, "robot_0", Manners(tolerance=0, bytes_per_second=200))
+    said = [member.act(NEAR["robot_0"], {}, step)[1] for step in range(0, 100, 10)]  # once a second
+    assert all(said) and member.stats.unaffordable == 0
+
+
 def test_with_a_shared_seed_and_the_same_knowledge_all_plan_the_same(planner) -> None:
     def plans(shared: bool) -> list[Plan]:
         manners = Manners(speak=False, shared_seed=shared)

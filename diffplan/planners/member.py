@@ -322,7 +322,7 @@ class TeamMember:
         manners, plan, told = self.manners, self.plan, self.told
         assert plan is not None
         if manners.bytes_per_second is not None:
-            self._credit += manners.bytes_per_second * self.planner.spec.dt
+            self._credit += manners.bytes_per_second * self.planner.spec.dt * self._gap
         if (
             told is not None
             and self.step - told.step < manners.repeat_every
