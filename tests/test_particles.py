@@ -56,9 +56,10 @@ def test_when_few_particles_count_they_are_drawn_anew_around_what_proved_right(p
     assert np.ptp(plan.actions, axis=0).max() > 0
 
 
-def test_a_partner_out_of_sight_tells_nothing(planner, observations) -> None:
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_a_partner_out_of_sight_tells_nothing(planner, observations, unknown: float) -> None:
     particles = with_particles_at(planner, observations, np.array([0.0, 1.0], np.float32), std=0.05)
-    particles.observe({**observations, "robot_1": np.full(6, np.nan, np.float32)}, seed=1)
+    particles.observe({**observations, "robot_1": np.full(6, unknown, np.float32)}, seed=1)
     assert particles.effective_sample_size == pytest.approx(2)
 
 

@@ -111,7 +111,8 @@ class PartnerParticles:
         for name in self.partners:
             if name in observations:
                 seen = np.asarray(observations[name])[list(plan.spec.role_of(name).position)]
-                total += np.nan_to_num(np.square(plan.positions(name)[:, 0] - seen).sum(1)) / (2 * self.std**2)
+                if np.isfinite(seen).all():
+                    total += np.nan_to_num(np.square(plan.positions(name)[:, 0] - seen).sum(1)) / (2 * self.std**2)
         return total
 
     def _resampled(self, plan: Plan, seed: int) -> Plan:
