@@ -7,6 +7,7 @@ import torch
 
 import diffplan as dp
 from diffplan.planners.guides import Estimate
+from diffplan.planners.judging import rank
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,17 @@ def test_a_partner_guide_is_the_log_of_a_mixture_over_the_belief(planner, observ
     squares = np.square(gaps).sum(-1).mean(-1)
     expected = np.log((np.exp(belief.values) * np.exp(-squares / (2 * 0.3**2))).sum(-1))
     np.testing.assert_allclose(guide.log_weight(estimate)[0], expected, rtol=1e-4)
+
+
+def test_a_partner_guide_says_nothing_of_who_is_not_there(planner, observations) -> None:
+    both, one = observations, {"robot_0": observations["robot_0"]}
+    for seen, foreseen in ((both, one), (one, both)):
+        plan, belief = planner(seen, num_samples=2, seed=1), planner(foreseen, num_samples=3, seed=0)
+        said, expected = (
+            rank(planner, plan, [dp.PartnerGuide(belief, names)])["partners"]
+            for names in (["robot_0", "robot_1"], ["robot_0"])
+        )
+        np.testing.assert_allclose(said, expected, rtol=1e-5)
 
 
 def test_a_partner_guide_draws_plans_to_the_belief(crossing_store, observations) -> None:

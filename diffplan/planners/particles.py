@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -126,7 +127,9 @@ class PartnerParticles:
 class PartnerGuide(Guide):
     """Keeps plans to what a belief says that partners will do: log-weight = log of the mixture over its particles,
 
-        log sum_k w_k exp(- mean over steps of |partner - partner in particle k|^2 / (2 std^2)).
+        log sum_k w_k exp(- mean over steps of |partner - partner in particle k|^2 / (2 std^2)),
+
+    of the partners that are both in the plan and in the belief.
 
     Args:
         forecast: the belief: joint plans with log-weights as ``values`` (of ``PartnerParticles``, or of any planner).
@@ -150,7 +153,9 @@ class PartnerGuide(Guide):
         particles = estimate.positions.new_tensor(foreseen)  # [K, partners, H, P]
         values = self.forecast.values
         shares = particles.new_zeros(len(particles)) if values is None else particles.new_tensor(values)
-        gaps = (estimate.positions[:, :, None, agents] - particles).square().sum(-1).mean(-1).sum(-1)
+        gaps = (estimate.positions[:, :, None, agents] - particles).square().sum(-1).mean(-1)
+        there = estimate.agent_mask[:, agents] & torch.from_numpy(self.forecast.agent_mask[agents]).to(gaps.device)
+        gaps = (gaps * there[:, None, None]).sum(-1)
         return (shares.log_softmax(0) - gaps / (2 * self.std**2)).logsumexp(-1)
 
     def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
