@@ -64,6 +64,15 @@ def test_a_partner_out_of_sight_tells_nothing(planner, observations, unknown: fl
     assert particles.effective_sample_size == pytest.approx(2)
 
 
+def test_a_partner_that_joins_is_foreseen_from_then_on(planner, observations) -> None:
+    particles = dp.PartnerParticles(planner, ["robot_1"], 4)
+    particles.observe({"robot_0": observations["robot_0"]})
+    plan = particles.observe(observations, seed=1)
+    np.testing.assert_allclose(
+        plan.positions("robot_1")[:, 0], np.repeat([observations["robot_1"][:2]], 4, 0), atol=1e-5
+    )
+
+
 def test_particles_of_unknown_partners_are_refused(planner) -> None:
     with pytest.raises(ValueError, match="robot_7.*robot_0"):
         dp.PartnerParticles(planner, ["robot_7"])

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.planners.guides import ALWAYS, Estimate, Guide
 from diffplan.planners.planner import DiffusionPlanner
-from diffplan.planners.policy import shifted
+from diffplan.planners.policy import covers, shifted
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Plan
 
@@ -73,12 +73,14 @@ class PartnerParticles:
     ) -> Plan:
         """Takes in one more step and returns the particles from now on; ``values`` are their log-weights.
 
+        When an agent joins, they are proposed anew.
+
         Args:
             observations: the present, as for the planner.
             past: earlier steps, as for the planner.
             seed: of the noise and of resampling, another one every step.
         """
-        if self._plan is None:
+        if self._plan is None or not covers(self._plan, observations):
             self._plan = self._propose(observations, past, seed, None)
         else:
             self._plan, self._age = shifted(self._plan, 1), self._age + 1

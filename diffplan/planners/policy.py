@@ -171,7 +171,7 @@ class RecedingHorizonPolicy:
                 f"{len(observations)} observations for {len(self._episodes)} episodes; call reset with a seed each."
             )
         live = [(episode, seen) for episode, seen in zip(self._episodes, observations, strict=True) if seen]
-        self._replan([(e, seen) for e, seen in live if e.age >= self.execute_steps or not _covers(e.plan, seen)])
+        self._replan([(e, seen) for e, seen in live if e.age >= self.execute_steps or not covers(e.plan, seen)])
         actions = iter([self._act(episode, seen) for episode, seen in live])
         return [next(actions) if seen else None for seen in observations]
 
@@ -183,7 +183,7 @@ class RecedingHorizonPolicy:
                 episode.past[-1] = (seen, _own({name: done[name] for name in done if name in seen}, seen))
 
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
-        warm = [one for one in due if self.warm_start_level is not None and _covers(one[0].plan, one[1])]
+        warm = [one for one in due if self.warm_start_level is not None and covers(one[0].plan, one[1])]
         cold = [one for one in due if not any(one is other for other in warm)]
         for group in (cold, warm):
             if group:
@@ -248,7 +248,7 @@ def _own(actions: Actions, seen: Observations) -> Actions:
     }
 
 
-def _covers(plan: Plan | None, seen: Observations) -> bool:
+def covers(plan: Plan | None, seen: Observations) -> bool:
     """Whether there is a plan, and for every agent that is seen: it has none for one that joined since."""
     return plan is not None and not set(seen) - set(itertools.compress(plan.spec.names, plan.agent_mask))
 
