@@ -145,8 +145,8 @@ class TeamOfPolicies:
     """A policy for all robots in which each follows one of its own, which may plan for everybody.
 
     Args:
-        policies: by the name of whom they command; who has none follows the first. What planning cost all of them is
-            counted in ``stats``.
+        policies: by the name of whom they command, one perhaps several; who has none follows the first. What planning
+            cost all of them is counted in ``stats``.
         filtered: what becomes of everybody's actions together, e.g. ``partial(safety.filter_actions, spec)``.
 
     Example:
@@ -179,7 +179,9 @@ class TeamOfPolicies:
 
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         """Everybody's actions."""
-        found = {name: policy(observations) for name, policy in self.policies.items()}
+        distinct = {id(policy): policy for policy in self.policies.values()}
+        said = {key: policy(observations) for key, policy in distinct.items()}
+        found = {name: said[id(policy)] for name, policy in self.policies.items()}
         together: list[Actions | None] = list(next(iter(found.values())))
         for place, (seen, actions) in enumerate(zip(observations, together, strict=True)):
             if seen and actions:

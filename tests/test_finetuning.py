@@ -473,6 +473,16 @@ def test_everyone_in_a_team_of_policies_follows_its_own() -> None:
         dp.TeamOfPolicies({})
 
 
+def test_a_policy_that_commands_several_in_a_team_is_asked_once_a_step(pretrained: Path) -> None:
+    policy = dp.RecedingHorizonPolicy(dp.DiffusionPlanner.from_pretrained(pretrained), execute_steps=2)
+    observations, _ = Line().reset(seed=0)
+    steps = []
+    for one in (policy, dp.TeamOfPolicies({"a": policy, "b": policy})):
+        one.reset([0])
+        steps.append([one([observations])[0] for _ in range(2)])
+    assert steps[0] == steps[1]
+
+
 def test_policies_of_a_team_remember_what_was_really_done(offline: dp.TrajectoryDataset) -> None:
     remembering = dp.load_dataset(offline.store.path, horizon=4, history=2)
     planners = [dp.DiffusionPlanner.for_dataset(remembering, width=16, depth=1, seed=seed) for seed in (0, 1)]
