@@ -26,6 +26,7 @@ from diffplan.processes.frames import (
 from diffplan.processes.robot import Robot, heard_by_robot
 from diffplan.processes.transport import BOX, Bus, free_endpoint
 from diffplan.processes.world import SETTING_OUT, World
+from diffplan.spec import JointSpec, Role
 
 RATE = 20.0
 
@@ -203,6 +204,23 @@ def test_a_robot_that_says_nothing_brakes_and_is_counted(env: CrossingEnv, world
     assert world.robots["robot_1"].missed == 6 and moved[1] < 1e-3
     assert world.robots["robot_0"].missed < 6 and moved[0] > 0.02
     assert world.robots["robot_0"].counters.sent > 0
+
+
+def test_a_robot_that_says_nothing_chooses_what_is_legal_for_it(world_bus: Bus):
+    spec = JointSpec({"a": "chooser"}, {"chooser": Role(2, (0.0, 0.0), (1.0, 1.0), discrete=True, legal=(0, 1))})
+
+    class Choosing:
+        def reset(self, seed: int) -> tuple[dict, dict]:
+            self.agents, self.done = ["a"], {}
+            return {"a": np.array([0, 1], np.float32)}, {"a": {}}
+
+        def step(self, actions: dict) -> tuple[dict, ...]:
+            self.agents, self.done = [], actions
+            return {}, {"a": 0.0}, {"a": True}, {"a": False}, {"a": {}}
+
+    env = Choosing()
+    World(env, spec, world_bus, RATE, alive=lambda name: False).run_episode(seed=0)
+    assert env.done["a"].tolist() == [0, 1]
 
 
 def test_an_episode_sets_out_when_everyone_has_planned(env: CrossingEnv, world_bus: Bus, endpoint: str):

@@ -17,7 +17,7 @@ from pettingzoo import ParallelEnv
 from diffplan.evaluation import Tally
 from diffplan.processes.frames import WORLD, Counters, Frame, Kind, action_topic, pack_view, unpack_action, view_topic
 from diffplan.processes.transport import Bus
-from diffplan.spec import Actions, JointSpec, sensed_by
+from diffplan.spec import Actions, JointSpec, Observations, sensed_by
 
 SETTING_OUT = 1.0  # seconds, or a period where that is longer
 
@@ -107,7 +107,7 @@ class World:
             if tally.steps == 0:
                 setting_out = self._set_out()
             time.sleep(max(0.0, self._due - time.monotonic()))
-            observations, rewards, _, _, infos = self.env.step(self._actions(tally.steps))
+            observations, rewards, _, _, infos = self.env.step(self._actions(tally.steps, observations))
             tally.step(rewards, infos)
             self.steps += 1
         cut = bool(self.env.agents)
@@ -137,8 +137,8 @@ class World:
             view = pack_view(self.spec, observations[name], sensed)
             self.bus.publish(view_topic(self.index[name]), Frame(Kind.VIEW, WORLD, self._episode, step, view))
 
-    def _actions(self, step: int) -> Actions:
-        """What the robots do: what they want, within their bounds; those that did not say brake."""
+    def _actions(self, step: int, observations: Observations) -> Actions:
+        """What the robots do: what they want, within their bounds, of what is legal; those that did not say brake."""
         for name in self.env.agents:
             if not self._hear(name, step):
                 self.robots[name].missed += self.alive(name)
@@ -147,7 +147,8 @@ class World:
                 robot.ended_at = self.steps
         stacked, _ = self.spec.stack_actions(self._said)
         self._said = {}
-        return self.spec.unstack_actions(stacked, np.isin(self.spec.names, self.env.agents))
+        seen, there = self.spec.stack_observations({name: observations[name] for name in self.env.agents})
+        return self.spec.unstack_actions(stacked, there, seen)
 
     def _hear(self, name: str, step: int) -> bool:
         """Whether this robot has said by now what it wants to do in this step."""
