@@ -24,6 +24,7 @@ from diffplan.processes.frames import (
     view_topic,
 )
 from diffplan.processes.robot import Robot, heard_by_robot
+from diffplan.processes.team import wait_until_ready
 from diffplan.processes.transport import BOX, Bus, free_endpoint
 from diffplan.processes.world import SETTING_OUT, World
 from diffplan.spec import JointSpec, Role
@@ -111,6 +112,12 @@ def connected(bus: Bus, *robots: Driven) -> None:
         bus.refused.clear()
 
 
+class Alive:
+    """Stands for the process of a robot."""
+
+    alive = True
+
+
 def test_a_frame_is_what_was_sent():
     frame = Frame(Kind.MESSAGE, sender=3, episode=2, step=70_000, body=b"\0 any bytes")
     assert Frame.from_bytes(frame.to_bytes()) == frame
@@ -186,6 +193,19 @@ def test_without_zenoh_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, endp
     monkeypatch.setitem(sys.modules, "zenoh", None)
     with pytest.raises(ImportError, match=r'pip install "diffplan\[team\]"'):
         Bus("tests", [], endpoint)
+
+
+def test_robots_that_wait_for_a_slower_one_are_not_said_to_send_what_is_malformed(
+    env: CrossingEnv, world_bus: Bus, endpoint: str
+):
+    with Bus("tests", [], endpoint) as robots:
+        while not world_bus.refused[action_topic(1)]:
+            robots.publish(action_topic(1), Frame(Kind.READY, 1))
+        robots.publish(action_topic(0), Frame(Kind.READY, 0))
+        wait_until_ready(world_bus, {name: Alive() for name in env.possible_agents})
+    world = World(env, env.joint_spec, world_bus, RATE, alive=lambda name: False)
+    world.run_episode(seed=0)
+    assert world.robots["robot_1"].refused == 0
 
 
 def test_an_endpoint_where_nobody_listens_is_an_error_in_one_line(monkeypatch: pytest.MonkeyPatch):

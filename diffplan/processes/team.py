@@ -214,6 +214,9 @@ def wait_until_ready(bus: Bus, robots: Mapping[str, RobotProcess]) -> None:
             if time.monotonic() > end:
                 raise RuntimeError(f"{name} was not ready after {STARTUP:g} s; this machine is too busy or too slow.")
             bus.wait(action_topic(index), 0.1)
+    for index in range(len(robots)):  # who had to wait has said so many times
+        bus.take(action_topic(index), index, Kind.READY)
+    bus.refused.clear()
 
 
 def _check(
