@@ -167,6 +167,7 @@ def test_a_report_has_null_for_what_is_unknown_and_names_as_they_are():
         ({"episodes": 0}, "episodes=0"),
         ({"seconds": -1.0}, "seconds=-1.0"),
         ({"loss": 1.5}, "loss=1.5"),
+        ({"mode": "talk"}, "mode='talk'; choose one of"),
         ({"kill": {"robot_9": 3}}, "robot_9"),
     ],
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pettingzoo import ParallelEnv
@@ -102,7 +102,7 @@ def run_team(
     spec = spec_from_env(env, planned.dt)
     planned.check_same_roles(spec, "the planner", "the environment")
     rate = 1 / spec.dt if rate is None else rate
-    _check(spec, rate, episodes, seconds, loss, kill)
+    _check(spec, mode, rate, episodes, seconds, loss, kill)
     limits = getattr(env, "robot_limits", None) if safe else None
     if safe and limits is None:
         raise ValueError(f"{env} does not say what its robots can do (robot_limits); run the team without safe.")
@@ -220,8 +220,16 @@ def wait_until_ready(bus: Bus, robots: Mapping[str, RobotProcess]) -> None:
 
 
 def _check(
-    spec: JointSpec, rate: float, episodes: int | None, seconds: float | None, loss: float, kill: dict[str, int]
+    spec: JointSpec,
+    mode: str,
+    rate: float,
+    episodes: int | None,
+    seconds: float | None,
+    loss: float,
+    kill: dict[str, int],
 ) -> None:
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode={mode!r}; choose one of {get_args(Mode)}.")
     if not 0 < rate < np.inf:
         raise ValueError(f"rate={rate}; give a positive number of steps a second.")
     if episodes is not None and episodes < 1:
