@@ -137,7 +137,8 @@ class WithPartners:
     def _unseen(self, actions: Actions) -> Actions:
         """The actions as the egos know them: partners' are not seen."""
         return {
-            name: np.full_like(action, np.nan) if name in self.names else action for name, action in actions.items()
+            name: np.full(np.shape(action), np.nan) if name in self.names else action
+            for name, action in actions.items()
         }
 
 

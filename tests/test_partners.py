@@ -237,6 +237,27 @@ def test_a_planner_acts_beside_partners_and_remembers_none_of_their_actions(plan
     assert all(np.isnan(done["robot_2"]).all() and np.isfinite(done["robot_0"]).all() for done in remembered)
 
 
+def test_partners_actions_in_whole_numbers_are_as_unknown_to_egos(planner) -> None:
+    class Whole(Spy):
+        def __call__(self, observations):
+            return [one and dict.fromkeys(one, np.array([1, 0])) for one in observations]
+
+    env, spec = dp.make("crossing-v0", num_robots=3), dp.make("crossing-v0", num_robots=3).joint_spec
+    ego = dp.RecedingHorizonPolicy(planner)
+    for policy in (ego, dp.TeamOfPolicies({"robot_0": ego, "robot_1": Whole()})):
+        team = dp.WithPartners(policy, Whole(), ("robot_2",), spec)
+        team.reset([0])
+        team([env.reset(seed=0)[0]])
+        ((_, done),) = ego._episodes[0].past
+        assert np.isnan(done["robot_2"]).all()
+    ego.reset([0])
+    seen = watched(env.reset(seed=0)[0], ("robot_2",), spec)
+    ego([seen])
+    ego.took([dict.fromkeys(spec.names, np.array([1, 0]))])
+    ((_, done),) = ego._episodes[0].past
+    assert np.isnan(done["robot_2"]).all() and done["robot_0"].tolist() == [1, 0]
+
+
 def test_a_safety_filter_counts_on_no_partner_that_it_does_not_command(planner) -> None:
     """One robot drives at the other: as a partner it goes on, and the ego makes good what it would have given way."""
     env = dp.make("crossing-v0", num_robots=3)

@@ -243,7 +243,7 @@ class RecedingHorizonPolicy:
 def _own(actions: Actions, seen: Observations) -> Actions:
     """The actions as they are remembered: of an agent that is only watched (NaN in its observation) unknown."""
     return {
-        name: action if np.isfinite(seen[name]).all() else np.full_like(action, np.nan)
+        name: action if np.isfinite(seen[name]).all() else np.full(np.shape(action), np.nan)
         for name, action in actions.items()
     }
 
