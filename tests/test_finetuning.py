@@ -665,12 +665,16 @@ def test_arguments_that_make_no_sense_are_refused(
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_otherwise(
-    straight: tuple[Path, FinetuningReport], tune: Callable
+    straight: tuple[Path, FinetuningReport], tune: Callable, pretrained: Path, offline: dp.TrajectoryDataset
 ) -> None:
     with pytest.raises(ValueError, match="already holds a run; pass resume=True"):
         tune(straight[0])
     with pytest.raises(ValueError, match="is of another run: {'updates_per_step': 0.2} there, {'updates_per_step': 1}"):
         tune(straight[0], resume=True, updates_per_step=1)
+    whole = dp.TrajectoryDataset(offline.store, 4, normalizer=offline.normalizer, inside=True)
+    with pytest.raises(ValueError, match="is of another run: {'offline_windows'"):
+        planner = dp.DiffusionPlanner.from_pretrained(pretrained)
+        dp.finetune(planner, Line, offline=whole, out=straight[0], resume=True, **BRIEF)
 
 
 def test_episodes_of_a_run_whose_checkpoints_are_gone_are_not_taken_for_new_ones(
