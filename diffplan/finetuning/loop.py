@@ -156,6 +156,8 @@ def finetune(
         raise ValueError(f"each=True with agents {unfit}: planners are saved by name; use letters, digits, _ and -.")
     if not 0 <= priority < float("inf"):
         raise ValueError(f"priority={priority}; give 0 (all alike) or more.")
+    if floor is not None and not np.isfinite(floor):
+        raise ValueError(f"floor={floor}; give a finite score, or None.")
     check_out(out, resume)
     facts: dict[str, Any] = {
         "method": name,
