@@ -364,6 +364,10 @@ def test_windows_that_went_better_than_expected_count_more() -> None:
     assert advantage_weights(advantages[:3], 1.0).log().diff().tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
 
 
+def test_one_window_alone_counts_as_usual() -> None:
+    assert advantage_weights(torch.tensor([3.0]), 0.5).tolist() == [1.0]
+
+
 def test_a_strong_trust_region_holds_the_denoiser_at_its_prior(
     pretrained: Path, offline: dp.TrajectoryDataset, tmp_path: Path
 ) -> None:

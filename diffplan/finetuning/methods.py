@@ -307,7 +307,8 @@ def advantages(value: ValueFunction, batch: TransitionBatch, spec: JointSpec) ->
 
 def advantage_weights(advantages: Float[Tensor, "B"], temperature: float) -> Float[Tensor, "B"]:
     """exp(advantage / temperature), advantages in standard deviations over the batch; cut, then 1 on average."""
-    standard = (advantages - advantages.mean()) / advantages.std().clamp(min=1e-6)
+    spread = advantages.std(correction=min(1, len(advantages) - 1))  # one has none
+    standard = (advantages - advantages.mean()) / spread.clamp(min=1e-6)
     weights = (standard / temperature).clamp(max=MOST_LOG_WEIGHT).exp()
     return weights / weights.mean()
 
