@@ -90,15 +90,16 @@ class WithPartners:
         unknown = [name for name in names if name not in spec.agents]
         if unknown or len(set(names)) >= spec.num_agents:
             raise ValueError(f"partners {list(names)} must be some, not all, of {list(spec.names)}.")
-        if (
-            isinstance(policy, RecedingHorizonPolicy)
-            and (policy.safety is not None or policy.refine)
-            and not set(names) <= set(policy.partners)
-        ):
-            raise ValueError(
-                f"the policy filters or refines actions of {list(names)}, too, whom it does not command; make it with "
-                f"partners={list(names)}."
-            )
+        for one in policy.policies.values() if isinstance(policy, TeamOfPolicies) else (policy,):
+            if (
+                isinstance(one, RecedingHorizonPolicy)
+                and (one.safety is not None or one.refine)
+                and not set(names) <= set(one.partners)
+            ):
+                raise ValueError(
+                    f"the policy filters or refines actions of {list(names)}, too, whom it does not command; make it "
+                    f"with partners={list(names)}."
+                )
         self.policy, self.partners, self.names, self.spec = policy, partners, tuple(names), spec
 
     @property
