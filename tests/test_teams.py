@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import diffplan as dp
+from diffplan.envs.crossing_partners import ScriptedPartners
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import make_scheduler
 from diffplan.planners.channel import Link
@@ -428,6 +429,20 @@ class Listening:
 
     def __call__(self, observations: Sequence[dict | None]) -> list[dict | None]:
         return [seen and {name: np.zeros(2, np.float32) for name in seen} for seen in observations]
+
+
+def test_a_robot_that_somebody_else_drives_neither_acts_nor_speaks_in_a_team(planner) -> None:
+    env, team = dp.make("crossing-v0", num_robots=2), DecentralizedTeam(planner, Manners(speak=True))
+    partners = ScriptedPartners(("robot_1",), ("late",), env.joint_spec.dt)
+    together = dp.WithPartners(team, partners, ("robot_1",), env.joint_spec)
+    together.reset([0])
+    observations, _ = env.reset(seed=0)
+    for _ in range(3):
+        (actions,) = together([observations])
+        observations = env.step(actions)[0]
+    members = team._episodes[0].members
+    assert not members["robot_0"].heard and members["robot_1"].told is None
+    assert members["robot_0"].told is not None and team.stats.plans == [1, 1, 1]
 
 
 def test_a_policy_that_senses_is_told_the_infos_that_belong_to_its_observations() -> None:

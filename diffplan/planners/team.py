@@ -21,7 +21,8 @@ from diffplan.trajectory import Plan
 class DecentralizedTeam:
     """A team of ``TeamMember``s, one per robot and episode, with a simulated radio between them; a ``Policy``.
 
-    Every member decides by itself; only the calls of the network are put together, for speed.
+    Every member decides by itself; only the calls of the network are put together, for speed. A robot that is only
+    watched (NaN in what it observes, as ``WithPartners`` shows those of others) neither acts nor speaks.
 
     Args:
         planner: for the environment's agents (see ``DiffusionPlanner.for_agents``).
@@ -75,7 +76,8 @@ class DecentralizedTeam:
             infos = self._infos[index] if self._infos else None
             if strangers := [name for name in seen or {} if name not in episode.members]:
                 raise ValueError(f"observations of {strangers}; the planner knows {list(episode.members)}.")
-            for name, observation in (seen or {}).items():
+            own = {name: observation for name, observation in (seen or {}).items() if np.isfinite(observation).all()}
+            for name, observation in own.items():
                 member = episode.members[name]
                 for arrived in episode.channel.deliver(name, episode.step):
                     member.receive(arrived)
