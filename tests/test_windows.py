@@ -101,6 +101,13 @@ def test_windows_over_an_episodes_end_do_not_reach_the_next(store):
     assert not last.cells[0, 0, 2:].any()
 
 
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_nobody_acts_at_the_final_observation_so_that_no_window_inside_begins_there(store, horizon):
+    dataset = TrajectoryDataset(store, horizon, history=2, inside=True)
+    episode, step = dataset.locate(np.arange(len(dataset)))
+    assert [step[episode == e].tolist() for e in range(5)] == [[*range(2, len(one))] for one in EPISODES]
+
+
 def test_normalized_cells_are_zero_where_nothing_exists(store):
     normalizer = Normalizer.fit(store, "gaussian")
     plain, normal = TrajectoryDataset(store, 5, 2), TrajectoryDataset(store, 5, 2, normalizer=normalizer)

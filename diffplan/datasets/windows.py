@@ -92,7 +92,7 @@ class TrajectoryDataset:
         if self.episodes.min() < 0 or self.episodes.max() >= len(store):
             outside = self.episodes[(self.episodes < 0) | (self.episodes >= len(store))]
             raise ValueError(f"episodes {outside[:5].tolist()} are not in {store.path}; it has 0..{len(store) - 1}.")
-        presents = store.lengths[self.episodes] + (2 - history - horizon if inside else 0)
+        presents = store.lengths[self.episodes] + (2 - history - max(2, horizon) if inside else 0)
         self._first_window = np.concatenate([[0], np.cumsum(-(-presents.clip(0) // stride))])
         if not len(self):
             raise ValueError(
