@@ -128,6 +128,13 @@ def test_what_happened_before_changes_the_plan(planner, dataset, observations) -
     assert np.abs(with_past.actions - without.actions).max() > 1e-3
 
 
+def test_a_static_entry_that_is_known_now_is_known_of_the_past(planner, observations) -> None:
+    before = {name: row.copy() for name, row in observations.items()}
+    seen = planner(observations, past=[(before, {})], seed=0)
+    before["robot_1"][list(planner.spec.role_of("robot_1").static)] = np.nan  # its goal was told only now
+    assert np.array_equal(planner(observations, past=[(before, {})], seed=0).actions, seen.actions)
+
+
 @pytest.mark.parametrize("part", [0, 1], ids=["observation", "action"])
 def test_what_is_not_finite_in_the_past_or_given_is_unknown(planner, dataset, observations, part: int) -> None:
     episode, name = dataset.store[0], next(iter(observations))

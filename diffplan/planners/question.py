@@ -100,14 +100,14 @@ def known_grid(
     exists[:, :history] = False
     known, ceiling = np.ones_like(exists), np.ones((spec.num_agents, W), np.float32)
     values[:, history, :O] = present
-    static = spec.static_mask[:, None, :O]
-    values[..., :O] = np.where(static, present[:, None], values[..., :O])
     past = tuple(question.past)[-history:] if history else ()
     for step, (observations, actions) in enumerate(past, start=history - len(past)):
         values[:, step, :O], was_there = spec.stack_observations(observations)
         acted, did = spec.stack_actions(actions)
         values[:, step, O:] = np.where(did[:, None], acted, np.nan)
         exists[:, step] = spec.feature_mask & was_there[:, None]
+    static = spec.static_mask[:, None, :O] & ~np.isfinite(values[..., :O])
+    values[..., :O] = np.where(static, present[:, None], values[..., :O])
     values = np.where(np.isfinite(values), values, np.float32(np.nan))
     if question.given is not None:
         given = np.concatenate((question.given.observations, question.given.actions), axis=-1)
