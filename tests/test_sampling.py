@@ -82,3 +82,6 @@ def test_bad_choices_are_refused() -> None:
         make_scheduler("euler")
     with pytest.raises(ValueError, match="at least one step"):
         noise_levels(make_scheduler("flow"), 0)
+    for name in ("ddim", "dpm"):
+        with pytest.raises(ValueError, match="num_inference_steps=1001; this scheduler has 1000 noise levels"):
+            noise_levels(make_scheduler(name), 1001)

@@ -44,6 +44,8 @@ def noise_levels(scheduler: Scheduler, num_inference_steps: int) -> list[float]:
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist())
         return scheduler.sigmas.tolist()
+    if num_inference_steps > (most := scheduler.config.num_train_timesteps):
+        raise ValueError(f"num_inference_steps={num_inference_steps}; this scheduler has {most} noise levels.")
     with warnings.catch_warnings():  # diffusers 0.42 hands tensors to numpy in a way that numpy 2 deprecates
         warnings.simplefilter("ignore", DeprecationWarning)
         scheduler.set_timesteps(num_inference_steps)
