@@ -83,6 +83,8 @@ def test_guidance_scale_goes_from_unconditional_to_conditional_and_beyond(planne
     free, told = planner(NOW, num_inference_steps=1).actions, plan(1.0)
     np.testing.assert_allclose(plan(0.0), free, atol=1e-5)
     np.testing.assert_allclose(plan(1.5), free + 1.5 * (told - free), atol=1e-4)
+    with pytest.raises(ValueError, match="guidance_scale=nan; give a finite number"):
+        plan(float("nan"))
 
 
 def test_a_share_of_the_windows_tells_no_return() -> None:
@@ -108,8 +110,9 @@ def test_a_short_deadline_leaves_fewer_candidates_and_steps_and_a_long_one_all(p
     guide = ConstraintGuide(lambda plan: plan.actions.sum((2, 3, 4)))
     steered = planner(NOW, num_samples=8, deadline_ms=1e-3, resample=True, guides=[guide])
     assert steered.num_inference_steps == 1
-    with pytest.raises(ValueError, match="deadline_ms=0; give a positive number"):
-        planner(NOW, deadline_ms=0)
+    for deadline in (0, float("inf")):
+        with pytest.raises(ValueError, match=f"deadline_ms={deadline}; give a positive number"):
+            planner(NOW, deadline_ms=deadline)
 
 
 def test_candidates_are_cut_to_what_time_allows() -> None:

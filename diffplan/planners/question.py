@@ -79,8 +79,12 @@ class Sampling:
             raise ValueError(f"target_return={self.target_return}; give a rank among the data, 0 (worst) to 1 (best).")
         if self.target_return is None and self.guidance_scale != 1:
             raise ValueError(f"guidance_scale={self.guidance_scale} needs target_return, the return to go for.")
-        if self.deadline_ms is not None and not self.deadline_ms > 0:
-            raise ValueError(f"deadline_ms={self.deadline_ms}; give a positive number of milliseconds.")
+        if not abs(self.guidance_scale) < float("inf"):
+            raise ValueError(f"guidance_scale={self.guidance_scale}; give a finite number.")
+        if self.deadline_ms is not None and not 0 < self.deadline_ms < float("inf"):
+            raise ValueError(
+                f"deadline_ms={self.deadline_ms}; give a positive number of milliseconds, or None for no deadline."
+            )
 
 
 def known_grid(
