@@ -84,6 +84,7 @@ def test_velocity_prediction_returns_the_sample_itself_where_there_is_no_noise()
     [
         ({"window": 30}, "history \\+ horizon = 30 is not a multiple of patch_size=4; use 28 or 32"),
         ({"width": 30}, "width=30 is not a multiple of num_heads=4; use 28"),
+        ({"width": 2}, "width=2 is not a multiple of num_heads=4; use 4"),
         ({"prediction": "noise"}, "choose 'sample' or 'velocity'"),
         ({"patch_size": 0}, "'patch_size': 0.*: every one must be at least 1"),
     ],

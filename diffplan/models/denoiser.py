@@ -90,9 +90,8 @@ class JointDenoiser(SavedNetwork):
                 f"use {near or patch_size} or {near + patch_size} cells."
             )
         if width % num_heads:
-            raise ValueError(
-                f"width={width} is not a multiple of num_heads={num_heads}; use {width // num_heads * num_heads}."
-            )
+            near = max(1, width // num_heads) * num_heads
+            raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}; use {near}.")
         if prediction not in ("sample", "velocity"):
             raise ValueError(f"prediction={prediction!r}; choose 'sample' or 'velocity'.")
         _check_entries(size, window, neighbours, history, position=position, velocity=velocity, goal=goal)
