@@ -215,7 +215,7 @@ def diagnosis(place: str, windows: WindowBatch, estimate: Tensor) -> str:
     bad = np.argwhere(~np.isfinite(windows.cells))
     if len(bad):
         b, n, w, d = bad[0]
-        cell = f"episode {windows.episode[b]}, step {windows.step[b]} + {w}, agent {n}, entry {d}"
+        cell = f"episode {windows.episode[b]}, cell {w} of the window of step {windows.step[b]}, agent {n}, entry {d}"
         return f"{place}: the data are not finite at {cell}; run `diffplan data verify` on the store."
     finite = int(torch.isfinite(estimate).all(dim=(1, 2, 3)).sum())
     return (

@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: 
 
     dataset.sample = sample  # type: ignore[method-assign]
     with pytest.raises(
-        FloatingPointError, match=r"training step 0: the data are not finite at episode \d+, step \d+ \+ 3, agent 0"
+        FloatingPointError, match=r"the data are not finite at episode \d+, cell 3 of the window of step \d+, agent 0"
     ):
         dp.train(planner, dataset, **RUN)
 
