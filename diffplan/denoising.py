@@ -68,7 +68,7 @@ class Exercise:
         """Mean squared error over the entries to estimate, weighted by 1 / level (and by window), and of their changes.
 
         Changes are from the step before, the present's known entries among them, in units of their entry's root mean
-        square in the batch.
+        square in the batch; a cell that is not shown counts as one of zeros without an error.
         """
         weight = self.learned / self.levels.clamp(min=LEAST_LEVEL)[..., None]
         if window_weights is not None:
