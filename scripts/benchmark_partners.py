@@ -50,7 +50,7 @@ SEEN, HELDOUT = tuple(TRAINING_FAMILIES), tuple(HELDOUT_FAMILIES)
 NAMES, PARTNER = ("robot_0", "robot_1", "robot_2"), "robot_2"
 OBSERVED = (0, 5, 10, 20)
 AHEAD = 20
-FORESEEING = Sampling(num_samples=50, num_inference_steps=20)
+FORESEEING = Sampling(num_samples=50, num_inference_steps=40)
 PARTICLE_COUNT = 20
 LATENT_SIZE = {INFERRED: 8, TOLD: STYLE_SIZE}
 
