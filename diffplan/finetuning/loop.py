@@ -164,10 +164,7 @@ def finetune(
         "parent": weights_sha256(planner.denoiser),
         "value": planner.value_function and weights_sha256(planner.value_function),
         "offline_data": offline.store.fingerprint,
-        "offline_windows": [
-            *(offline.horizon, offline.history, offline.stride, offline.digest),
-            *["inside"] * offline.inside,
-        ],
+        "offline_windows": [offline.horizon, offline.history, offline.stride, offline.inside, offline.digest],
         "steps": steps,
         "acting": acting.to_dict(),
         "learning": asdict(learning),
