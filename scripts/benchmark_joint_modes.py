@@ -1,13 +1,15 @@
 """2 to 8 agents must all choose the same of two ways: do they, and is the choice even? Writes docs/results/teams.json.
 
-    python scripts/benchmark_joint_modes.py
+    python scripts/benchmark_joint_modes.py --seeds 5
 
-Points on a line all go up or all go down, each at a pace of its own that only it knows. One tiny planner is trained on
-teams of 2 to 8. ``joint_mode_valid`` is the share of teams that agree, ``joint_mode_balance`` the share of those that
-go up, each for the number of agents for which it is worst; planned for all at once, and by everyone for itself.
+Points on a line all go up or all go down, each at a pace of its own that only it knows. A tiny planner a seed is
+trained on teams of 2 to 8. ``joint_mode_valid`` is the share of teams that agree, ``joint_mode_balance`` the share of
+those that go up, each for the number of agents for which it is worst, over all seeds; planned for all at once, and by
+everyone for itself. Data and planners are kept below runs/benchmark/joint_modes.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from diffplan.planners.question import Sampling
 
 FOLDER = Path("runs/benchmark/joint_modes")
 MOST, LENGTH, STEPS = 8, 8, 1_500
-COMMAND = "python scripts/benchmark_joint_modes.py --teams {teams}"
+COMMAND = "python scripts/benchmark_joint_modes.py --seeds {seeds} --teams {teams}"
 ROLE = dp.Role(2, (-1.0,), (1.0,), position=(0,), static=(1,))
 WAYS = ("at once", "shared seed", "private seeds")
 
@@ -43,25 +45,25 @@ def episode(rng: np.random.Generator) -> dp.Trajectory:
     return dp.Trajectory(team_of(MOST), *floats, never, never, there)
 
 
-def train() -> dp.DiffusionPlanner:
+def train(seed: int) -> dp.DiffusionPlanner:
     rng, data = np.random.default_rng(0), FOLDER / "data"
     if not data.exists():
         dp.TrajectoryStore.create(data, team_of(MOST)).append([episode(rng) for _ in range(3_000)])
     dataset = dp.load_dataset(data, horizon=LENGTH)
-    planner = dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=2)
-    dp.train(planner, dataset, steps=STEPS, start_share=1.0, out=FOLDER / "run", resume=True)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=2, seed=seed)
+    dp.train(planner, dataset, steps=STEPS, start_share=1.0, seed=seed, out=FOLDER / f"joint_{seed}", resume=True)
     return planner
 
 
-def ways(planner: dp.DiffusionPlanner, number: int, teams: int, how: str) -> np.ndarray:
-    """The way that every agent of every team plans for itself: 1 or -1 [teams, number]."""
+def ways(planner: dp.DiffusionPlanner, number: int, how: str, seed: int, teams: int) -> np.ndarray:
+    """The way that every agent of every team plans for itself: 1 or -1 [teams, number]; no two seeds share a team."""
     names, manners = planner.spec.names, Manners(speak=False, shared_seed=how == "shared seed")
-    pace = np.random.default_rng(1_000 + number).uniform(0.5, 1, (teams, number)).astype(np.float32)
+    pace = np.random.default_rng((1_000 + number, seed)).uniform(0.5, 1, (teams, number)).astype(np.float32)
     sensed = {name: np.array([0, np.nan], np.float32) for name in names}
     questions: list[Question] = []
     asked: list[tuple[TeamMember, Question]] = []
-    for team in range(teams):
-        now = {name: np.array([0, one], np.float32) for name, one in zip(names, pace[team], strict=True)}
+    for team in range(seed * teams, (seed + 1) * teams):
+        now = {name: np.array([0, one], np.float32) for name, one in zip(names, pace[team - seed * teams], strict=True)}
         if how == "at once":
             questions += [Question(now, seed=team)]
         else:
@@ -74,19 +76,22 @@ def ways(planner: dp.DiffusionPlanner, number: int, teams: int, how: str) -> np.
     return np.diagonal(heading.reshape(teams, number, number), axis1=1, axis2=2)
 
 
-def figures(planner: dp.DiffusionPlanner, teams: int) -> list[Figure]:
+def figures(planners: Sequence[dp.DiffusionPlanner], teams: int) -> list[Figure]:
     valid: dict[str, Interval] = {}
     balance: dict[str, Interval] = {}
     for how in WAYS:
-        found = [ways(planner.for_agents(team_of(n)), n, teams, how) for n in range(2, MOST + 1)]
-        agree = [np.abs(one.mean(1)) == 1 for one in found]
-        up = [one[same, 0] > 0 for one, same in zip(found, agree, strict=True)]
-        valid[how] = share_interval([min(agree, key=np.mean)])
-        balance[how] = share_interval([max(up, key=lambda one: abs(one.mean() - 0.5))])
+        agree, up = [], []  # of every number of agents, one array a seed
+        for n in range(2, MOST + 1):
+            found = [ways(one.for_agents(team_of(n)), n, how, seed, teams) for seed, one in enumerate(planners)]
+            agree.append([np.abs(one.mean(1)) == 1 for one in found])
+            up.append([one[same, 0] > 0 for one, same in zip(found, agree[-1], strict=True)])
+        valid[how] = min(map(share_interval, agree), key=lambda one: one.value)
+        balance[how] = max(map(share_interval, up), key=lambda one: abs(one.value - 0.5))
 
     def figure(name: str, one: Interval, beside: dict[str, Figure]) -> Figure:
-        count = teams * (MOST - 1)
-        return Figure(name, one.value, one.low, one.high, "share", 1, count, COMMAND.format(teams=teams), beside)
+        seeds, count = len(planners), len(planners) * teams * (MOST - 1)
+        command = COMMAND.format(seeds=seeds, teams=teams)
+        return Figure(name, one.value, one.low, one.high, "share", seeds, count, command, beside)
 
     return [
         figure(f"joint_mode_{name}", found[WAYS[0]], {how: figure(how, found[how], {}) for how in WAYS[1:]})
@@ -96,9 +101,10 @@ def figures(planner: dp.DiffusionPlanner, teams: int) -> list[Figure]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teams", type=int, default=1_000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--teams", type=int, default=1_000, help="of each number of agents and seed")
     arguments = parser.parse_args()
-    record(RESULTS / "teams.json", figures(train(), arguments.teams))
+    record(RESULTS / "teams.json", figures([train(seed) for seed in range(arguments.seeds)], arguments.teams))
 
 
 if __name__ == "__main__":
