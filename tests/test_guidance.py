@@ -77,6 +77,23 @@ def test_guided_samples_match_the_exact_gaussian_posterior(steps: int, resample:
     assert x.std() == pytest.approx(math.sqrt(0.5), rel=0.04)
 
 
+def test_curvature_that_is_measured_once_serves_lower_noise_levels() -> None:
+    calls: list[int] = []
+
+    def pull(plan: Estimate) -> Tensor:
+        calls.append(1)
+        return (plan.positions - 2).square().sum((2, 3, 4))
+
+    found, counts = [], []
+    for steady in (False, True):
+        guide, calls[:] = ConstraintGuide(pull, levels=(0.0, 0.75)), []
+        guide.steady = steady
+        found.append(sampled(exact_planner(GaussianPrior), guide, 40, resample=False, number=200))
+        counts.append(len(calls))
+    np.testing.assert_allclose(*found, atol=0.01)
+    assert counts[0] - counts[1] == 29  # of 30 levels all but the first spare a gradient
+
+
 def test_a_correlated_partner_follows_as_the_prior_says() -> None:
     """Robot 0 is drawn to 2; robot 1, correlated by 0.8, comes along to 0.8 and keeps the variance of the posterior."""
     planner = exact_planner(GaussianPrior, agents=2)

@@ -11,7 +11,9 @@ mean of the Gaussian (estimate, C) times the weight exp(g):
 
 ``C g`` alone (arXiv 2209.14687, 2204.03458) overshoots where the weight is curved. How H bends the gradient along C g
 is measured for every guide and cell by one more gradient a little further on: exact for Gaussians where cells do not
-depend on each other, an approximation otherwise. No cell moves farther than a few standard deviations of what is open.
+depend on each other, an approximation otherwise. Of a ``steady`` guide it is measured once, at the first level at which
+it moves plans; C is taken to shrink from there as it does where the clean cells are N(0, 1). No cell moves farther than
+a few standard deviations of what is open.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,6 +56,7 @@ class Guidance:
     ):
         self.guides, self.spec, self.normalizer = guides, spec, normalizer
         self.agent_mask, self.history, self.num_samples = agent_mask, history, num_samples
+        self._bends: dict[int, Tensor] = {}  # of steady guides, once they moved plans: H C at a spread of 1
 
     def check(self, horizon: int, tried: Sequence[Guide] = ()) -> None:
         """Raises ``ValueError`` for guides whose arguments do not fit these agents, or that fail a trial.
@@ -105,7 +108,11 @@ class Guidance:
         return found
 
     def particle_weight(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "B S"]:
-        """Log-weight of particles at a noise level: of the guides that move plans, from where they begin to do so."""
+        """Log-weight of particles at a noise level: of the guides that move plans, from where they begin to do so.
+
+        Afterwards particles change places, so that the curvature of steady guides is measured anew.
+        """
+        self._bends.clear()
         begun = [guide for guide in self.guides if guide.levels is not None and level <= guide.levels[1]]
         return self._sum(begun, clean).nan_to_num(nan=WORST)
 
@@ -123,14 +130,15 @@ class Guidance:
         free: Bool[Tensor, "_ N W D"],
     ) -> tuple[Float[Tensor, "BS N W D"], Float[Tensor, "BS N W D"]]:
         """The estimate of the clean cells, and the guided one (the module's equation); only ``free`` entries move."""
-        if not any(_moves(guide, level) for guide in self.guides):
+        moving = [index for index, guide in enumerate(self.guides) if _moves(guide, level)]
+        if not moving:
             clean = torch.where(known, sample, estimate(sample, level))
             return clean, clean
         with torch.enable_grad():
             variable = sample.clone().requires_grad_()
             traced = torch.where(known, sample, estimate(variable, level))
         clean = traced.detach()
-        pulls = self._gradients(clean, level) * free
+        pulls = self._gradients(moving, clean) * free
         if not pulls.any():
             return clean, clean
         gain = level**2 / max(1 - level, LEAST_SIGNAL)
@@ -141,24 +149,29 @@ class Guidance:
 
         spread = level / ((1 - level) ** 2 + level**2) ** 0.5
         limit = spread * free.sum(-1, keepdim=True).sqrt()
-        probe = covariant(pulls.sum(0))
-        lengths = (_length(probe) / limit.clamp(min=1e-9)).flatten(1).amax(1)
-        share = (PROBE / lengths.clamp(min=PROBE))[:, None, None, None]
-        further = self._gradients(clean + share * probe, level) * free
-        squares = pulls.square().sum(-1, keepdim=True)
-        bends = ((pulls - further) * pulls).sum(-1, keepdim=True) / (share * squares).clamp(min=1e-30)
-        shift = covariant((pulls / (1 + bends.clamp(min=0))).sum(0))
+        bends = dict(self._bends)
+        if fresh := [index for index in moving if index not in bends]:
+            probe = covariant(pulls.sum(0))
+            lengths = (_length(probe) / limit.clamp(min=1e-9)).flatten(1).amax(1)
+            share = (PROBE / lengths.clamp(min=PROBE))[:, None, None, None]
+            here = pulls[[moving.index(index) for index in fresh]]
+            there = self._gradients(fresh, clean + share * probe) * free
+            squares = here.square().sum(-1, keepdim=True)
+            found = ((here - there) * here).sum(-1, keepdim=True) / (share * squares).clamp(min=1e-30)
+            bends |= zip(fresh, found.clamp(min=0) / spread**2, strict=True)
+            self._bends |= {index: bends[index] for index in fresh if self.guides[index].steady}
+        bend = spread**2 * torch.stack([bends[index] for index in moving])
+        shift = covariant((pulls / (1 + bend)).sum(0))
         return clean, clean + shift * (TRUST * limit / _length(shift).clamp(min=1e-9)).clamp(max=1)
 
-    def _gradients(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "guides BS N W D"]:
-        """Of every guide that moves plans at this level."""
+    def _gradients(self, guides: Sequence[int], clean: Float[Tensor, "BS N W D"]) -> Float[Tensor, "guides BS N W D"]:
+        """Of each of these guides."""
         gradients: list[Tensor] = []
-        for guide in self.guides:
-            if _moves(guide, level):
-                with torch.enable_grad():
-                    variable = clean.clone().requires_grad_()
-                    total = self._sum([guide], variable).sum()
-                    gradients += torch.autograd.grad(total, variable)
+        for index in guides:
+            with torch.enable_grad():
+                variable = clean.clone().requires_grad_()
+                total = self._sum([self.guides[index]], variable).sum()
+                gradients += torch.autograd.grad(total, variable)
         return torch.stack(gradients).nan_to_num()
 
     def _estimate(self, clean: Float[Tensor, "BS N W D"], history: int) -> Estimate:

@@ -57,11 +57,14 @@ class Guide(ABC):
         name: of its term in ``Plan.terms``.
         weight: how strongly it counts.
         levels: (lowest, highest) noise level at which it moves the plan; ``None``: it only ranks the candidates.
+        steady: whether its curvature, once measured, counts for a plan's other noise levels, too. Measuring takes a
+            gradient: false where that is cheap, or where the curvature comes and goes, as that of a violation does.
     """
 
     name: str
     weight: float
     levels: tuple[float, float] | None
+    steady: bool = False
 
     @abstractmethod
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
@@ -249,6 +252,8 @@ class ValueGuide(Guide):
             guide that only ranks, from 4 by one that moves plans, which looks at them at every step of denoising.
         name: of its term in ``Plan.terms``.
     """
+
+    steady = True
 
     value_function: ValueFunction
     agent: str | None = None
