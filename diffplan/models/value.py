@@ -26,6 +26,8 @@ from diffplan.models.saved import SavedNetwork
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
 
+ROWS = 16  # agents that one call of attention takes best
+
 
 class ValueFunction(SavedNetwork):
     """Twin action values, a state value and a reward, for every agent of a team.
@@ -267,14 +269,19 @@ class TeamNetwork(nn.Module):
         self, inputs: Float[Tensor, "B N F"], roles: Int[Tensor, "N"], mask: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "members B N outputs"]:
         (B, N), members = mask.shape, len(self.embed_role)
-        inputs = inputs.where(mask[..., None], 0).reshape(1, B * N, -1).expand(members, -1, -1)
-        tokens = self.embed(inputs).reshape(members, B, N, -1) + self.embed_role[:, None, roles]
-        itself = torch.eye(N, dtype=torch.bool, device=mask.device)
-        seen = (mask[:, None] | itself)[:, None].repeat(members, 1, 1, 1)
+        side = max(1, ROWS // N)  # teams that share a call of attention, in which each sees its own
+        left = -B % side
+        inputs, mask = F.pad(inputs, (0, 0, 0, 0, 0, left)), F.pad(mask, (0, 0, 0, left))
+        inputs = inputs.where(mask[..., None], 0).reshape(1, len(mask) * N, -1).expand(members, -1, -1)
+        tokens = self.embed(inputs).reshape(members, len(mask), N, -1) + self.embed_role[:, None, roles]
+        team = torch.arange(side * N, device=mask.device) // N
+        itself = torch.eye(side * N, dtype=torch.bool, device=mask.device)
+        seen = (team == team[:, None]) & mask.reshape(-1, 1, side * N) | itself
+        seen = seen[:, None].repeat(members, 1, 1, 1)
         tokens = tokens.flatten(1, 2)
         for block in self.blocks:
             tokens = block(tokens, seen)
-        return self.head(normed(tokens)).reshape(members, B, N, -1) * mask[..., None]
+        return (self.head(normed(tokens)).reshape(members, len(mask), N, -1) * mask[..., None])[:, :B]
 
 
 class TeamBlock(nn.Module):
@@ -289,7 +296,7 @@ class TeamBlock(nn.Module):
         self.contract = MemberLinear(2 * width, width, members)
 
     def forward(
-        self, tokens: Float[Tensor, "members M C"], seen: Bool[Tensor, "teams 1 N N"]
+        self, tokens: Float[Tensor, "members M C"], seen: Bool[Tensor, "calls 1 R R"]
     ) -> Float[Tensor, "members M C"]:
         joined = self.query_key_value(normed(tokens))
         query, key, value = joined.reshape(len(seen), seen.shape[-1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
