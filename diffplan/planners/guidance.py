@@ -27,6 +27,7 @@ from diffplan.planners.guides import Estimate, Guide
 from diffplan.spec import JointSpec
 
 TRUST = 2.0  # standard deviations that one level may move a cell's entries, on average
+FEW = 8  # candidates that tell a steady guide's curvature
 PROBE = 0.1  # of a standard deviation: how far on the curvature is measured
 WORST = -1e30  # what a log-weight that is not a number counts as
 LEAST_SIGNAL = 0.05  # of 1 - s: close to pure noise J is nearly 0, and the formula nearly 0 / 0
@@ -42,7 +43,6 @@ class Guidance:
         normalizer: from the grids' units to physical ones.
         agent_mask: who is present, for each of B questions.
         history: cells before the present, which guides do not see.
-        num_samples: S, candidates a question.
     """
 
     def __init__(
@@ -52,10 +52,9 @@ class Guidance:
         normalizer: Normalizer,
         agent_mask: Bool[Tensor, "B N"],
         history: int,
-        num_samples: int,
     ):
         self.guides, self.spec, self.normalizer = guides, spec, normalizer
-        self.agent_mask, self.history, self.num_samples = agent_mask, history, num_samples
+        self.agent_mask, self.history = agent_mask, history
         self._bends: dict[int, Tensor] = {}  # of steady guides, once they moved plans: H C at a spread of 1
 
     def check(self, horizon: int, tried: Sequence[Guide] = ()) -> None:
@@ -70,7 +69,7 @@ class Guidance:
 
     def _try(self, guide: Guide, horizon: int) -> None:
         """Two made-up plans are guided."""
-        trial = Guidance((guide,), self.spec, self.normalizer, self.agent_mask[:1], 0, 2)
+        trial = Guidance((guide,), self.spec, self.normalizer, self.agent_mask[:1], 0)
         shape, generator = (2, self.spec.num_agents, horizon, self.spec.size), torch.Generator().manual_seed(0)
         with torch.enable_grad():
             plans = torch.randn(shape, generator=generator).to(self.agent_mask.device).requires_grad_()
@@ -108,17 +107,13 @@ class Guidance:
         return found
 
     def particle_weight(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "B S"]:
-        """Log-weight of particles at a noise level: of the guides that move plans, from where they begin to do so.
-
-        Afterwards particles change places, so that the curvature of steady guides is measured anew.
-        """
-        self._bends.clear()
+        """Log-weight of particles at a noise level: of the guides that move plans, from where they begin to do so."""
         begun = [guide for guide in self.guides if guide.levels is not None and level <= guide.levels[1]]
         return self._sum(begun, clean).nan_to_num(nan=WORST)
 
     def _sum(self, guides: Sequence[Guide], clean: Float[Tensor, "BS N W D"]) -> Float[Tensor, "B S"]:
         estimate = self._estimate(clean, self.history)
-        total = clean.new_zeros(len(self.agent_mask), self.num_samples)
+        total = clean.new_zeros(estimate.normalized.shape[:2])
         return total + sum(guide.weight * guide.log_weight(estimate) for guide in guides)
 
     def guided(
@@ -154,15 +149,34 @@ class Guidance:
             probe = covariant(pulls.sum(0))
             lengths = (_length(probe) / limit.clamp(min=1e-9)).flatten(1).amax(1)
             share = (PROBE / lengths.clamp(min=PROBE))[:, None, None, None]
-            here = pulls[[moving.index(index) for index in fresh]]
-            there = self._gradients(fresh, clean + share * probe) * free
-            squares = here.square().sum(-1, keepdim=True)
-            found = ((here - there) * here).sum(-1, keepdim=True) / (share * squares).clamp(min=1e-30)
-            bends |= zip(fresh, found.clamp(min=0) / spread**2, strict=True)
-            self._bends |= {index: bends[index] for index in fresh if self.guides[index].steady}
+            for index in fresh:
+                bends[index] = self._curvature(index, clean, pulls[moving.index(index)], share, probe) / spread**2
+                if self.guides[index].steady:
+                    self._bends[index] = bends[index]
         bend = spread**2 * torch.stack([bends[index] for index in moving])
         shift = covariant((pulls / (1 + bend)).sum(0))
         return clean, clean + shift * (TRUST * limit / _length(shift).clamp(min=1e-9)).clamp(max=1)
+
+    def _curvature(
+        self,
+        index: int,
+        clean: Float[Tensor, "BS N W D"],
+        pull: Float[Tensor, "BS N W D"],
+        share: Float[Tensor, "BS 1 1 1"],
+        probe: Float[Tensor, "BS N W D"],
+    ) -> Float[Tensor, "BS N W 1"]:
+        """H C of a guide along its pull, in every cell; a steady one's is that of a few candidates together."""
+        B, steady = len(self.agent_mask), self.guides[index].steady
+        S = len(clean) // B
+        few = min(S, FEW) if steady else S
+        clean, pull, share, probe = (
+            part.reshape(B, S, *part.shape[1:])[:, :few].flatten(0, 1) for part in (clean, pull, share, probe)
+        )
+        (there,) = self._gradients([index], clean + share * probe)
+        fall, size = ((pull - there) * pull).sum(-1, keepdim=True), share * pull.square().sum(-1, keepdim=True)
+        if steady:
+            fall, size = (part.reshape(B, few, *part.shape[1:]).sum(1).repeat_interleave(S, 0) for part in (fall, size))
+        return (fall / size.clamp(min=1e-30)).clamp(min=0)
 
     def _gradients(self, guides: Sequence[int], clean: Float[Tensor, "BS N W D"]) -> Float[Tensor, "guides BS N W D"]:
         """Of each of these guides."""
@@ -176,7 +190,7 @@ class Guidance:
 
     def _estimate(self, clean: Float[Tensor, "BS N W D"], history: int) -> Estimate:
         future = clean[:, :, history:]
-        shape, O = (len(self.agent_mask), self.num_samples, *future.shape[1:]), self.spec.observation_size
+        O, shape = self.spec.observation_size, (len(self.agent_mask), -1, *future.shape[1:])
         physical = self.normalizer.unnormalize(future, self.spec.role_index).reshape(shape)
         features = torch.from_numpy(self.spec.feature_mask).to(future.device)
         physical = physical * (self.agent_mask[..., None] & features)[:, None, :, None]

@@ -44,7 +44,7 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
 def rank(planner: "DiffusionPlanner", plan: Plan, guides: Sequence[Guide]) -> dict[str, Float[np.ndarray, "S"]]:
     """What guides say of a plan: every one's weighted log-weight, per candidate. Raises as ``Guidance.check``."""
     agent_mask = torch.from_numpy(plan.agent_mask)[None].to(planner.device)
-    guidance = Guidance(guides, planner.spec, planner.normalizer, agent_mask, 0, plan.num_samples)
+    guidance = Guidance(guides, planner.spec, planner.normalizer, agent_mask, 0)
     guidance.check(planner.horizon)
     cells = warm_grid(plan, planner.spec, planner.normalizer, planner.horizon, 0, plan.num_samples)
     terms = guidance.terms(torch.from_numpy(cells).to(planner.device))

@@ -290,7 +290,7 @@ class DiffusionPlanner(DiffusionPipeline):
         if warm:
             levels = [sampling.warm_start_level * level for level in levels]
         number = deadline.affordable(sampling.num_samples, len(levels) - 1, self._pace, len(questions))
-        guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, number)
+        guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history)
         guidance.check(self.horizon, self._tried)
         self._tried = tuple(sampling.guides)
         guidance.check_levels(levels[:-1])
