@@ -302,7 +302,8 @@ class TeamBlock(nn.Module):
         query, key, value = joined.reshape(len(seen), seen.shape[-1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         tokens = tokens + self.mix(mixed.transpose(1, 2).reshape(tokens.shape))
-        return tokens + self.contract(F.relu(self.expand(normed(tokens))).square())
+        hidden = self.expand(normed(tokens))
+        return tokens + self.contract(hidden * F.relu(hidden))  # squares, with a cheaper gradient than a power's
 
 
 class MemberLinear(nn.Module):
