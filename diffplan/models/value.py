@@ -276,11 +276,11 @@ class TeamNetwork(nn.Module):
         tokens = self.embed(inputs).reshape(members, len(mask), N, -1) + self.embed_role[:, None, roles]
         team = torch.arange(side * N, device=mask.device) // N
         itself = torch.eye(side * N, dtype=torch.bool, device=mask.device)
-        seen = (team == team[:, None]) & mask.reshape(-1, 1, side * N) | itself
-        seen = seen[:, None].repeat(members, 1, 1, 1)
+        seen = (team == team[:, None]) & mask.reshape(-1, side * N, 1) | itself
+        bias = tokens.new_zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None].repeat(members, 1, 1, 1)
         tokens = tokens.flatten(1, 2)
         for block in self.blocks:
-            tokens = block(tokens, seen)
+            tokens = block(tokens, bias)
         return (self.head(normed(tokens)).reshape(members, len(mask), N, -1) * mask[..., None])[:, :B]
 
 
@@ -296,11 +296,12 @@ class TeamBlock(nn.Module):
         self.contract = MemberLinear(2 * width, width, members)
 
     def forward(
-        self, tokens: Float[Tensor, "members M C"], seen: Bool[Tensor, "calls 1 R R"]
+        self, tokens: Float[Tensor, "members M C"], bias: Float[Tensor, "calls 1 keys queries"]
     ) -> Float[Tensor, "members M C"]:
         joined = self.query_key_value(normed(tokens))
-        query, key, value = joined.reshape(len(seen), seen.shape[-1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        query, key, value = joined.reshape(len(bias), bias.shape[-1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        scores = key @ (query * query.shape[-1] ** -0.5).mT + bias  # as in a denoiser's block
+        mixed = scores.softmax(dim=-2).mT @ value
         tokens = tokens + self.mix(mixed.transpose(1, 2).reshape(tokens.shape))
         hidden = self.expand(normed(tokens))
         return tokens + self.contract(hidden * F.relu(hidden))  # squares, with a cheaper gradient than a power's
