@@ -50,6 +50,7 @@ MAIN = {
     "co_learning_4_10k_crossing_doorway": "4 robots at a doorway, each learns for itself, 10,000 steps",
     "speedup_over_scratch": "steps of SAC from scratch / ours (at least: SAC did not get there)",
     "partner_shift_recovery": "a partner changes for good: success after 20,000 steps / with the old ones before",
+    "partner_shift_recovery_filtered": "the same, with a safety filter",
     "partner_success_heldout": "success beside partners of unseen families",
     "partner_ade_ratio_heldout": "their forecast error / constant velocity's",
     "style_accuracy_10": "their style told apart after 10 steps",
