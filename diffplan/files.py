@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 
 try:
@@ -94,9 +95,16 @@ def sync(path: Path) -> None:
 
 def write_json(path: str | Path, data: Any) -> None:
     """Writes ``data`` as indented JSON, atomically; NaN and infinity are refused (they are not JSON)."""
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(data, indent=2, allow_nan=False, default=plain) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text)
+
+
+def plain(number: Any) -> Any:
+    """A number of numpy's as Python's: ``json.dumps(..., default=plain)`` writes both."""
+    if isinstance(number, np.generic):
+        return number.item()
+    raise TypeError(f"{number!r} of type {type(number).__name__} cannot be written as JSON.")
 
 
 def nan_to_none(data: Any) -> Any:
@@ -121,7 +129,7 @@ def claim(folder: str | Path, settings: dict[str, Any]) -> None:
 
     Raises ``ValueError`` when it is that of others; nothing in it is touched then.
     """
-    path, settings = Path(folder) / "settings.json", json.loads(json.dumps(settings))
+    path, settings = Path(folder) / "settings.json", json.loads(json.dumps(settings, default=plain))
     if not path.exists():
         write_json(path, settings)
     found = read_json(path)

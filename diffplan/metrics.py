@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffplan.files import atomic_path
+from diffplan.files import atomic_path, plain
 
 
 class MetricsLog:
@@ -31,14 +31,14 @@ class MetricsLog:
                 lines.pop()  # torn by a full disk or a kill; its step is done again
             self.rows = [row for row in map(json.loads, lines) if row["step"] <= first]
             with atomic_path(self.path) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+                temporary.write_text("".join(json.dumps(row, default=plain) + "\n" for row in self.rows))
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row."""
         self.rows.append(row)
         if self.path is not None:
             with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row, default=plain) + "\n")
         if self._writer is not None:
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "step":

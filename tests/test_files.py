@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from diffplan.files import (
@@ -28,6 +29,17 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
         raise KeyError("the writer failed")
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path):
+    """Seeds, counts and options often come out of numpy."""
+    settings = {"seed": np.int64(3), "rate": np.float32(0.5), "safe": np.bool_(True)}
+    write_json(tmp_path / "note.json", settings)
+    assert read_json(tmp_path / "note.json") == {"seed": 3, "rate": 0.5, "safe": True}
+    claim(tmp_path / "run", settings)
+    claim(tmp_path / "run", {"seed": 3, "rate": 0.5, "safe": True})
+    with pytest.raises(TypeError, match="of type ndarray cannot be written as JSON"):
+        write_json(tmp_path / "note.json", np.zeros(2))
 
 
 def test_a_full_disk_leaves_the_old_file_whole_and_says_what_to_do(tmp_path):

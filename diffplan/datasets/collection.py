@@ -22,6 +22,7 @@ from diffplan.datasets.store import TrajectoryStore, check_same_spec
 from diffplan.envs import behavior_policy, make
 from diffplan.envs.behavior import BehaviorPolicy
 from diffplan.envs.spaces import spec_from_env
+from diffplan.files import plain
 from diffplan.helpers import follow_parent
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Trajectory
@@ -64,7 +65,7 @@ def collect_episodes(
         ValueError: arguments that do not fit each other, or a store that was begun differently.
         OSError: the disk is full or read-only; all earlier shards stay valid.
     """
-    recipe = _Recipe(env, policy, skill, style, json.dumps(dict(env_options or {}), sort_keys=True))
+    recipe = _Recipe(env, policy, skill, style, json.dumps(dict(env_options or {}), sort_keys=True, default=plain))
     recipe.check(workers)
     if episodes < 1:
         raise ValueError(f"episodes={episodes}; record at least one.")
