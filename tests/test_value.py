@@ -172,6 +172,22 @@ def test_absent_agents_are_worth_nothing_and_change_nobody(random_value) -> None
         torch.testing.assert_close(one[..., there], other)
 
 
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, 1e20])
+def test_a_team_whose_numbers_are_broken_spoils_no_other_team(random_value, broken: float) -> None:
+    observations, actions, roles, mask = random_team()
+    observations, actions, mask = observations.repeat(3, 1, 1), actions.repeat(3, 1, 1), mask.repeat(3, 1)
+    whole = everything(random_value, observations, actions, roles, mask)
+    observations[1, 0, 0] = broken
+    variable = actions.requires_grad_()
+    values = everything(random_value, observations, variable, roles, mask)
+    others = torch.arange(len(mask)) != 1
+    for one, before in zip(values, whole, strict=True):
+        torch.testing.assert_close(one[..., others, :], before[..., others, :])
+        assert one[..., 1, :].isnan().all()
+    (gradient,) = torch.autograd.grad(values[0][:, others].sum(), variable)
+    assert gradient.isfinite().all() and gradient[others].any()
+
+
 @pytest.mark.parametrize("N", [1, 2, 7])
 def test_any_number_of_agents_works_and_agents_matter_to_each_other(random_value, N: int) -> None:
     observations, actions, roles, mask = random_team(N=N)

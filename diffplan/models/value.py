@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
 
 ROWS = 16  # agents that one call of attention takes best
+FAR_OUT = 1e15  # inputs that would overflow within: their team's outputs are no numbers, and nobody else's
 
 
 class ValueFunction(SavedNetwork):
@@ -272,7 +273,8 @@ class TeamNetwork(nn.Module):
         side = max(1, ROWS // N)  # teams that share a call of attention, in which each sees its own
         left = -B % side
         inputs, mask = F.pad(inputs, (0, 0, 0, 0, 0, left)), F.pad(mask, (0, 0, 0, left))
-        inputs = inputs.where(mask[..., None], 0).reshape(1, len(mask) * N, -1).expand(members, -1, -1)
+        sound = ((inputs.detach().abs() < FAR_OUT).all(-1) | ~mask).all(1, keepdim=True)  # not: nan, too
+        inputs = inputs.where((mask & sound)[..., None], 0).reshape(1, len(mask) * N, -1).expand(members, -1, -1)
         tokens = self.embed(inputs).reshape(members, len(mask), N, -1) + self.embed_role[:, None, roles]
         team = torch.arange(side * N, device=mask.device) // N
         itself = torch.eye(side * N, dtype=torch.bool, device=mask.device)
@@ -281,7 +283,8 @@ class TeamNetwork(nn.Module):
         tokens = tokens.flatten(1, 2)
         for block in self.blocks:
             tokens = block(tokens, bias)
-        return (self.head(normed(tokens)).reshape(members, len(mask), N, -1) * mask[..., None])[:, :B]
+        outputs = self.head(normed(tokens)).reshape(members, len(mask), N, -1)
+        return (outputs.where(sound[..., None], torch.nan) * mask[..., None])[:, :B]
 
 
 class TeamBlock(nn.Module):
