@@ -270,15 +270,15 @@ class TeamNetwork(nn.Module):
         self, inputs: Float[Tensor, "B N F"], roles: Int[Tensor, "N"], mask: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "members B N outputs"]:
         (B, N), members = mask.shape, len(self.embed_role)
-        side = max(1, ROWS // N)  # teams that share a call of attention, in which each sees its own
-        left = -B % side
-        inputs, mask = F.pad(inputs, (0, 0, 0, 0, 0, left)), F.pad(mask, (0, 0, 0, left))
+        together = max(1, ROWS // N)  # teams that share a call of attention, in which each sees its own
+        missing = -B % together
+        inputs, mask = F.pad(inputs, (0, 0, 0, 0, 0, missing)), F.pad(mask, (0, 0, 0, missing))
         sound = ((inputs.detach().abs() < FAR_OUT).all(-1) | ~mask).all(1, keepdim=True)  # not: nan, too
         inputs = inputs.where((mask & sound)[..., None], 0).reshape(1, len(mask) * N, -1).expand(members, -1, -1)
         tokens = self.embed(inputs).reshape(members, len(mask), N, -1) + self.embed_role[:, None, roles]
-        team = torch.arange(side * N, device=mask.device) // N
-        itself = torch.eye(side * N, dtype=torch.bool, device=mask.device)
-        seen = (team == team[:, None]) & mask.reshape(-1, side * N, 1) | itself
+        team = torch.arange(together * N, device=mask.device) // N
+        itself = torch.eye(together * N, dtype=torch.bool, device=mask.device)
+        seen = (team == team[:, None]) & mask.reshape(-1, together * N, 1) | itself
         bias = tokens.new_zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None].repeat(members, 1, 1, 1)
         tokens = tokens.flatten(1, 2)
         for block in self.blocks:
