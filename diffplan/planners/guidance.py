@@ -127,7 +127,8 @@ class Guidance:
         """The estimate of the clean cells, and the guided one (the module's equation); only ``free`` entries move."""
         moving = [index for index, guide in enumerate(self.guides) if _moves(guide, level)]
         if not moving:
-            clean = torch.where(known, sample, estimate(sample, level))
+            with torch.inference_mode():  # as without guides
+                clean = torch.where(known, sample, estimate(sample, level))
             return clean, clean
         with torch.enable_grad():
             variable = sample.clone().requires_grad_()
