@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffplan.models.saved import SavedNetwork
-from diffplan.models.value import MemberLinear, TeamBlock, normed
+from diffplan.models.value import MemberLinear, TeamBlock, attention_bias, normed
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
@@ -112,9 +112,9 @@ class PartnerEncoder(SavedNetwork):
         inputs = torch.cat((cells.where(known, 0), known.to(cells.dtype)), dim=-1).reshape(1, B * N, -1)
         tokens = self.embed(inputs).reshape(1, B, N, -1) + self.embed_role[roles]
         itself = torch.eye(N, dtype=torch.bool, device=mask.device)
-        seen, tokens = (mask[:, None] | itself)[:, None], tokens.flatten(1, 2)
+        bias, tokens = attention_bias(mask[:, :, None] | itself), tokens.flatten(1, 2)
         for block in self.blocks:
-            tokens = block(tokens, seen)
+            tokens = block(tokens, bias)
         features = normed(tokens)
         mean, log_std = self.latent_head(features).reshape(B, N, -1).chunk(2, dim=-1)
         return PartnerCode(mean, log_std.clamp(-5, 2), self.family_head(features).reshape(B, N, -1))

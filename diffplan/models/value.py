@@ -279,12 +279,16 @@ class TeamNetwork(nn.Module):
         team = torch.arange(together * N, device=mask.device) // N
         itself = torch.eye(together * N, dtype=torch.bool, device=mask.device)
         seen = (team == team[:, None]) & mask.reshape(-1, together * N, 1) | itself
-        bias = tokens.new_zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None].repeat(members, 1, 1, 1)
-        tokens = tokens.flatten(1, 2)
+        bias, tokens = attention_bias(seen).repeat(members, 1, 1, 1), tokens.flatten(1, 2)
         for block in self.blocks:
             tokens = block(tokens, bias)
         outputs = self.head(normed(tokens)).reshape(members, len(mask), N, -1)
         return (outputs.where(sound[..., None], torch.nan) * mask[..., None])[:, :B]
+
+
+def attention_bias(seen: Bool[Tensor, "calls keys queries"]) -> Float[Tensor, "calls 1 keys queries"]:
+    """What attention's scores get added: 0 where a query sees a key, -inf elsewhere; every query must see one."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)[:, None]
 
 
 class TeamBlock(nn.Module):
