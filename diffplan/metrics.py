@@ -1,6 +1,7 @@
 """What a run tells of itself while it goes on: rows in memory, in ``metrics.jsonl``, and in TensorBoard if asked."""
 
 import json
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class MetricsLog:
                 file.write(json.dumps(row, default=plain) + "\n")
         if self._writer is not None:
             for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
+                if isinstance(value, Real) and name != "step":
                     self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:

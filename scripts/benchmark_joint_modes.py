@@ -62,8 +62,8 @@ def ways(planner: dp.DiffusionPlanner, number: int, how: str, seed: int, teams: 
     sensed = {name: np.array([0, np.nan], np.float32) for name in names}
     questions: list[Question] = []
     asked: list[tuple[TeamMember, Question]] = []
-    for team in range(seed * teams, (seed + 1) * teams):
-        now = {name: np.array([0, one], np.float32) for name, one in zip(names, pace[team - seed * teams], strict=True)}
+    for team, paces in enumerate(pace, seed * teams):
+        now = {name: np.array([0, one], np.float32) for name, one in zip(names, paces, strict=True)}
         if how == "at once":
             questions += [Question(now, seed=team)]
         else:

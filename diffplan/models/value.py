@@ -283,7 +283,7 @@ class TeamNetwork(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, bias)
         outputs = self.head(normed(tokens)).reshape(members, len(mask), N, -1)
-        return (outputs.where(sound[..., None], torch.nan) * mask[..., None])[:, :B]
+        return outputs.where(sound[..., None], torch.nan).where(mask[..., None], 0)[:, :B]
 
 
 def attention_bias(seen: Bool[Tensor, "calls keys queries"]) -> Float[Tensor, "calls 1 keys queries"]:
