@@ -28,6 +28,7 @@ from diffplan.metrics import MetricsLog
 from diffplan.optimizers import Muon, load_optimizer_tensors, optimizer_tensors
 from diffplan.partner_training import LatentSource, takes_latents
 from diffplan.planners.estimator import uses_bfloat16
+from diffplan.planners.openness import action_spread
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
 
@@ -177,6 +178,7 @@ def train(
     log.close()
     networks.load_state_dict(run.ema)
     networks.eval()
+    planner.register_to_config(action_spread=action_spread(planner, dataset, seed))
     if folder is not None:
         planner.save_pretrained(folder / "planner")
     steps_logged, losses = [row["step"] for row in log.rows], [row["loss"] for row in log.rows]

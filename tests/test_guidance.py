@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import diffplan as dp
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import ConstraintGuide, Estimate, GoalGuide, Guide, Question, make_scheduler
 from diffplan.planners.judging import rank, realism
+from diffplan.planners.openness import OPEN, action_spread
 from diffplan.planners.question import Sampling
 
 S = 4_000
@@ -92,6 +94,32 @@ def test_curvature_that_is_measured_once_serves_lower_noise_levels() -> None:
         counts.append(len(calls))
     np.testing.assert_allclose(*found, atol=0.01)
     assert counts[0] - counts[1] == 29  # of 30 levels all but the first spare a gradient
+
+
+@pytest.mark.parametrize(("spread", "share"), [(None, 1.0), (2 * OPEN, 1.0), (OPEN / 2, 0.25), (0.0, 0.0)])
+def test_a_learned_guide_counts_as_far_as_the_data_leave_actions_open(spread: float | None, share: float) -> None:
+    """Prior N(0, 1) times exp(-share (x - 2)^2 / 2) is N(2 share / (1 + share), 1 / (1 + share))."""
+    planner, guide = exact_planner(GaussianPrior), near_two()
+    planner.register_to_config(action_spread=spread)
+    guide.learned = True
+    x = sampled(planner, guide, 100, resample=False)
+    assert x.mean() == pytest.approx(2 * share / (1 + share), abs=0.05)
+    assert x.std() == pytest.approx(1 / math.sqrt(1 + share), rel=0.05)
+    guide.learned = False
+    assert sampled(planner, guide, 100, resample=False).mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_spread_of_actions_is_that_of_the_prior(crossing_store: Path) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=1)
+    found = []
+    for deviation in (1.0, 0.1):
+        denoiser = GaussianPrior(dataset.spec.size, 1, patch_size=1)
+        denoiser.covariance = deviation**2 * torch.eye(dataset.spec.num_agents)
+        planner = dp.DiffusionPlanner(denoiser, make_scheduler("flow"), dataset.normalizer, dataset.spec, 1)
+        planner.precision = "float32"
+        found.append(action_spread(planner, dataset))
+    assert 0.5 < found[0] < 0.9  # of 8 candidates 0.9 is right; few denoising steps make plans narrower
+    assert 0.005 < found[1] < 0.09
 
 
 def test_a_correlated_partner_follows_as_the_prior_says() -> None:

@@ -56,6 +56,8 @@ def test_a_run_writes_a_planner_metrics_and_the_newest_checkpoints(crossing_stor
     assert [path.name for path in checkpoints(tmp_path / "last" / "checkpoints")] == ["step_00000004", "step_00000006"]
     reloaded = dp.DiffusionPlanner.from_pretrained(tmp_path)
     assert all(torch.equal(value, weights(reloaded)[name]) for name, value in weights(planner).items())
+    assert reloaded.config.action_spread == planner.config.action_spread > 0
+    assert reloaded.for_agents(reloaded.spec).config.action_spread == planner.config.action_spread
 
 
 KILLED = """

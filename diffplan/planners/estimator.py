@@ -33,7 +33,15 @@ def make_estimator(
             (classifier-free guidance, arXiv 2207.12598, eq. 6).
         ceiling: noise levels that cells do not exceed, below 1 where they are given with one; None: 1.
         latents: what is known of each agent, see ``JointDenoiser.forward``.
+
+    Raises:
+        ValueError: a return is asked for of a network that was not trained to take one.
     """
+    if target_return is not None and not denoiser.config.return_conditioning:
+        raise ValueError(
+            "target_return needs a planner that was trained for it: "
+            "DiffusionPlanner.for_dataset(dataset, return_conditioning=True), or train --return-conditioning."
+        )
     mask = None if exists.any(-1).all() else exists.any(-1)
     given = known & exists
     highest = (~known & exists).any(-1).to(torch.float32)

@@ -43,6 +43,7 @@ class Guidance:
         normalizer: from the grids' units to physical ones.
         agent_mask: who is present, for each of B questions.
         history: cells before the present, which guides do not see.
+        openness: share of their weight with which learned guides move plans, see ``openness.py``.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Guidance:
         normalizer: Normalizer,
         agent_mask: Bool[Tensor, "B N"],
         history: int,
+        openness: float = 1.0,
     ):
-        self.guides, self.spec, self.normalizer = guides, spec, normalizer
+        self.guides, self.spec, self.normalizer, self.openness = guides, spec, normalizer, openness
         self.agent_mask, self.history = agent_mask, history
         self._bends: dict[int, Tensor] = {}  # of steady guides, once they moved plans: H C at a spread of 1
 
@@ -114,7 +116,8 @@ class Guidance:
     def _sum(self, guides: Sequence[Guide], clean: Float[Tensor, "BS N W D"]) -> Float[Tensor, "B S"]:
         estimate = self._estimate(clean, self.history)
         total = clean.new_zeros(estimate.normalized.shape[:2])
-        return total + sum(guide.weight * guide.log_weight(estimate) for guide in guides)
+        weights = (guide.weight * (self.openness if guide.learned else 1) for guide in guides)
+        return total + sum(weight * guide.log_weight(estimate) for weight, guide in zip(weights, guides, strict=True))
 
     def guided(
         self,

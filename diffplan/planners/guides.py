@@ -59,12 +59,15 @@ class Guide(ABC):
         levels: (lowest, highest) noise level at which it moves the plan; ``None``: it only ranks the candidates.
         steady: whether its curvature, once measured, counts for a plan's other noise levels, too. Measuring takes a
             gradient: false where that is cheap, or where the curvature comes and goes, as that of a violation does.
+        learned: whether it knows only what the data show: where these leave actions little open (a planner's
+            ``action_spread``), it moves plans with less than its weight.
     """
 
     name: str
     weight: float
     levels: tuple[float, float] | None
     steady: bool = False
+    learned: bool = False
 
     @abstractmethod
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
@@ -253,7 +256,7 @@ class ValueGuide(Guide):
         name: of its term in ``Plan.terms``.
     """
 
-    steady = True
+    steady = learned = True
 
     value_function: ValueFunction
     agent: str | None = None

@@ -24,10 +24,11 @@ from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
 from diffplan.planners.inference import infer, steered
 from diffplan.planners.judging import DRAWS, realism
+from diffplan.planners.openness import openness
 from diffplan.planners.parts import check_parts, common_positions, frame_options
 from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
-from diffplan.planners.saving import OPTIONAL, PROVENANCE, load_components, load_provenance, whole_folder
+from diffplan.planners.saving import OPTIONAL, PROVENANCE, SETTINGS, load_components, load_provenance, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
 
@@ -52,6 +53,7 @@ class DiffusionPlanner(DiffusionPipeline):
         value_function: what a team may expect, from ``train_value``; may be set later.
         partner_encoder: infers from their past what agents are like, for a denoiser with ``latent_size``.
         noise_policy: what the first noise of plans shall be; ``finetune(method="noise")`` trains it.
+        action_spread: how far the data leave actions open, see ``openness.py``; ``train`` measures it.
 
     The attribute ``precision`` says how the network computes: ``"float32"``, ``"bfloat16"``, or ``"auto"`` (the
     default): bfloat16 for 8 or more samples at once on a CPU that computes in it, float32 otherwise. ``provenance``
@@ -75,6 +77,7 @@ class DiffusionPlanner(DiffusionPipeline):
         value_function: ValueFunction | None = None,
         partner_encoder: PartnerEncoder | None = None,
         noise_policy: NoisePolicy | None = None,
+        action_spread: float | None = None,
     ):
         super().__init__()
         if spec is None:
@@ -89,7 +92,7 @@ class DiffusionPlanner(DiffusionPipeline):
             partner_encoder=partner_encoder,
             noise_policy=noise_policy,
         )
-        self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history)
+        self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history, action_spread=action_spread)
         self.horizon, self.history, self.precision = horizon, history, "auto"
         self.provenance: dict[str, Any] = {}
         self._pace: float | None = None  # seconds that the network last took for one candidate
@@ -193,7 +196,9 @@ class DiffusionPlanner(DiffusionPipeline):
         """
         self.spec.check_same_roles(spec, "the planner", "the environment")
         adapted = self.spec.for_agents(spec)
-        other = DiffusionPlanner(**self.components, spec=adapted, horizon=self.horizon, history=self.history)
+        other = DiffusionPlanner(
+            **self.components, **{name: self.config[name] for name in SETTINGS} | {"spec": adapted}
+        )
         other.precision, other.provenance = self.precision, self.provenance
         return other
 
@@ -271,11 +276,6 @@ class DiffusionPlanner(DiffusionPipeline):
         if not questions:
             return []
         deadline = Deadline(sampling.deadline_ms, DRAWS * bool(sampling.realism) + sampling.decode_actions)
-        if sampling.target_return is not None and not self.denoiser.config.return_conditioning:
-            raise ValueError(
-                "target_return needs a planner that was trained for it: "
-                "DiffusionPlanner.for_dataset(dataset, return_conditioning=True), or train --return-conditioning."
-            )
         layout = (self.spec, self.normalizer, self.horizon, self.history)
         grids = [known_grid(question, *layout) for question in questions]
         values, known, exists, ceiling = (
@@ -290,7 +290,8 @@ class DiffusionPlanner(DiffusionPipeline):
         if warm:
             levels = [sampling.warm_start_level * level for level in levels]
         number = deadline.affordable(sampling.num_samples, len(levels) - 1, self._pace, len(questions))
-        guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history)
+        opened = openness(self.config["action_spread"])
+        guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, opened)
         guidance.check(self.horizon, self._tried)
         self._tried = tuple(sampling.guides)
         guidance.check_levels(levels[:-1])
@@ -314,9 +315,8 @@ class DiffusionPlanner(DiffusionPipeline):
             grid = (known | observed, exists, torch.ones_like(ceiling))
             chain[-1] = self._sample(sample.flatten(0, 1), grid, [1.0, 0.0], plain, latents)[-1]
         terms = {name: term.cpu().numpy() for name, term in guidance.terms(chain[-1]).items()}
-        grids_of = [
-            self._physical(step.reshape(noise.shape)) for step in (chain if sampling.return_chain else chain[-1:])
-        ]
+        shown = chain if sampling.return_chain else chain[-1:]
+        grids_of = [self._physical(step.reshape(noise.shape)) for step in shown]
         plans = [
             plan_from_grid(
                 self.spec,

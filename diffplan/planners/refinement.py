@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.value import ValueFunction, uphill
+from diffplan.planners.openness import first_action_spread, first_cells
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Plan
 
@@ -66,8 +67,9 @@ def refine_first_actions(
     ``partners`` do as they are foreseen.
     """
     spec, O = plans[0].spec, plans[0].spec.observation_size
-    cells = np.concatenate([_first_cells(plan.best()) for plan in plans])  # [B, N, 1, D]
-    limits = radius * np.stack([_openness(plan, normalizer) for plan in plans]) * spec.feature_mask[:, O:]
+    cells = np.concatenate([first_cells(plan.best()) for plan in plans])  # [B, N, 1, D]
+    spreads = np.stack([first_action_spread(plan, normalizer) for plan in plans])
+    limits = radius * np.minimum(1, (spreads / OPEN) ** 2) * spec.feature_mask[:, O:]
     limits[:, np.isin(spec.names, partners)] = 0
     normalized = normalizer.normalize(cells, spec.role_index)[:, :, 0]
     observations, actions, mask, roles, reach, bounds = (
@@ -95,16 +97,6 @@ def check_candidates(num_samples: int, refine: float | None) -> None:
             f"refine={refine} moves actions as far as candidates differ, and num_samples=1 leaves one; ask for "
             f"{CANDIDATES}, say."
         )
-
-
-def _first_cells(plan: Plan) -> Float[np.ndarray, "S N 1 D"]:
-    return np.concatenate((plan.observations[:, :, :1], plan.actions[:, :, :1]), axis=-1)
-
-
-def _openness(plan: Plan, normalizer: Normalizer) -> Float[np.ndarray, "N A"]:
-    """How much of its reach each entry of the first actions has, 0 to 1, see ``OPEN``."""
-    first = normalizer.normalize(_first_cells(plan), plan.spec.role_index)[:, :, 0, plan.spec.observation_size :]
-    return np.minimum(1, (first.std(0) / OPEN) ** 2)
 
 
 def normalized_bounds(spec: JointSpec, normalizer: Normalizer) -> Float[np.ndarray, "2 N A"]:

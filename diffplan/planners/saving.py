@@ -33,6 +33,7 @@ COMPONENTS: dict[str, tuple[Any, ...]] = {
     "noise_policy": (NoisePolicy,),
 }
 OPTIONAL = ("value_function", "partner_encoder", "noise_policy")
+SETTINGS = {"spec": dict, "horizon": int, "history": int, "action_spread": float | None}
 CONFIG_FILES = {
     "denoiser": "config.json",
     "scheduler": "scheduler_config.json",
@@ -91,13 +92,14 @@ def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ValueError(f"{file} is missing or damaged (SHA-256 differs from {MANIFEST}); restore it from a copy.")
     _check_listed(folder, manifest, [INDEX])
     index = read_json(folder / INDEX)
-    kinds = {"spec": dict, "horizon": int, "history": int}
-    if not isinstance(index, dict) or not all(isinstance(index.get(name), kind) for name, kind in kinds.items()):
-        raise ValueError(f"{folder / INDEX} lacks spec, horizon or history; save the planner again.")
+    if not isinstance(index, dict) or not all(isinstance(index.get(name), kind) for name, kind in SETTINGS.items()):
+        raise ValueError(f"{folder / INDEX} lacks spec, horizon or history, or holds others; save the planner again.")
     absent = {name: None for name in OPTIONAL if index.get(name) in (None, [None, None])}
     present = [name for name in COMPONENTS if name not in absent]
     _check_listed(folder, manifest, [f"{name}/{file}" for name in present for file in _files(name)])
-    return {name: _component(folder, index, name) for name in present} | absent, {name: index[name] for name in kinds}
+    return {name: _component(folder, index, name) for name in present} | absent, {
+        name: index.get(name) for name in SETTINGS
+    }
 
 
 def load_provenance(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""How far the data leave actions open, as a planner learned it: critics cannot judge what nobody did.
+
+Critics of an expert's data know no failure, and lean somewhere all the same. So what they ask for counts as the
+variance of what the prior itself would do next: wholly from a spread of ``OPEN`` on, and not at all where that is
+always the same.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from diffplan.datasets.normalizer import Normalizer
+from diffplan.planners.question import Question, Sampling
+from diffplan.trajectory import Plan
+
+if TYPE_CHECKING:
+    from diffplan.datasets.windows import TrajectoryDataset
+    from diffplan.planners.planner import DiffusionPlanner
+
+OPEN = 0.25
+"""Spread of next actions, see ``action_spread``, from which on learned guides move plans with their whole weight."""
+
+PRESENTS, CANDIDATES = 64, 8
+
+
+def openness(spread: float | None) -> float:
+    """How much of its weight a learned guide has, 0 to 1; all of it where nobody knows the spread."""
+    return 1.0 if spread is None else min(1.0, (spread / OPEN) ** 2)
+
+
+def first_cells(plan: Plan) -> Float[np.ndarray, "S N 1 D"]:
+    """The present and what every candidate does next, in physical units."""
+    return np.concatenate((plan.observations[:, :, :1], plan.actions[:, :, :1]), axis=-1)
+
+
+def first_action_spread(plan: Plan, normalizer: Normalizer) -> Float[np.ndarray, "N A"]:
+    """Standard deviation of every entry of the next actions among a plan's candidates, in the data's."""
+    spec = plan.spec
+    cells = normalizer.normalize(first_cells(plan), spec.role_index)
+    return np.asarray(cells[:, :, 0, spec.observation_size :].std(0))
+
+
+def action_spread(planner: "DiffusionPlanner", dataset: "TrajectoryDataset", seed: int = 0) -> float | None:
+    """How much the next actions of a planner's candidates differ, on average over presents of a dataset.
+
+    In standard deviations of the data's actions; None for agents that do not act.
+    """
+    spec, O = planner.spec, dataset.spec.observation_size
+    windows = dataset.batch(dataset.draw(PRESENTS, np.random.default_rng(seed)))
+    inhabited = windows.agent_mask.any(1)
+    cells = planner.normalizer.unnormalize(windows.cells[inhabited], spec.role_index)
+    there = np.asarray(windows.mask[inhabited].any(-1))
+    acting = there[:, :, dataset.history, None] & spec.feature_mask[:, O:]
+    if not acting.any():
+        return None
+    questions: list[Question] = []
+    for grid, mask in zip(cells, there, strict=True):
+        seen = [spec.unstack_observations(grid[:, t, :O], mask[:, t]) for t in range(dataset.history + 1)]
+        done = [spec.unstack_actions(grid[:, t, O:], mask[:, t]) for t in range(dataset.history)]
+        questions.append(Question(seen[-1], list(zip(seen, done, strict=False)), seed=len(questions)))
+    plans = planner.answer(questions, Sampling(CANDIDATES))
+    spreads = np.stack([first_action_spread(plan, planner.normalizer) for plan in plans])
+    return float(spreads[acting].mean())
