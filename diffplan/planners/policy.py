@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffplan.planners.guides import Guide
+from diffplan.planners.openness import openness
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question, Sampling
 from diffplan.planners.refinement import CANDIDATES, PRICE, check_candidates, refine_first_actions
@@ -72,8 +73,8 @@ class RecedingHorizonPolicy:
         guidance_scale: see there.
         realism: see there.
         refine: how far the planner's value function may move the first action of a plan uphill, in standard deviations
-            of the data's actions; less where the candidates differ little, as particles do, and not at all where a
-            deadline leaves one. 0 leaves it as planned. Wants ``execute_steps=1``.
+            of the data's actions; less where the data leave little open, or candidates differ little, as particles do,
+            and not at all where a deadline leaves one. 0 leaves it as planned. Wants ``execute_steps=1``.
         refine_price: share of the returns' spread that moving an action by a standard deviation must gain; an action
             stays as planned where it gains less.
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch
@@ -221,8 +222,8 @@ class RecedingHorizonPolicy:
         plans = self.planner.answer(questions, sampling)
         if self.refine and self.planner.value_function is not None:
             planner, value = self.planner, self.planner.value_function
-            reach, price = self.refine, self.refine_price
-            plans = refine_first_actions(plans, value, planner.normalizer, reach, self.partners, price)
+            reach = self.refine * openness(planner.config["action_spread"])
+            plans = refine_first_actions(plans, value, planner.normalizer, reach, self.partners, self.refine_price)
         return plans
 
     def _act(self, episode: _Episode, seen: Observations) -> Actions:
