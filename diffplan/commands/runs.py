@@ -179,6 +179,7 @@ class Train:
             planner.save_pretrained(self.out / "planner")
         loss = report.losses[-1] if report.losses else None
         result = {"planner": str(self.out / "planner"), "steps": self.steps, "loss": loss, "seconds": report.seconds}
+        result["action_spread"] = planner.config["action_spread"]
         if first:
             show(result, self.json)
 
