@@ -122,6 +122,13 @@ def test_the_spread_of_actions_is_that_of_the_prior(crossing_store: Path) -> Non
     assert 0.005 < found[1] < 0.09
 
 
+def test_the_spread_of_actions_is_measured_on_the_datas_team(crossing_store: Path) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=4)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1)
+    three = dp.JointSpec(dict.fromkeys("abc", *set(planner.spec.agents.values())), planner.spec.roles, planner.spec.dt)
+    assert action_spread(planner.for_agents(three), dataset) == action_spread(planner, dataset)
+
+
 def test_a_correlated_partner_follows_as_the_prior_says() -> None:
     """Robot 0 is drawn to 2; robot 1, correlated by 0.8, comes along to 0.8 and keeps the variance of the posterior."""
     planner = exact_planner(GaussianPrior, agents=2)

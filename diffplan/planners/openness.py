@@ -46,6 +46,7 @@ def action_spread(planner: "DiffusionPlanner", dataset: "TrajectoryDataset", see
 
     In standard deviations of the data's actions; None for agents that do not act.
     """
+    planner = planner.for_agents(dataset.spec)  # of the same roles, perhaps more of them, in another order
     spec, O = planner.spec, dataset.spec.observation_size
     windows = dataset.batch(dataset.draw(PRESENTS, np.random.default_rng(seed)))
     inhabited = windows.agent_mask.any(1)
