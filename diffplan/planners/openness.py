@@ -52,7 +52,7 @@ def action_spread(planner: "DiffusionPlanner", dataset: "TrajectoryDataset", see
     inhabited = windows.agent_mask.any(1)
     cells = planner.normalizer.unnormalize(windows.cells[inhabited], spec.role_index)
     there = np.asarray(windows.mask[inhabited].any(-1))
-    acting = there[:, :, dataset.history, None] & spec.feature_mask[:, O:]
+    acting = windows.mask[inhabited, :, dataset.history, O:]
     if not acting.any():
         return None
     questions: list[Question] = []
