@@ -22,6 +22,7 @@ OPEN = 0.25
 """Spread of next actions, see ``action_spread``, from which on learned guides move plans with their whole weight."""
 
 PRESENTS, CANDIDATES = 64, 8
+TOGETHER = 8  # presents that are asked for at once: large crowds want memory
 
 
 def openness(spread: float | None) -> float:
@@ -60,6 +61,7 @@ def action_spread(planner: "DiffusionPlanner", dataset: "TrajectoryDataset", see
         seen = [spec.unstack_observations(grid[:, t, :O], mask[:, t]) for t in range(dataset.history + 1)]
         done = [spec.unstack_actions(grid[:, t, O:], mask[:, t]) for t in range(dataset.history)]
         questions.append(Question(seen[-1], list(zip(seen, done, strict=False)), seed=len(questions)))
-    plans = planner.answer(questions, Sampling(CANDIDATES))
+    batches = (questions[first : first + TOGETHER] for first in range(0, len(questions), TOGETHER))
+    plans = [plan for batch in batches for plan in planner.answer(batch, Sampling(CANDIDATES))]
     spreads = np.stack([first_action_spread(plan, planner.normalizer) for plan in plans])
     return float(spreads[acting].mean())
