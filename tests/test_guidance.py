@@ -96,7 +96,7 @@ def test_curvature_that_is_measured_once_serves_lower_noise_levels() -> None:
     assert counts[0] - counts[1] == 29  # of 30 levels all but the first spare a gradient
 
 
-@pytest.mark.parametrize(("spread", "share"), [(None, 1.0), (2 * OPEN, 1.0), (OPEN / 2, 0.25), (0.0, 0.0)])
+@pytest.mark.parametrize(("spread", "share"), [(None, 1.0), (1e200, 1.0), (OPEN / 2, 0.25), (0.0, 0.0)])
 def test_a_learned_guide_counts_as_far_as_the_data_leave_actions_open(spread: float | None, share: float) -> None:
     """Prior N(0, 1) times exp(-share (x - 2)^2 / 2) is N(2 share / (1 + share), 1 / (1 + share))."""
     planner, guide = exact_planner(GaussianPrior), near_two()
@@ -127,6 +127,14 @@ def test_the_spread_of_actions_is_measured_on_the_datas_team(crossing_store: Pat
     planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1)
     three = dp.JointSpec(dict.fromkeys("abc", *set(planner.spec.agents.values())), planner.spec.roles, planner.spec.dt)
     assert action_spread(planner.for_agents(three), dataset) == action_spread(planner, dataset)
+
+
+def test_plans_that_are_not_finite_tell_no_spread_of_actions(crossing_store: Path) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=1)
+    denoiser = GaussianPrior(dataset.spec.size, 1, patch_size=1)
+    denoiser.covariance = torch.full((2, 2), torch.nan)
+    planner = dp.DiffusionPlanner(denoiser, make_scheduler("flow"), dataset.normalizer, dataset.spec, 1)
+    assert action_spread(planner, dataset) is None
 
 
 def test_a_correlated_partner_follows_as_the_prior_says() -> None:

@@ -253,6 +253,11 @@ def test_a_saved_planner_cannot_name_a_class_to_import(planner, tmp_path: Path) 
     [
         ("model_index.json", [], "model_index.json lacks spec, horizon or history"),
         ("model_index.json", {"spec": {}, "horizon": "8", "history": 4}, "lacks spec, horizon or history"),
+        (
+            "model_index.json",
+            {"spec": {}, "horizon": 8, "history": 4, "action_spread": "0.1"},
+            "lacks spec, horizon or history, or holds others",
+        ),
         ("denoiser/config.json", "owner/model", "denoiser/config.json does not describe a JointDenoiser"),
     ],
 )
@@ -260,6 +265,15 @@ def test_a_file_of_another_kind_is_refused_by_name(planner, tmp_path: Path, file
     planner.save_pretrained(tmp_path / "planner")
     rewrite(tmp_path / "planner", file, json.dumps(content).encode())
     with pytest.raises(ValueError, match=message):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("spread", [-0.1, float("nan"), float("inf")])
+def test_a_spread_of_actions_that_cannot_be_is_refused(planner, tmp_path: Path, spread: float) -> None:
+    planner.save_pretrained(tmp_path / "planner")
+    index = json.loads((tmp_path / "planner" / "model_index.json").read_text())
+    rewrite(tmp_path / "planner", "model_index.json", json.dumps({**index, "action_spread": spread}).encode())
+    with pytest.raises(ValueError, match=f"action_spread={spread}; give a number of standard deviations"):
         dp.DiffusionPlanner.from_pretrained(tmp_path)
 
 

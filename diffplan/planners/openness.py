@@ -5,6 +5,7 @@ variance of what the prior itself would do next: wholly from a spread of ``OPEN`
 always the same.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,14 @@ TOGETHER = 8  # presents that are asked for at once: large crowds want memory
 
 def openness(spread: float | None) -> float:
     """How much of its weight a learned guide has, 0 to 1; all of it where nobody knows the spread."""
-    return 1.0 if spread is None else min(1.0, (spread / OPEN) ** 2)
+    return 1.0 if spread is None else min(1.0, spread / OPEN) ** 2
+
+
+def checked_spread(spread: float | None) -> float | None:
+    """The same, as a float. Raises ``ValueError`` for what no spread can be."""
+    if spread is not None and not 0 <= spread < float("inf"):
+        raise ValueError(f"action_spread={spread}; give a number of standard deviations, 0 or more, or None.")
+    return None if spread is None else float(spread)
 
 
 def first_cells(plan: Plan) -> Float[np.ndarray, "S N 1 D"]:
@@ -45,7 +53,7 @@ def first_action_spread(plan: Plan, normalizer: Normalizer) -> Float[np.ndarray,
 def action_spread(planner: "DiffusionPlanner", dataset: "TrajectoryDataset", seed: int = 0) -> float | None:
     """How much the next actions of a planner's candidates differ, on average over presents of a dataset.
 
-    In standard deviations of the data's actions; None for agents that do not act.
+    In standard deviations of the data's actions; None for agents that do not act, and for plans that are not finite.
     """
     planner = planner.for_agents(dataset.spec)  # of the same roles, perhaps more of them, in another order
     spec, O = planner.spec, dataset.spec.observation_size
@@ -64,4 +72,5 @@ def action_spread(planner: "DiffusionPlanner", dataset: "TrajectoryDataset", see
     batches = (questions[first : first + TOGETHER] for first in range(0, len(questions), TOGETHER))
     plans = [plan for batch in batches for plan in planner.answer(batch, Sampling(CANDIDATES))]
     spreads = np.stack([first_action_spread(plan, planner.normalizer) for plan in plans])
-    return float(spreads[acting].mean())
+    spread = float(spreads[acting].mean())
+    return spread if math.isfinite(spread) else None

@@ -24,7 +24,7 @@ from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
 from diffplan.planners.inference import infer, steered
 from diffplan.planners.judging import DRAWS, realism
-from diffplan.planners.openness import openness
+from diffplan.planners.openness import checked_spread, openness
 from diffplan.planners.parts import check_parts, common_positions, frame_options
 from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
@@ -92,7 +92,8 @@ class DiffusionPlanner(DiffusionPipeline):
             partner_encoder=partner_encoder,
             noise_policy=noise_policy,
         )
-        self.register_to_config(spec=self.spec.to_dict(), horizon=horizon, history=history, action_spread=action_spread)
+        settings = {"horizon": horizon, "history": history, "action_spread": checked_spread(action_spread)}
+        self.register_to_config(spec=self.spec.to_dict(), **settings)
         self.horizon, self.history, self.precision = horizon, history, "auto"
         self.provenance: dict[str, Any] = {}
         self._pace: float | None = None  # seconds that the network last took for one candidate
