@@ -71,6 +71,9 @@ def action_spread(planner: "DiffusionPlanner", dataset: "TrajectoryDataset", see
         questions.append(Question(seen[-1], list(zip(seen, done, strict=False)), seed=len(questions)))
     batches = (questions[first : first + TOGETHER] for first in range(0, len(questions), TOGETHER))
     plans = [plan for batch in batches for plan in planner.answer(batch, Sampling(CANDIDATES))]
-    spreads = np.stack([first_action_spread(plan, planner.normalizer) for plan in plans])
+    normalizer = planner.normalizer
+    if normalizer.config.kind not in ("gaussian", "motion"):  # the others' units are no standard deviations
+        normalizer = Normalizer.fit(dataset.store, "gaussian", dataset.episodes)
+    spreads = np.stack([first_action_spread(plan, normalizer) for plan in plans])
     spread = float(spreads[acting].mean())
     return spread if math.isfinite(spread) else None
