@@ -268,6 +268,8 @@ def test_a_planner_remembers_where_it_comes_from_through_saving(
     assert facts["offline_data"] == offline.store.fingerprint
     assert facts["online_data"] == dp.TrajectoryStore.open(straight[0] / "replay").fingerprint
     assert facts["environment_steps"] == 54
+    assert parent.config.action_spread > 0
+    assert planner.config.action_spread is None  # its critics learned from what they chose
 
 
 def test_the_saved_planner_is_that_of_the_best_round(straight: tuple[Path, FinetuningReport]) -> None:

@@ -202,6 +202,7 @@ def finetune(
             if not checkpoints(out / "checkpoints"):
                 train_value(value, offline, steps=critic_steps, seed=seed, progress=progress)
             planner.register_modules(value_function=value)
+        planner.register_to_config(action_spread=None)  # what these critics ask for is done, and learned from
         watched = np.isin(planner.spec.names, acting.watched)
         names = [agent for agent in planner.spec.names if agent not in acting.watched]
         begin = functools.partial(METHODS[name], replay=replay, learning=learning, watched=watched)

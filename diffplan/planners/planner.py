@@ -35,7 +35,6 @@ from diffplan.trajectory import Cells, Plan
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
 
-
 PLAIN = Sampling()
 
 
@@ -53,7 +52,8 @@ class DiffusionPlanner(DiffusionPipeline):
         value_function: what a team may expect, from ``train_value``; may be set later.
         partner_encoder: infers from their past what agents are like, for a denoiser with ``latent_size``.
         noise_policy: what the first noise of plans shall be; ``finetune(method="noise")`` trains it.
-        action_spread: how far the data leave actions open, see ``openness.py``; ``train`` measures it.
+        action_spread: how far the data leave actions open, see ``openness.py``; ``train`` measures it. None, as after
+            ``finetune``: critics count wholly.
 
     The attribute ``precision`` says how the network computes: ``"float32"``, ``"bfloat16"``, or ``"auto"`` (the
     default): bfloat16 for 8 or more samples at once on a CPU that computes in it, float32 otherwise. ``provenance``
