@@ -251,13 +251,9 @@ def test_a_saved_planner_cannot_name_a_class_to_import(planner, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("model_index.json", [], "model_index.json lacks spec, horizon or history"),
-        ("model_index.json", {"spec": {}, "horizon": "8", "history": 4}, "lacks spec, horizon or history"),
-        (
-            "model_index.json",
-            {"spec": {}, "horizon": 8, "history": 4, "action_spread": "0.1"},
-            "lacks spec, horizon or history, or holds others",
-        ),
+        ("model_index.json", [], "model_index.json lacks spec, horizon, history"),
+        ("model_index.json", {"spec": {}, "horizon": "8", "history": 4}, "lacks horizon, or holds no such thing"),
+        ("model_index.json", {"spec": {}, "horizon": 8, "history": 4, "action_spread": "0.1"}, "lacks action_spread"),
         ("denoiser/config.json", "owner/model", "denoiser/config.json does not describe a JointDenoiser"),
     ],
 )

@@ -29,9 +29,9 @@ of medium data lean by 0.43 in simple_spread (the twins' directions have a cosin
 """
 
 CANDIDATES = 8
-"""Of a plan whose first actions are refined, if not told otherwise: by how far they differ, see ``OPEN``."""
+"""Of a plan whose first actions are refined, if not told otherwise: by how far they differ, see ``WHOLE_REACH``."""
 
-OPEN = 0.5
+WHOLE_REACH = 0.5
 """Standard deviation of an action among the candidates, in the data's, from which on all of the reach is open to it.
 Below, the reach shrinks with the variance, to nothing where all candidates do the same.
 
@@ -62,14 +62,14 @@ def refine_first_actions(
 
     Ascends min Q(o_0, a_0), the team's, within the actions' bounds; no agent's action moves farther than ``radius``, in
     standard deviations of the data's actions (root mean square over its entries), less where the candidates differ
-    little (see ``OPEN``; of a plan with one candidate nothing moves), nor where a standard deviation gains less than
-    ``price`` of the returns' spread (see ``PRICE``), nor where the twin critics disagree (see ``AGREEMENT``).
+    little (see ``WHOLE_REACH``; of a plan with one candidate nothing moves), nor where a standard deviation gains less
+    than ``price`` of the returns' spread (see ``PRICE``), nor where the twin critics disagree (see ``AGREEMENT``).
     ``partners`` do as they are foreseen.
     """
     spec, O = plans[0].spec, plans[0].spec.observation_size
     cells = np.concatenate([first_cells(plan.best()) for plan in plans])  # [B, N, 1, D]
     spreads = np.stack([first_action_spread(plan, normalizer) for plan in plans])
-    limits = radius * np.minimum(1, (spreads / OPEN) ** 2) * spec.feature_mask[:, O:]
+    limits = radius * np.minimum(1, (spreads / WHOLE_REACH) ** 2) * spec.feature_mask[:, O:]
     limits[:, np.isin(spec.names, partners)] = 0
     normalized = normalizer.normalize(cells, spec.role_index)[:, :, 0]
     observations, actions, mask, roles, reach, bounds = (

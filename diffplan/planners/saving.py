@@ -92,14 +92,14 @@ def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ValueError(f"{file} is missing or damaged (SHA-256 differs from {MANIFEST}); restore it from a copy.")
     _check_listed(folder, manifest, [INDEX])
     index = read_json(folder / INDEX)
-    if not isinstance(index, dict) or not all(isinstance(index.get(name), kind) for name, kind in SETTINGS.items()):
-        raise ValueError(f"{folder / INDEX} lacks spec, horizon or history, or holds others; save the planner again.")
+    found = index if isinstance(index, dict) else {}
+    if wrong := [name for name, kind in SETTINGS.items() if not isinstance(found.get(name), kind)]:
+        raise ValueError(f"{folder / INDEX} lacks {', '.join(wrong)}, or holds no such thing; save the planner again.")
     absent = {name: None for name in OPTIONAL if index.get(name) in (None, [None, None])}
     present = [name for name in COMPONENTS if name not in absent]
     _check_listed(folder, manifest, [f"{name}/{file}" for name in present for file in _files(name)])
-    return {name: _component(folder, index, name) for name in present} | absent, {
-        name: index.get(name) for name in SETTINGS
-    }
+    settings = {name: index.get(name) for name in SETTINGS}
+    return {name: _component(folder, index, name) for name in present} | absent, settings
 
 
 def load_provenance(folder: Path) -> dict[str, Any]:
