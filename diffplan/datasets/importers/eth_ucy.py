@@ -56,12 +56,7 @@ class EthUcy:
         if self.frame_step < 1:
             raise ValueError(f"frame_step={self.frame_step}; frame numbers go on by 1 or more.")
         recordings = [self._read(path) for path in paths]
-        pieces = [p for one in recordings for p in cut(one, self.frames, self.stride, self.least, self.complete)]
-        if not pieces:
-            raise ValueError(
-                f"{source} has no piece of {self.frames or 'all its'} frames with {self.least} pedestrians"
-                f"{' in all of them' * self.complete}; ask for fewer of either."
-            )
+        pieces = cut(recordings, self.frames, self.stride, self.least, self.complete, source)
         spec = team(pieces, True, role_of(("x", "y"), 0, ("x", "y")), self.dt, source)
 
         def episodes() -> Iterator[Trajectory]:

@@ -96,12 +96,7 @@ class Table:
             one.check_times(dt)
             one.check_roles()
             one.check_speed([observed.index(name) for name in position], dt, self.units)
-        pieces = [p for one in recordings for p in cut(one, self.frames, self.stride, self.least, self.complete)]
-        if not pieces:
-            raise ValueError(
-                f"{source} has no piece of {self.frames or 'all its'} frames with {self.least} agents"
-                f"{' in all of them' * self.complete}; ask for fewer of either."
-            )
+        pieces = cut(recordings, self.frames, self.stride, self.least, self.complete, source)
         role = role_of(observed, len(self.actions), position, self.velocity)
         spec = team(pieces, self.anonymous, role, dt, source)
 

@@ -145,12 +145,24 @@ def check_pieces(frames: int | None, stride: int | None) -> None:
         raise ValueError(f"stride={stride}; pieces begin 1 frame or more apart.")
 
 
-def cut(tracks: Tracks, frames: int | None, stride: int | None, least: int, whole: bool) -> Iterator[Piece]:
+def cut(
+    recordings: Sequence[Tracks], frames: int | None, stride: int | None, least: int, whole: bool, source: Path
+) -> list[Piece]:
     """The pieces of ``frames`` frames, one every ``stride``, in which there are at least ``least`` agents.
 
-    Without ``frames`` there is one piece, the whole recording. With ``whole`` only agents that are there in every frame
-    of a piece count.
+    Without ``frames`` each whole recording is one piece. With ``whole`` only agents that are there in every frame of a
+    piece count. Raises ``ValueError`` where there is no such piece.
     """
+    pieces = [piece for tracks in recordings for piece in _pieces(tracks, frames, stride, least, whole)]
+    if not pieces:
+        raise ValueError(
+            f"{source} has no piece of {frames or 'all its'} frames with {least} agents{' in all of them' * whole}; "
+            "ask for fewer of either."
+        )
+    return pieces
+
+
+def _pieces(tracks: Tracks, frames: int | None, stride: int | None, least: int, whole: bool) -> Iterator[Piece]:
     first, last = int(tracks.frame[0]), int(tracks.frame[-1])
     length = frames or last - first + 1
     for start in range(first, last - length + 2, stride or length):
