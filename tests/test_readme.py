@@ -11,6 +11,7 @@ TINIER = {
     "episodes=2_000": "episodes=3, workers=0",
     "steps=1_000)": "steps=2)",
     "steps=10_000": "steps=2",
+    "steps=8_000": "steps=2",
     "steps=20_000": "steps=120, episodes=3, critic_steps=2, evaluate_every=120, evaluation_episodes=1",
     "episodes=100": "episodes=1",
 }
