@@ -41,6 +41,7 @@ MAIN = {
     "simple_spread_random_score": "simple_spread, random data, best guidance",
     "expert_loss_simple_spread": "simple_spread, expert data: what refined actions lose",
     "transport_medium_score": "transport, medium data, best guidance",
+    "expert_loss_transport": "transport, expert data: what plans moved by values lose",
     "halfcheetah_2x3_medium_score": "HalfCheetah-2x3, medium data, best guidance",
     "crossing_8_filtered_contact_free": "8 robots among pillars, safety filter: no contact",
     "gain_100k_simple_spread": "fine-tuning, 100,000 steps, simple_spread: score after / by imitation before",
