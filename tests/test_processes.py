@@ -199,8 +199,12 @@ def test_robots_that_wait_for_a_slower_one_are_not_said_to_send_what_is_malforme
     env: CrossingEnv, world_bus: Bus, endpoint: str
 ):
     with Bus("tests", [], endpoint) as robots:
-        while not world_bus.refused[action_topic(1)]:
-            robots.publish(action_topic(1), Frame(Kind.READY, 1))
+        topic, last = action_topic(1), Frame(Kind.READY, 1, episode=1)
+        while not world_bus.refused[topic]:
+            robots.publish(topic, Frame(Kind.READY, 1))
+        while world_bus._boxes[topic][-1] != last.to_bytes():  # some of these were still on their way
+            robots.publish(topic, last)
+            time.sleep(0.01)
         robots.publish(action_topic(0), Frame(Kind.READY, 0))
         wait_until_ready(world_bus, {name: Alive() for name in env.possible_agents})
     world = World(env, env.joint_spec, world_bus, RATE, alive=lambda name: False)
