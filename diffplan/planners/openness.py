@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from diffplan.planners.planner import DiffusionPlanner
 
 OPEN = 0.25
-"""Spread of next actions, see ``action_spread``, from which on learned guides move plans with their whole weight."""
+"""Spread of next actions, see ``action_spread``, from which on learned guides move plans with their whole weight.
+
+It is 0.04 to 0.16 where experts were recorded, 0.26 (transport) and 0.63 (simple_spread) where their mediocre likes were.
+Without this, value guides took 22 of transport's 91 points from experts' plans.
+"""
 
 PRESENTS, CANDIDATES = 64, 8
 TOGETHER = 8  # presents that are asked for at once: large crowds want memory
