@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OPEN = 0.25
 """Spread of next actions, see ``action_spread``, from which on learned guides move plans with their whole weight.
 
-It is 0.04 to 0.16 where experts were recorded, 0.26 (transport) and 0.63 (simple_spread) where their mediocre likes were.
+It is 0.04 to 0.16 where experts were recorded, 0.26 (transport) and 0.63 (simple_spread) where mediocre ones were.
 Without this, value guides took 22 of transport's 91 points from experts' plans.
 """
 
