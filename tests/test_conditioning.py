@@ -13,6 +13,7 @@ import diffplan as dp
 from diffplan.models.value import lower_twin
 from diffplan.planners import ConstraintGuide
 from diffplan.planners.deadline import Deadline
+from diffplan.planners.openness import OPEN
 from diffplan.planners.refinement import refine_first_actions
 from diffplan.questions import draw_returns
 
@@ -164,6 +165,25 @@ def test_first_actions_move_as_far_as_candidates_differ(dataset, planner) -> Non
     np.testing.assert_allclose(moved(0.0), 0, atol=1e-6)
     np.testing.assert_allclose(moved(0.25), 0.3 * 0.25, rtol=1e-3)
     np.testing.assert_allclose(moved(0.5), 0.3, rtol=1e-3)
+
+
+def test_a_policy_refines_only_as_far_as_the_data_leave_actions_open(dataset, planner) -> None:
+    value = dp.ValueFunction.for_dataset(dataset, width=16, depth=1)
+    dp.train_value(value, dataset, steps=60, batch_size=64, learning_rate=3e-3, progress=False)
+    valued = planner.for_agents(LINE)
+    valued.register_modules(value_function=value)
+
+    def first(spread: float | None, refine: float) -> np.ndarray:
+        valued.register_to_config(action_spread=spread)
+        policy = dp.RecedingHorizonPolicy(valued, num_samples=8, refine=refine, refine_price=0)
+        policy.reset([0])
+        actions = policy([NOW])[0]
+        return np.concatenate([actions[name] for name in NOW])
+
+    planned, refined = first(None, 0), first(None, 0.5)
+    assert np.abs(refined - planned).max() > 1e-3
+    assert np.array_equal(first(OPEN / 2, 2.0), refined)  # a quarter of the reach
+    np.testing.assert_allclose(first(0.0, 0.5), planned, atol=1e-6)
 
 
 def test_a_policy_that_refines_needs_a_value_function_and_saves_it(dataset, planner, tmp_path: Path) -> None:

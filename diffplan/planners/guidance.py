@@ -116,8 +116,9 @@ class Guidance:
     def _sum(self, guides: Sequence[Guide], clean: Float[Tensor, "BS N W D"]) -> Float[Tensor, "B S"]:
         estimate = self._estimate(clean, self.history)
         total = clean.new_zeros(estimate.normalized.shape[:2])
-        weights = (guide.weight * (self.openness if guide.learned else 1) for guide in guides)
-        return total + sum(weight * guide.log_weight(estimate) for weight, guide in zip(weights, guides, strict=True))
+        for guide in guides:
+            total = total + guide.weight * (self.openness if guide.learned else 1) * guide.log_weight(estimate)
+        return total
 
     def guided(
         self,

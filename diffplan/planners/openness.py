@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 OPEN = 0.25
 """Spread of next actions, see ``action_spread``, from which on learned guides move plans with their whole weight.
 
-It is 0.04 to 0.16 where experts were recorded, 0.26 (transport) and 0.63 (simple_spread) where mediocre ones were.
-Without this, value guides took 22 of transport's 91 points from experts' plans.
+It is 0.04 to 0.16 where experts were recorded, where mediocre ones were 0.07 (crossing), 0.26 (transport) and 0.63
+(simple_spread). Without this, value guides took 22 of transport's 91 points from experts' plans.
 """
 
 PRESENTS, CANDIDATES = 64, 8
