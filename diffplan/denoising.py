@@ -40,6 +40,7 @@ class Exercise:
         latents: what is known of each agent, NaN where nothing is; None where the network takes none.
         extra: what the partner encoder's own losses add.
         change_weight: what errors of changes from step to step count beside errors of the entries themselves.
+        importance: what an error of each entry counts.
     """
 
     clean: Float[Tensor, "B N W D"]
@@ -53,6 +54,7 @@ class Exercise:
     latents: Float[Tensor, "B N Z"] | None
     extra: Float[Tensor, ""]
     change_weight: float
+    importance: Float[Tensor, "D"]
 
     def estimate(self, model: Callable[..., Tensor]) -> Float[Tensor, "B N W D"]:
         """What a network makes of the questions."""
@@ -65,12 +67,14 @@ class Exercise:
         target: Float[Tensor, "B N W D"],
         window_weights: Float[Tensor, "B"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error over the entries to estimate, weighted by 1 / level (and by window), and of their changes.
+        """Mean squared error over the entries to estimate, and of their changes.
+
+        Entries are weighted by 1 / level, by their importance, and by window.
 
         Changes are from the step before, the present's known entries among them, in units of their entry's root mean
         square in the batch; a cell that is not shown counts as one of zeros without an error.
         """
-        weight = self.learned / self.levels.clamp(min=LEAST_LEVEL)[..., None]
+        weight = self.learned * self.importance / self.levels.clamp(min=LEAST_LEVEL)[..., None]
         if window_weights is not None:
             weight = weight * window_weights[:, None, None, None]
         wrong = (estimate - target) * self.learned
@@ -100,6 +104,7 @@ class Exercises:
         device: where to.
         watched: who is a partner in every window; None: the latents' labels say so, or chance.
         change_weight: of the exercises.
+        action_weight: what an error of an action's entry counts, those of observations counting 1.
     """
 
     def __init__(
@@ -114,12 +119,15 @@ class Exercises:
         device: torch.device | str = "cpu",
         watched: Bool[Tensor, "N"] | None = None,
         change_weight: float = CHANGE_WEIGHT,
+        action_weight: float = 1.0,
     ):
         self.spec, self.history, self.patch_size, self.mix = spec, history, patch_size, mix
         self.return_ranks, self.latents, self.device = return_ranks, latents, device
         self.augmentation, self.watched, self.change_weight = augmentation, watched, change_weight
         self.static, self.features = map(torch.from_numpy, (spec.static_mask, spec.feature_mask))
         self.roles = torch.from_numpy(spec.role_index).to(device)
+        self.importance = torch.ones(spec.size, device=device)
+        self.importance[spec.observation_size :] = action_weight
 
     def __call__(self, windows: WindowBatch, generator: torch.Generator) -> Exercise:
         exists, size = torch.from_numpy(windows.mask), self.spec.observation_size
@@ -146,4 +154,5 @@ class Exercises:
             latents, extra = self.latents(past.to(self.device), seen.to(self.device), roles, windows, generator)
         tensors = (clean, sample, levels, known, shown.any(-1), unknown & exists)
         clean, sample, levels, known, cells, learned = (tensor.to(self.device) for tensor in tensors)
-        return Exercise(clean, sample, levels, known, cells, learned, roles, told, latents, extra, self.change_weight)
+        settings = (self.change_weight, self.importance)
+        return Exercise(clean, sample, levels, known, cells, learned, roles, told, latents, extra, *settings)

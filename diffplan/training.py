@@ -59,6 +59,7 @@ def train(
     mix: QuestionMix | None = None,
     start_share: float = 0.25,
     change_weight: float = CHANGE_WEIGHT,
+    action_weight: float = 1.0,
     styles: StyleTable | None = None,
     augmentation: Augmentation | None = None,
     seed: int = 0,
@@ -86,6 +87,8 @@ def train(
             yet, and choosing together is learned only there; drawn uniformly such windows are a few in a hundred.
         change_weight: what errors of changes from step to step count beside errors of the entries themselves, see
             ``denoising.py``; 0: nothing.
+        action_weight: what an error of an action's entry counts beside one of an observation's (as in Diffuser, arXiv
+            2205.09991). Where observations are wide, let it be about how many times as wide: actions drown otherwise.
         styles: who is a partner and of which style, for a planner that takes latents; one that does but has no partner
             encoder needs them.
         augmentation: how windows are turned, mirrored and scaled before they are learned; None: not at all.
@@ -102,7 +105,7 @@ def train(
         ValueError: planner and dataset do not fit, or the checkpoint is of another run.
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
-    _check(planner, dataset, out, resume, start_share, change_weight)
+    _check(planner, dataset, out, resume, start_share, change_weight=change_weight, action_weight=action_weight)
     if not (0 < learning_rate < math.inf and 0 <= ema_decay < 1):
         told = f"learning_rate={learning_rate}, ema_decay={ema_decay}"
         raise ValueError(f"{told}; the first is above 0, the second 0 to below 1.")
@@ -129,6 +132,7 @@ def train(
         "mix": asdict(mix),
         "start_share": start_share,
         "change_weight": change_weight,
+        "action_weight": action_weight,
         "styles": styles and styles.fingerprint,
         "data": dataset.store.fingerprint,
         "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
@@ -157,6 +161,7 @@ def train(
         augmentation,
         accelerator.device,
         change_weight=change_weight,
+        action_weight=action_weight,
     )
     share = batch_size // accelerator.num_processes
     loss_of = _Loss(model, dataset, exercises, start_share, share, seed, accelerator.process_index)
@@ -296,13 +301,14 @@ def _check(
     out: str | Path | None,
     resume: bool,
     start_share: float,
-    change_weight: float,
+    **weights: float,
 ) -> None:
     check_out(out, resume)
     if not 0 <= start_share <= 1:
         raise ValueError(f"start_share={start_share}; it is a share of the windows, 0 to 1.")
-    if not 0 <= change_weight < math.inf:
-        raise ValueError(f"change_weight={change_weight}; give a number, 0 or more.")
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{name}={weight}; give a number, 0 or more.")
     check_planner_fits(planner, dataset)
 
 

@@ -30,3 +30,23 @@ def test_what_is_not_to_be_estimated_costs_nothing(crossing_store: Path) -> None
     wrong = exercise.clean + ~exercise.learned
     assert (wrong != exercise.clean).any()
     assert exercise.error(wrong, exercise.clean) == 0
+
+
+def test_errors_of_actions_count_as_often_as_asked(crossing_store: Path) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=8)
+    size = dataset.spec.observation_size
+    windows = dataset.sample(16, np.random.default_rng(0))
+    mix = QuestionMix(
+        0, 0, 0, 0, 0, 0, 0, 1, independent_levels=0
+    )  # nothing is known: every entry counts in every window
+    found = {}
+    for weight in (0.0, 1.0, 5.0):
+        exercises = Exercises(dataset.spec, 0, 2, mix, change_weight=0.0, action_weight=weight)
+        exercise = exercises(windows, torch.Generator().manual_seed(0))
+        action = torch.arange(dataset.spec.size) >= size
+        found[weight] = [
+            float(exercise.error(exercise.clean + 1.0 * part, exercise.clean)) for part in (action, ~action)
+        ]
+    share = found[1.0][0]  # of all that counts
+    assert found[0.0] == pytest.approx([0, 1], abs=1e-6)
+    assert found[5.0] == pytest.approx([5 * share / (1 + 4 * share), (1 - share) / (1 + 4 * share)], rel=1e-4)

@@ -210,6 +210,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: 
         ({"ema_decay": 1.0}, "ema_decay=1.0; the first is above 0, the second 0 to below 1"),
         ({"change_weight": -1}, "change_weight=-1; give a number, 0 or more"),
         ({"change_weight": float("nan")}, "change_weight=nan; give a number, 0 or more"),
+        ({"action_weight": -1}, "action_weight=-1; give a number, 0 or more"),
         ({"precision": "half"}, "choose 'auto', 'float32' or 'bfloat16'"),
         ({"resume": True}, "resume=True needs out="),
     ],

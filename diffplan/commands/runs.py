@@ -65,6 +65,7 @@ class Train:
         ema_decay: of the averaged weights.
         start_share: share of the windows that begin where an episode does.
         change_weight: what errors of changes from step to step count beside errors of the entries; 0: nothing.
+        action_weight: what an action's error counts beside an observation's; more where observations are wide.
         precision: auto computes in bfloat16 where the processor does.
         seed: of everything random.
         resume: continue the run in --out (from the start where it has no checkpoint yet).
@@ -104,6 +105,7 @@ class Train:
     ema_decay: float = 0.999
     start_share: float = 0.25
     change_weight: float = 0.05
+    action_weight: float = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     resume: bool = False
@@ -151,6 +153,7 @@ class Train:
             ema_decay=self.ema_decay,
             start_share=self.start_share,
             change_weight=self.change_weight,
+            action_weight=self.action_weight,
             augmentation=None if augmentation == Augmentation() else augmentation,
             precision=self.precision,
             seed=self.seed,
