@@ -33,6 +33,7 @@ from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
 
 WARMUP_STEPS = 100
+BY_MUON = (".blocks.", ".embed_sample.", ".embed_known.", ".embed_present.", ".carry_present.")  # what reads cells, too
 GRADIENT_CLIP = 1.0
 WEIGHT_DECAY = 0.01
 
@@ -78,8 +79,8 @@ def train(
         dataset: windows to learn from.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes (start several with torchrun).
-        learning_rate: peak of a schedule with linear warm-up and cosine decay to 0. The blocks' matrices learn by Muon
-            (arXiv 2502.16982), all else by AdamW (arXiv 1711.05101).
+        learning_rate: peak of a schedule with linear warm-up and cosine decay to 0. Matrices of the blocks, and
+            those that read cells, learn by Muon (arXiv 2502.16982), all else by AdamW (arXiv 1711.05101).
         ema_decay: of the averaged weights, warmed up over the first steps.
         precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 where the processor computes it.
         mix: how often each question is asked.
@@ -236,7 +237,8 @@ class DenoiserRun:
 
     Args:
         networks: learn: a denoiser, perhaps with a partner encoder; ``ema`` averages their weights.
-        learning_rate: the blocks' matrices learn by Muon (arXiv 2502.16982), all else by AdamW (arXiv 1711.05101).
+        learning_rate: matrices of the blocks, and those that read cells, learn by Muon (arXiv 2502.16982), all else by
+            AdamW (arXiv 1711.05101).
         ema_decay: of the averaged weights, warmed up over the first steps.
         half: the optimisers may compute in bfloat16.
     """
@@ -245,10 +247,11 @@ class DenoiserRun:
         self.networks, self.ema_decay = networks, ema_decay
         self.parameters = dict(networks.named_parameters())
         self.ema = {name: value.detach().clone() for name, value in networks.state_dict().items()}
-        hidden = [value for name, value in self.parameters.items() if ".blocks." in f".{name}" and value.ndim == 2]
-        others = [value for value in self.parameters.values() if not any(value is one for one in hidden)]
+        named = [(f".{name}", value) for name, value in self.parameters.items()]
+        matrices = [value for name, value in named if value.ndim == 2 and any(part in name for part in BY_MUON)]
+        others = [value for value in self.parameters.values() if not any(value is one for one in matrices)]
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(hidden, learning_rate, weight_decay=WEIGHT_DECAY, dtype=torch.bfloat16 if half else torch.float32),
+            Muon(matrices, learning_rate, weight_decay=WEIGHT_DECAY, dtype=torch.bfloat16 if half else torch.float32),
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True),
         ]
 
