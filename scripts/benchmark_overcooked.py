@@ -27,7 +27,7 @@ from diffplan.questions import QuestionMix
 from diffplan.spec import JointSpec
 
 FOLDER = Path("runs/overcooked")
-HISTORY, HORIZON = 12, 4
+HISTORY, HORIZON = 12, 2
 PLANNER_STEPS, RECURRENT_STEPS = 1_500, 2_000
 NEXT_ACTION = QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0, level_shift=50)  # nearly always from pure noise
 COMMAND = "python scripts/benchmark_overcooked.py --data DIR --seeds {}"
