@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,13 +76,13 @@ class Overcooked:
         return Recording(spec, episodes, f"human-human Overcooked, {source.stem}", (HELD,))
 
 
-def _around(told: Path, data: dict[str, np.ndarray], layouts: dict[str, str]) -> Iterator[np.ndarray]:
+def _around(told: Path, data: dict[str, np.ndarray], layouts: dict[str, Any]) -> Iterator[np.ndarray]:
     """What is around both players [2, F] at every step of all trials.
 
     Raises:
         ValueError: the states are not those of the arrays.
     """
-    kitchens = {name: Kitchen(re.findall("'([^']*)'", rows)) for name, rows in layouts.items()}
+    kitchens = {name: Kitchen(re.findall("'([^']*)'", str(rows))) for name, rows in layouts.items()}
     names, step = np.repeat(data["layout"], np.diff(data["offsets"])).tolist(), -1
     for step, (state, name) in enumerate(zip(read_states(told), names, strict=False)):
         try:
