@@ -243,12 +243,12 @@ def test_guided_plans_and_safe_episodes(run: Path, capsys: pytest.CaptureFixture
 
 def test_a_sweep_over_a_guides_weight_is_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     picture = tmp_path / "guidance.png"
-    weights = ("--guide", "separation:1.5", "--weights", 0, 1000)
+    weights = ("--guide", "separation:2.5", "--weights", 0, 1000)
     table = answer(capsys, "guidance", run, *weights, "--episodes", 2, "--plot", picture)
-    assert list(table) == ["separation:1.5 0", "separation:1.5 1000"]
-    assert {"realism", "guides", "success", "contacts"} <= set(table["separation:1.5 0"])
+    assert list(table) == ["separation:2.5 0", "separation:2.5 1000"]
+    assert {"realism", "guides", "success", "contacts"} <= set(table["separation:2.5 0"])
     assert (
-        table["separation:1.5 1000"]["guides"]["value"] != table["separation:1.5 0"]["guides"]["value"]
+        table["separation:2.5 1000"]["guides"]["value"] != table["separation:2.5 0"]["guides"]["value"]
     )  # hardly trained
     assert iio.imread(picture).std() > 0
 
@@ -295,8 +295,10 @@ def test_a_planner_is_fine_tuned_and_its_curve_drawn(
     drawn = answer(capsys, "plot", out, "--kind", "finetuning", "--out", tmp_path / "curve.png")["out"]
     assert iio.imread(drawn).std() > 1
     assert parse(shlex.split(first["act with"])[1:])
+    assert ("because" in first) == (first["best"]["value"] < first["offline"]["value"])
     trial = ("finetune", run, "--data", store, "--out", tmp_path / "tried", "--method", "gradient", "--steps", "20")
-    assert answer(capsys, *trial, "--episodes", "2", *brief)["act with"] == f"diffplan evaluate {tmp_path / 'tried'}"
+    tried = answer(capsys, *trial, "--episodes", "2", *brief)
+    assert tried["act with"] == f"diffplan evaluate {run if 'because' in tried else tmp_path / 'tried'}"
     each = answer(capsys, *command[:5], tmp_path / "each", *command[6:], "--each")
     assert "success" in answer(capsys, *shlex.split(each["act with"])[1:], "--episodes", "2")
     assert "holds a planner for every agent; name one of them" in complaint(capsys, "plan", tmp_path / "each")

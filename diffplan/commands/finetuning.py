@@ -142,7 +142,8 @@ class Finetune:
         flags = (_flags(report.acting) if trusted else "") + " --safe" * self.safe
         facts["act with"] = f"diffplan evaluate {self.out}{flags}"
         if report.best.value < report.offline.value:
-            facts["act with"] = f"diffplan evaluate {self.path}: as it was given, the planner scores higher"
+            facts["act with"] = f"diffplan evaluate {self.path}"
+            facts["because"] = "as it was given, the planner scores higher"
         show(facts, self.json)
 
 
