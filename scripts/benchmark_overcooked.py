@@ -155,11 +155,9 @@ def main() -> None:
         figures += [ours, figure(f"{label}_ahead", shares["joint"] - shares["GRU"])]
     if arguments.fold is None:
         record(RESULTS / "overcooked.json", figures)
+        return
     for one in figures:
-        print(
-            f"{one.figure}: {one.value:.4f} ({one.low:.4f} to {one.high:.4f})",
-            {k: v.value for k, v in one.baselines.items()},
-        )
+        print(one.figure, one.value, {who: other.value for who, other in one.baselines.items()})
 
 
 if __name__ == "__main__":

@@ -247,9 +247,8 @@ def test_a_sweep_over_a_guides_weight_is_drawn(run: Path, tmp_path: Path, capsys
     table = answer(capsys, "guidance", run, *weights, "--episodes", 2, "--plot", picture)
     assert list(table) == ["separation:2.5 0", "separation:2.5 1000"]
     assert {"realism", "guides", "success", "contacts"} <= set(table["separation:2.5 0"])
-    assert (
-        table["separation:2.5 1000"]["guides"]["value"] != table["separation:2.5 0"]["guides"]["value"]
-    )  # hardly trained
+    free, guided = table.values()  # robots begin closer than 2.5 m to each other
+    assert guided["guides"]["value"] != free["guides"]["value"]
     assert iio.imread(picture).std() > 0
 
 

@@ -36,9 +36,7 @@ def test_errors_of_actions_count_as_often_as_asked(crossing_store: Path) -> None
     dataset = dp.load_dataset(crossing_store, horizon=8)
     size = dataset.spec.observation_size
     windows = dataset.sample(16, np.random.default_rng(0))
-    mix = QuestionMix(
-        0, 0, 0, 0, 0, 0, 0, 1, independent_levels=0
-    )  # nothing is known: every entry counts in every window
+    mix = QuestionMix(0, 0, 0, 0, 0, 0, 0, nothing=1, independent_levels=0)  # every entry is to be estimated
     found = {}
     for weight in (0.0, 1.0, 5.0):
         exercises = Exercises(dataset.spec, 0, 2, mix, change_weight=0.0, action_weight=weight)

@@ -52,12 +52,12 @@ class Kitchen:
         if unknown := set(cells.values()) - set(TILES):
             raise ValueError(f"a kitchen of {sorted(unknown)}; known are {list(TILES)} and digits.")
         self.cells = cells
-        self.places = {tile: [cell for cell, c in cells.items() if c == tile] for tile in "PODS"}
-        self.ranked = cache(self.by_distance)
+        self.nearest = cache(self._nearest)
 
-    def by_distance(self, tile: str, place: Cell) -> list[Cell]:
+    def _nearest(self, tile: str, place: Cell) -> list[Cell]:
         """All cells of this kind, the nearest first."""
-        return sorted(self.places[tile], key=lambda cell: abs(cell[0] - place[0]) + abs(cell[1] - place[1]))
+        alike = (cell for cell, c in self.cells.items() if c == tile)
+        return sorted(alike, key=lambda cell: abs(cell[0] - place[0]) + abs(cell[1] - place[1]))
 
     def surroundings(self, state: dict[str, Any]) -> Float[np.ndarray, "2 F"]:
         """What each player has around it.
@@ -76,19 +76,19 @@ class Kitchen:
             facing = _cell(state["players"][index]["orientation"])
             for side in (*SIDES, facing):
                 cell = (x + side[0], y + side[1])
-                seen += _one_hot(TILES.index(self.cells.get(cell, "X")), len(TILES))
-                seen += _one_hot(lying.get(cell, -1), len(ITEMS))
+                seen += [float(self.cells.get(cell, "X") == tile) for tile in TILES]
+                seen += [float(lying.get(cell) == item) for item in range(len(ITEMS))]
                 seen += [*_pot(objects, cell, self.cells.get(cell) == "P"), float(cell == players[1 - index])]
-            pots = self.ranked("P", (x, y))[:2]
+            pots = self.nearest("P", (x, y))[:2]
             for cell in pots:
                 seen += [1.0, cell[0] - x, cell[1] - y, *_pot(objects, cell)]
             seen += [0.0] * 7 * (2 - len(pots))
             for tile in "ODS":
-                nearest = self.ranked(tile, (x, y))[:1]
-                seen += [nearest[0][0] - x, nearest[0][1] - y] if nearest else [0.0, 0.0]
+                near = self.nearest(tile, (x, y))
+                seen += [near[0][0] - x, near[0][1] - y] if near else [0.0, 0.0]
             for item in range(len(ITEMS)):
-                near = [(abs(a - x) + abs(b - y), a - x, b - y) for (a, b), kind in lying.items() if kind == item]
-                seen += [1.0, *min(near)[1:]] if near else [0.0, 0.0, 0.0]
+                there = [(abs(a - x) + abs(b - y), a - x, b - y) for (a, b), kind in lying.items() if kind == item]
+                seen += [1.0, *min(there)[1:]] if there else [0.0, 0.0, 0.0]
             found.append(seen)
         return np.array(found, np.float32)
 
@@ -96,10 +96,6 @@ class Kitchen:
 def _cell(pair: Sequence[int]) -> Cell:
     x, y = pair
     return int(x), int(y)
-
-
-def _one_hot(index: int, size: int) -> list[float]:
-    return [float(index == one) for one in range(size)]
 
 
 def _pot(objects: dict[Cell, dict[str, Any]], cell: Cell, there: bool = True) -> list[float]:
