@@ -89,14 +89,16 @@ def test_each_takes_half_of_the_room_and_all_of_the_lack() -> None:
     at, most, partner = np.array([[-0.3, 0.0]]), np.full((1, 2), 9.0), np.array([[0.3, 0.0, -0.2, 0.0]])
     for speed in (0.0, 3.0):  # room to speed up, and too fast already
         moving = np.array([[speed, 0.0]])
-        ((row,), (share,)) = constraints(at, moving, partner, PILLAR[:0], -most, most, RADIUS, 2.0, DT)
+        ((row,), (share,)) = constraints(at, moving, partner, np.zeros((0, 5)), -most, most, RADIUS, 2.0, DT)
         lack = speed + 0.2 - fastest(0.6 - 2 * RADIUS, speed + 0.2, 2.0, DT)
         assert row.tolist() == [[-1, 0]] and (lack > 0) == bool(speed)
         assert share == pytest.approx(lack if speed else lack / 2)
 
 
-def test_whatever_is_asked_nobody_touches_anything_and_nobody_is_too_fast() -> None:
-    env, safety = CrossingEnv(6, "obstacles"), new_filter()
+@pytest.mark.parametrize("layout", ["obstacles", "doorway"])
+def test_whatever_is_asked_nobody_touches_anything_and_nobody_is_too_fast(layout: str) -> None:
+    env = CrossingEnv(6, layout)
+    safety = SafetyFilter(**env.robot_limits)
     for seed in range(4):
         rng = np.random.default_rng(seed)
         sizes = iter(rng.choice([0.1, 1.0, *ABSURD], size=600))
@@ -195,6 +197,18 @@ def test_walls_are_kept_only_where_there_are_any() -> None:
     assert new_filter(half_width=None).filter(start, np.zeros((1, 2)), wanted).tolist() == wanted.tolist()
 
 
+def test_beside_a_box_only_the_motion_towards_its_nearest_point_changes() -> None:
+    safety, rest = new_filter(boxes=[(0.0, 0.0, 1.0, 1.0)]), np.zeros((1, 2))
+    (ahead,) = safety.filter(np.array([[-0.12, 0.5]]), rest, np.array([[0.9, 0.3]]))
+    assert 0 < ahead[0] < 0.5
+    assert ahead[1] == pytest.approx(0.3, abs=1e-6)
+    (at_corner,) = safety.filter(np.array([[-0.085, -0.085]]), rest, np.array([[0.6, 0.6]]))
+    assert at_corner[0] == pytest.approx(at_corner[1])
+    assert 0 < at_corner[0] < 0.5
+    past = np.array([[0.6, -0.2]])
+    assert safety.filter(np.array([[-0.085, -0.085]]), rest, past)[0, 0] > at_corner[0]
+
+
 def test_a_robot_at_the_fastest_closing_speed_stops_where_the_gap_ends() -> None:
     for gap, closing in ((0.3, 0.0), (0.3, 0.8), (0.1, 0.5)):
         speed = fastest(gap, closing, 2.0, 0.1)
@@ -205,7 +219,8 @@ def test_a_robot_at_the_fastest_closing_speed_stops_where_the_gap_ends() -> None
 def test_robots_far_apart_need_no_constraints() -> None:
     corners = np.array([[0.9, 0.9], [-0.9, 0.9], [-0.9, -0.9], [0.9, -0.9]])
     most = np.full((4, 2), 0.5)
-    rows, least = constraints(corners, np.zeros((4, 2)), NO_PARTNERS, PILLAR, -most, most, RADIUS, 2.0, DT)
+    pillar = np.array([[0.0, 0.0, 0.0, 0.0, 0.1]])
+    rows, least = constraints(corners, np.zeros((4, 2)), NO_PARTNERS, pillar, -most, most, RADIUS, 2.0, DT)
     assert (rows.shape, least.shape) == ((0, 4, 2), (0,))
 
 
@@ -266,6 +281,8 @@ def test_a_role_that_does_not_say_where_its_velocity_is_is_refused() -> None:
         ({"margin": -0.01}, "margin=-0.01, expected 0 or more"),
         ({"reserve": 1.5}, "reserve=1.5, expected a share in (0, 1]"),
         ({"half_width": 0.05}, "half_width=0.05, expected more than radius + margin = 0.09"),
+        ({"boxes": [(0.0, 0.0, 1.0)]}, "a box is (0.0, 0.0, 1.0), expected (least x, least y, greatest x, greatest y)"),
+        ({"boxes": [(0.5, 0.0, 0.1, 1.0)]}, "a box is (0.5, 0.0, 0.1, 1.0), expected (least x"),
     ],
 )
 def test_settings_that_contradict_are_refused_in_words(changes: dict[str, float], message: str) -> None:

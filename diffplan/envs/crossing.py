@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from diffplan.envs.behavior import SkilledPolicy
 from diffplan.envs.crossing_expert import MEDIUM_NOISE, STYLES, CrossingExpert
-from diffplan.envs.crossing_layouts import ARENA, LAYOUTS, OBSTACLES, RADIUS, place
+from diffplan.envs.crossing_layouts import ARENA, DOORWAY_BOXES, LAYOUTS, OBSTACLES, RADIUS, place
 from diffplan.envs.crossing_model import DT, HEIGHT, MASS, MAX_FORCE, SUBSTEPS, V_MAX, VELOCITY_GAIN, build_model
 from diffplan.envs.crossing_traffic import TrafficExpert
 from diffplan.envs.crossing_turnover import Turnover, free_place
@@ -104,6 +104,7 @@ class CrossingEnv(SceneEnv):
             "time_constant": MASS / VELOCITY_GAIN,
             "dt": DT,
             "half_width": ARENA,
+            "boxes": DOORWAY_BOXES if layout == "doorway" else (),
         }
         super().__init__(build_model(num_robots, obstacles, doorway=layout == "doorway"), render_mode)
         self._robot_geoms = [self.model.geom(name).id for name in names]

@@ -11,6 +11,11 @@ RADIUS = 0.08
 RING = 0.95
 """Distance of starts and goals from the centre (m), give or take 0.05; not in the doorway."""
 DOOR_WIDTH, WALL_THICKNESS = 0.30, 0.06
+DOORWAY_BOXES = tuple(
+    (-WALL_THICKNESS / 2, low, WALL_THICKNESS / 2, high)
+    for low, high in ((DOOR_WIDTH / 2, ARENA), (-ARENA, -DOOR_WIDTH / 2))
+)
+"""The wall on both sides of the door: least x, least y, greatest x, greatest y (m)."""
 OBSTACLES, OBSTACLE_RADII, OBSTACLE_GAP, OBSTACLE_REACH = 3, (0.08, 0.14), 0.34, 0.5
 
 Placement = tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N 2"], Float[np.ndarray, "K 3"]]

@@ -2,7 +2,7 @@
 
 import mujoco
 
-from diffplan.envs.crossing_layouts import ARENA, DOOR_WIDTH, OBSTACLE_RADII, RADIUS, WALL_THICKNESS
+from diffplan.envs.crossing_layouts import ARENA, DOORWAY_BOXES, OBSTACLE_RADII, RADIUS, WALL_THICKNESS
 from diffplan.envs.scene import AGENT_COLORS, Color, set_stage
 
 DT, SUBSTEPS = 0.1, 5
@@ -43,9 +43,8 @@ def _add_walls(spec: mujoco.MjSpec, doorway: bool) -> None:
         size = [thick if x else ARENA + 2 * thick, thick if y else ARENA + 2 * thick, HEIGHT]
         pos = [x * (ARENA + thick), y * (ARENA + thick), HEIGHT]
         spec.worldbody.add_geom(type=_BOX, pos=pos, size=size, rgba=gray, **_SEEN_ONLY)
-    half = (ARENA - DOOR_WIDTH / 2) / 2
-    for side in (1, -1) if doorway else ():
-        pos, size = [0.0, side * (ARENA - half), HEIGHT], [thick, half, HEIGHT]
+    for left, low, right, high in DOORWAY_BOXES if doorway else ():
+        pos, size = [(left + right) / 2, (low + high) / 2, HEIGHT], [(right - left) / 2, (high - low) / 2, HEIGHT]
         spec.worldbody.add_geom(type=_BOX, pos=pos, size=size, rgba=gray, **_SOLID)
 
 

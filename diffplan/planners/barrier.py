@@ -84,7 +84,7 @@ def constraints(
     positions: Float[np.ndarray, "N 2"],
     velocities: Float[np.ndarray, "N 2"],
     partners: Float[np.ndarray, "L 4"],
-    obstacles: Float[np.ndarray, "M 3"],
+    obstacles: Float[np.ndarray, "M 5"],
     low: Float[np.ndarray, "N 2"],
     high: Float[np.ndarray, "N 2"],
     reach: float,
@@ -97,7 +97,8 @@ def constraints(
         positions: of the robots (m).
         velocities: of the robots (m/s).
         partners: position and velocity of robots that filter for themselves.
-        obstacles: x, y and radius (m), standing still.
+        obstacles: boxes that stand still: the centre's x and y, half their width and height (0 and 0: a point), and how
+            far around them is not free (m).
         low: least change of velocity (m/s).
         high: greatest change of velocity (m/s).
         reach: distance from a robot's centre that it keeps free of others' (m).
@@ -110,8 +111,10 @@ def constraints(
     moving = np.concatenate([velocities, partners[:, 2:], np.zeros((len(obstacles), 2))])
     still = np.zeros((len(at) - robots, 2))
     low, high = np.concatenate([low, still]), np.concatenate([high, still])
-    reaches = np.concatenate([np.full(discs, reach), obstacles[:, 2]])
+    reaches = np.concatenate([np.full(discs, reach), obstacles[:, 4]])
+    sides = np.concatenate([np.zeros((discs, 2)), obstacles[:, 2:4]])
     apart = at[i] - at[j]
+    apart -= np.clip(apart, -sides[j], sides[j])
     distance = np.hypot(apart[:, 0], apart[:, 1])
     normal = apart / np.maximum(distance, 1e-9)[:, None]
     closing = -(normal * (moving[i] - moving[j])).sum(1)

@@ -70,6 +70,7 @@ class SafetyFilter:
         time_constant: of a robot's approach to the desired velocity while its acceleration is below that (s).
         dt: time for which an action is held (s).
         half_width: walls stand at plus and minus this in x and y (m); None where there are none.
+        boxes: what else stands still: least x, least y, greatest x and greatest y of each (m).
         margin: gap that is kept free (m), for what the model does not know.
         reserve: share of ``max_acceleration`` to count on; above a half, two robots need each other to brake.
 
@@ -91,6 +92,7 @@ class SafetyFilter:
     time_constant: float
     dt: float
     half_width: float | None = None
+    boxes: Sequence[Sequence[float]] = ()
     margin: float = 0.01
     reserve: float = 0.4
     stats: SafetyStats = field(default_factory=SafetyStats, init=False, compare=False)
@@ -106,6 +108,9 @@ class SafetyFilter:
         if self.half_width is not None and not self.half_width > self.radius + self.margin:
             least = self.radius + self.margin
             raise ValueError(f"half_width={self.half_width}, expected more than radius + margin = {least:g}; or None.")
+        for box in self.boxes:
+            if len(box) != 4 or not np.isfinite(box).all() or box[0] > box[2] or box[1] > box[3]:
+                raise ValueError(f"a box is {tuple(box)}, expected (least x, least y, greatest x, greatest y) in m.")
 
     def filter_actions(
         self, spec: JointSpec, observations: Mapping[str, Any], actions: Actions, partners: Sequence[str] = ()
@@ -183,14 +188,15 @@ class SafetyFilter:
         partners: Float[np.ndarray, "L 4"],
     ) -> tuple[Float[np.ndarray, "N 2"], bool]:
         """Safe actions, and whether there were none and robots brake instead."""
-        grown = obstacles + np.array([0, 0, self.margin / 2])
+        still = np.concatenate([np.insert(obstacles, [2, 2], 0, axis=1), self._boxes])
+        still[:, 4] += self.margin / 2
         reach = np.full_like(positions, self.max_speed)
         while True:  # once more where the speed limit cuts a corner of the bounds, at most once a robot
             low, high = self._bounds(positions, velocities, reach)
             braking = np.clip(-velocities, low, high)
             wanted = np.where(given[:, None], np.clip(self._servo.change(asked - velocities), low, high), braking)
             free = self.radius + self.margin / 2
-            rows, least = constraints(positions, velocities, partners, grown, low, high, free, self._brake, self.dt)
+            rows, least = constraints(positions, velocities, partners, still, low, high, free, self._brake, self.dt)
             found = nearest(wanted, rows, least, low, high)
             if found is None:
                 involved = np.any(rows != 0, axis=(0, 2), keepdims=True)[0]
@@ -231,6 +237,12 @@ class SafetyFilter:
         """The actions that change the velocities so: the ones asked for where these do."""
         same = given & np.all(np.abs(changes - self._servo.change(asked - velocities)) <= ROUNDING, axis=1)
         return np.where(same[:, None], asked, np.clip(velocities + self._servo.excess(changes), -reach, reach))
+
+    @cached_property
+    def _boxes(self) -> Float[np.ndarray, "K 5"]:
+        """As ``constraints`` takes them."""
+        low, high = np.hsplit(np.reshape(self.boxes, (-1, 4)).astype(float), 2)
+        return np.column_stack([(low + high) / 2, (high - low) / 2, np.zeros(len(low))])
 
     @cached_property
     def _servo(self) -> VelocityServo:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -146,7 +146,7 @@ def _end_with_parent() -> None:
 
 
 def load_member(
-    path: Path, spec: JointSpec, name: str, mode: str, limits: Mapping[str, float] | None = None
+    path: Path, spec: JointSpec, name: str, mode: str, limits: Mapping[str, Any] | None = None
 ) -> Callable[[int], Member]:
     """Loads the planner at ``path`` to drive ``name`` on one thread; it has planned, so that no step waits for that.
 
