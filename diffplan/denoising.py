@@ -65,18 +65,15 @@ class Exercise:
         self,
         estimate: Float[Tensor, "B N W D"],
         target: Float[Tensor, "B N W D"],
-        window_weights: Float[Tensor, "B"] | None = None,
     ) -> Float[Tensor, ""]:
         """Mean squared error over the entries to estimate, and of their changes.
 
-        Entries are weighted by 1 / level, by their importance, and by window.
+        Entries are weighted by 1 / level and by their importance.
 
         Changes are from the step before, the present's known entries among them, in units of their entry's root mean
         square in the batch; a cell that is not shown counts as one of zeros without an error.
         """
         weight = self.learned * self.importance / self.levels.clamp(min=LEAST_LEVEL)[..., None]
-        if window_weights is not None:
-            weight = weight * window_weights[:, None, None, None]
         wrong = (estimate - target) * self.learned
         error = _mean(wrong.square(), weight)
         if self.change_weight:

@@ -5,9 +5,9 @@
     python scripts/benchmark_finetuning.py --exact-resumes 20
 
 gain: score of the fine-tuned planner over that of the pretrained one (first sample, no ranking), both on new starts; of
-rows that begin with random data the score itself (``random_*``), as the pretrained one's is about 0. Beside it, "by
-values, before": the pretrained planner on these starts acting as the fine-tuned one does, by what critics know from the
-data alone.
+rows that begin with random data the score itself (``random_*``), as the pretrained one's is about 0. Robots at the
+doorway have a safety filter, also before. Beside it, "by values, before": the pretrained planner on these starts acting
+as the fine-tuned one does, by what critics know from the data alone.
 Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
 lowest score of a run's own evaluations over that of the planner that it began with, on the same starts. Figures of
 other methods than ``critic`` end with their name. co_learning_<n>_*: the score where n robots learn each for itself
@@ -43,7 +43,7 @@ FOLDER = Path("runs/benchmark/finetuning")
 COMMAND = "python scripts/benchmark_finetuning.py"
 SCRIPTED = 200  # episodes of the random and the expert script, which make 0 and 100 of a return
 DATA_SEED = 6_000
-VALUED = "by values, before"
+VALUED, UNFILTERED = "by values, before", "without the safety filter, before"
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Row:
     values: dict[str, float] = field(default_factory=dict)  # options of ``train_value``
     score: str = "success"
     acting: dict[str, float] = field(default_factory=dict)  # options of ``Acting``
+    safe: bool = False  # with a safety filter, before and after
 
 
 SIMPLE_SPREAD = Row(
@@ -75,8 +76,8 @@ SIMPLE_SPREAD = Row(
 ROWS = {
     "simple_spread": SIMPLE_SPREAD,
     "simple_spread_random": replace(SIMPLE_SPREAD, skill="random"),
-    "crossing_doorway": Row("crossing-v0", {"layout": "doorway"}, steps=6_000),
-    "crossing_doorway_2": Row("crossing-v0", {"layout": "doorway", "num_robots": 2}, steps=6_000),
+    "crossing_doorway": Row("crossing-v0", {"layout": "doorway"}, steps=6_000, safe=True),
+    "crossing_doorway_2": Row("crossing-v0", {"layout": "doorway", "num_robots": 2}, steps=6_000, safe=True),
     "transport": Row("transport-v0", steps=6_000),
 }
 
@@ -99,14 +100,16 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     )
     offline = dp.load_dataset(data.path, horizon=row.horizon)
     planner = pretrained(row, offline, base / f"pretrained_{seed}", seed)
-    alone = tested(dp.RecedingHorizonPolicy(planner), env, row, seed, arguments)
+    safety = dp.SafetyFilter(**env.robot_limits) if row.safe else None
+    alone = tested(dp.RecedingHorizonPolicy(planner, safety=safety), env, row, seed, arguments)
+    unfiltered = tested(dp.RecedingHorizonPolicy(planner), env, row, seed, arguments) if row.safe else alone
     report = dp.finetune(
         planner,
         env,
         offline=offline,
         out=out,
         method=arguments.method,
-        acting=Acting(**row.acting),
+        acting=Acting(**row.acting, safety=safety),
         steps=arguments.steps,
         each=arguments.each,
         score=row.score,
@@ -118,6 +121,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     valued = report.acting.policy(pretrained(row, offline, base / f"pretrained_{seed}", seed))
     result = {
         "before": alone,
+        UNFILTERED: unfiltered,
         "after": tested(report.policy, env, row, seed, arguments),
         VALUED: tested(valued, env, row, seed, arguments),
         "began": report.offline.value,
@@ -196,7 +200,10 @@ def run(name: str, arguments: argparse.Namespace) -> list[Figure]:
         return Figure(label, value.value, value.low, value.high, unit, seeds, episodes, command, beside or {})
 
     budget = f"{arguments.steps // 1000}k_{name}" + f"_{arguments.method}" * (arguments.method != AUTO)
-    beside = {label: figure(label, "points", mean(label)) for label in ("before", VALUED, "after")}
+    beside = {
+        label: figure(label, "points", mean(label))
+        for label in ("before", *[UNFILTERED] * ROWS[name].safe, VALUED, "after")
+    }
     if arguments.each or ROWS[name].skill == "random":
         number = dp.make(ROWS[name].env, **ROWS[name].options).joint_spec.num_agents
         label = f"co_learning_{number}_{budget}" if arguments.each else f"random_{budget.removesuffix('_random')}"

@@ -25,7 +25,7 @@ from diffplan.finetuning import METHODS, Acting, FinetuningReport, Learning
 from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient, decayed_sums
 from diffplan.finetuning.loop import weights_sha256
-from diffplan.finetuning.methods import WeightedDenoising, advantage_weights
+from diffplan.finetuning.methods import WeightedDenoising
 from diffplan.finetuning.replay import Replay, evaluation_seed
 from diffplan.finetuning.rounds import Run
 from diffplan.finetuning.steering import NoiseSteering
@@ -358,16 +358,20 @@ def test_episodes_of_better_return_are_drawn_more_often_by_their_priority(
     assert ranks.mean() == pytest.approx(0.66, abs=0.04)  # of a rank with density ~ e^2x
 
 
-def test_windows_that_went_better_than_expected_count_more() -> None:
-    advantages = torch.tensor([-1.0, 0.0, 1.0, 100.0])
-    weights = advantage_weights(advantages, 0.5)
-    assert weights.mean().item() == pytest.approx(1)
-    assert (weights.diff() > 0).all()
-    assert advantage_weights(advantages[:3], 1.0).log().diff().tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
-
-
-def test_one_window_alone_counts_as_usual() -> None:
-    assert advantage_weights(torch.tensor([3.0]), 0.5).tolist() == [1.0]
+def test_the_denoiser_learns_from_the_better_half_and_what_is_as_good(
+    offline: dp.TrajectoryDataset, tmp_path: Path
+) -> None:
+    online = dp.TrajectoryStore.create(tmp_path, offline.spec)
+    replay, rng = Replay(offline, online, 0.5, None), np.random.default_rng(0)
+    order = offline.return_ranks.argsort()
+    assert set(replay.windows(replay.draw(2_000, rng, best=0.5)).episode) == set(order[30:])
+    online.append([offline.store[int(index)] for index in order[:3]])
+    replay.refresh()
+    assert (replay.windows(replay.draw(200, rng, best=0.5)).episode < 60).all()
+    assert (replay.windows(replay.draw(200, rng)).episode >= 60).sum() == 100
+    online.append([offline.store[int(order[-1])]])
+    replay.refresh()
+    assert set(replay.windows(replay.draw(200, rng, best=0.5)).episode) - set(range(60)) == {63}
 
 
 def test_a_strong_trust_region_holds_the_denoiser_at_its_prior(

@@ -31,8 +31,6 @@ from diffplan.value_training import ValueLearner, default_expectile
 if TYPE_CHECKING:
     from diffplan.finetuning.rounds import Acting, Team
 
-MOST_LOG_WEIGHT = 3.0  # no window counts more than e^3 = 20 times the average one
-
 
 @dataclass(frozen=True)
 class Learning:
@@ -47,9 +45,9 @@ class Learning:
         learning_rate: of the denoiser, see ``train``; constant, after a warm-up over the first updates.
         ema_decay: of the denoiser's averaged weights, which act.
         start_share: share of the windows that begin where an episode does.
-        temperature: how much better windows count more: weights are exp(advantage / temperature), the advantage in
-            standard deviations over the batch.
-        noise_temperature: likewise of plans, the advantage in spreads of a return.
+        best: the denoiser learns from this share of the offline episodes, by return, and from online ones as good.
+        noise_temperature: how much better plans are more likely: by exp(advantage / temperature), the advantage in
+            spreads of a return.
         trust: weight of the squared distance to the pretrained prior's estimates, beside the squared error.
         policy_learning_rate: of the denoiser under ``"gradient"``, AdamW's, constant.
         spread: of the actions that are tried then, in the normaliser's units.
@@ -63,9 +61,9 @@ class Learning:
     return_steps: int = 3
     batch_size: int = 128
     learning_rate: float = 2e-3
-    ema_decay: float = 0.99
+    ema_decay: float = 0.998
     start_share: float = 0.25
-    temperature: float = 0.5
+    best: float = 0.5
     noise_temperature: float = 0.1
     trust: float = 0.1
     policy_learning_rate: float = 3e-4
@@ -77,12 +75,14 @@ class Learning:
         for name in ("critic_batch_size", "return_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1.")
-        positive = ("critic_learning_rate", "learning_rate", "policy_learning_rate", "temperature", "noise_temperature")
+        positive = ("critic_learning_rate", "learning_rate", "policy_learning_rate", "noise_temperature")
         for name in (*positive, "target_rate", "spread", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}; it must be a positive number.")
         if self.expectile is not None and not 0 < self.expectile < 1:
             raise ValueError(f"expectile={self.expectile}; choose more than 0 and less than 1, e.g. 0.7.")
+        if not 0 < self.best <= 1:
+            raise ValueError(f"best={self.best}; it is a share of the episodes, more than 0 and at most 1.")
         if self.target_rate > 1:
             raise ValueError(f"target_rate={self.target_rate}; choose at most 1, e.g. 0.005.")
         if not 0 <= self.trace <= 1:
@@ -212,14 +212,13 @@ class FrozenPrior:
 
 
 class WeightedDenoising(FrozenPrior):
-    """The denoiser goes on learning, mostly from windows that went better than expected, not too far from its prior.
+    """The denoiser goes on learning, from episodes that went better than others, not too far from its prior.
 
-    Windows w of offline and online data are weighted by exp(advantage / temperature) (advantage-weighted regression,
-    arXiv 1910.00177, on the denoising loss as in arXiv 2405.16173), the advantage being what the window's steps brought
-    over what the value function expected:
+    Windows count as critic-regularised regression has it (arXiv 2006.15134, eq. 3, binary), on the denoising loss and
+    with whole episodes, whose return is at least that of the ``best`` share of the offline ones (offline or met since):
 
-        advantage = sum_{t < H} discount^t reward_t + discount^H V(o_H) - V(o_0),     of the team
-        loss      = sum_w weight_w error(estimate, window_w) + trust * error(estimate, the pretrained estimate)
+        loss = sum_w 1[return of w's episode >= bar] error(estimate, window_w)
+               + trust * error(estimate, the pretrained estimate)
 
     The second term is the divergence between both denoising steps' Gaussians (DPOK, arXiv 2305.16381, eq. 6).
     """
@@ -252,9 +251,7 @@ class WeightedDenoising(FrozenPrior):
     def improve(self, update: int, rng: np.random.Generator) -> dict[str, float]:
         """One step of the denoiser."""
         how, device = self.learning, self.planner.device
-        draw = self.replay.draw(how.batch_size, rng, how.start_share)
-        windows, discount = self.replay.windows(draw), self.critics.value.config.discount
-        weights = self.weights(self.replay.transitions(draw, discount, self.planner.horizon))
+        windows = self.replay.windows(self.replay.draw(how.batch_size, rng, how.start_share, how.best))
         if self.planner.denoiser.config.return_conditioning:
             self.exercises.return_ranks = torch.from_numpy(self.replay.return_ranks)
         exercise = self.exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
@@ -262,18 +259,12 @@ class WeightedDenoising(FrozenPrior):
             estimate = exercise.estimate(self.run.networks)
             with torch.no_grad():
                 pretrained = exercise.estimate(self.prior)
-        loss, distance = exercise.error(estimate, exercise.clean, weights), exercise.error(estimate, pretrained)
+        loss, distance = exercise.error(estimate, exercise.clean), exercise.error(estimate, pretrained)
         if not torch.isfinite(loss):
             raise FloatingPointError(diagnosis(f"fine-tuning update {update}", windows, estimate))
         warm_up = min(1.0, (update + 1) / 50)
         self.run.update(loss + how.trust * distance, self.pace * warm_up * how.learning_rate, update)
         return {"denoising": float(loss.detach()), "distance": float(distance.detach()) ** 0.5}
-
-    @torch.no_grad()
-    def weights(self, batch: TransitionBatch) -> Float[Tensor, "B"]:
-        """How much each window counts, 1 on average."""
-        found = advantages(self.critics.value, batch, self.replay.offline.spec)
-        return advantage_weights(found, self.learning.temperature)
 
     def settle(self) -> None:
         super().settle()
@@ -303,14 +294,6 @@ def advantages(value: ValueFunction, batch: TransitionBatch, spec: JointSpec) ->
     roles = torch.from_numpy(spec.role_index).to(value.device)
     ahead = discounts[:, None] * value.state_values(then, roles, next_mask)
     return ((returns / value.config.reward_scale + ahead - value.state_values(now, roles, mask)) * mask).sum(-1)
-
-
-def advantage_weights(advantages: Float[Tensor, "B"], temperature: float) -> Float[Tensor, "B"]:
-    """exp(advantage / temperature), advantages in standard deviations over the batch; cut, then 1 on average."""
-    spread = advantages.std(correction=min(1, len(advantages) - 1))  # one has none
-    standard = (advantages - advantages.mean()) / spread.clamp(min=1e-6)
-    weights = (standard / temperature).clamp(max=MOST_LOG_WEIGHT).exp()
-    return weights / weights.mean()
 
 
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ class Replay:
         stop = len(self.store) if stop is None else stop
         held = range(max(self.since, stop - (self.newest or stop)), stop)
         self.online = self.windows_of(held) if held else None
-        self._ranks = self.return_ranks if self.priority else np.zeros(0, np.float32)
+        self._ranks, self._best = self.return_ranks, {1.0: (self.offline, self.online)}
 
     def changed(self, since: int, stop: int) -> None:
         """The world changed: earlier online episodes are not learned from, the offline data half as much."""
@@ -61,13 +61,23 @@ class Replay:
 
     def windows_of(self, episodes: Sequence[int]) -> TrajectoryDataset:
         """Online episodes as a dataset like the offline one, to their very ends."""
-        like = self.offline
-        return TrajectoryDataset(self.store, like.horizon, like.history, like.stride, like.normalizer, episodes)
+        return self._windows(self.store, episodes)
 
-    def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> Draw:
-        """Which windows make up a batch; ``start_share`` of them are of episodes' first steps."""
-        fresh = 0 if self.online is None else round(self.online_share * batch_size)
-        shares = ((self.offline, batch_size - fresh), (self.online or self.offline, fresh))
+    def _windows(self, store: TrajectoryStore, episodes: Sequence[int]) -> TrajectoryDataset:
+        like = self.offline
+        inside = like.inside and store is like.store
+        return TrajectoryDataset(store, like.horizon, like.history, like.stride, like.normalizer, episodes, inside)
+
+    def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0, best: float = 1.0) -> Draw:
+        """Which windows make up a batch; ``start_share`` of them are of episodes' first steps.
+
+        All are of the ``best`` share of the offline episodes, by return, and of online ones that are as good.
+        """
+        if best not in self._best:
+            self._best[best] = self._among(self.offline, best) or self.offline, self._among(self.online, best)
+        offline, online = self._best[best]
+        fresh = 0 if online is None else round(self.online_share * batch_size)
+        shares = ((offline, batch_size - fresh), (online or offline, fresh))
         return [(dataset, self._draw(dataset, size, rng, start_share)) for dataset, size in shares if size]
 
     def _draw(
@@ -76,9 +86,20 @@ class Replay:
         if not self.priority:
             return dataset.draw(size, rng, start_share)
         drawn = dataset.draw(_OVERDRAWN * size, rng, start_share)
-        first = 0 if dataset is self.offline else len(self.offline.store)
+        first = self._first_number(dataset)
         weights = np.exp(self.priority * (self._ranks[first + dataset.locate(drawn)[0]] - 1))
         return np.asarray(rng.choice(drawn, size, p=weights / weights.sum()))
+
+    def _among(self, dataset: TrajectoryDataset | None, best: float) -> TrajectoryDataset | None:
+        """The windows of those of its episodes that are good enough, if there are any."""
+        if dataset is None:
+            return None
+        good = dataset.episodes[self._ranks[self._first_number(dataset) + dataset.episodes] >= 1 - best]
+        return self._windows(dataset.store, good) if len(good) else None
+
+    def _first_number(self, dataset: TrajectoryDataset) -> int:
+        """Of its store's episodes."""
+        return 0 if dataset.store is self.offline.store else len(self.offline.store)
 
     def windows(self, draw: Draw) -> WindowBatch:
         """The windows drawn."""
@@ -91,11 +112,7 @@ class Replay:
         )
 
     def _joined(self, parts: list[tuple[TrajectoryDataset, Batch]]) -> Batch:
-        first = len(self.offline.store)
-        numbered = [
-            batch if dataset is self.offline else replace(batch, episode=batch.episode + first)
-            for dataset, batch in parts
-        ]
+        numbered = [replace(batch, episode=batch.episode + self._first_number(dataset)) for dataset, batch in parts]
         columns = [np.concatenate([getattr(batch, one.name) for batch in numbered]) for one in fields(numbered[0])]
         return type(numbered[0])(*columns)
 
