@@ -191,6 +191,7 @@ def weights_of(run: Path) -> Path:
         ((), "--resume"),
         (("--resume", "--width", "16"), "width"),
         (("--resume", "--normalizer", "quantile"), "quantile"),
+        (("--resume", "--best", "0.5"), "windows"),
     ],
 )
 def test_a_run_is_neither_overwritten_nor_resumed_otherwise(

@@ -197,6 +197,19 @@ def test_load_dataset_fits_only_the_chosen_episodes(store):
     assert np.abs(dataset.batch(np.arange(len(dataset))).cells).max() == pytest.approx(1.0)
 
 
+def test_the_best_episodes_are_those_of_the_best_return(store):
+    dataset = TrajectoryDataset(store, horizon=3, history=1, stride=2)
+    order = store.mean_returns.argsort(kind="stable")
+    for share in (0.4, 0.6):
+        best = dataset.best(share)
+        assert best.episodes.tolist() == sorted(order[-round(share * len(store)) :].tolist())
+        assert (best.horizon, best.history, best.stride) == (3, 1, 2)
+    assert dataset.best(1e-6).episodes.tolist() == [order[-1]]
+    assert dataset.best(1.0).episodes.tolist() == dataset.episodes.tolist()
+    with pytest.raises(ValueError, match=r"best 0; it is a share of the episodes, more than 0 and at most 1"):
+        dataset.best(0)
+
+
 def test_a_mask_chooses_the_episodes_where_it_is_true(store):
     mask = store.lengths > 5
     assert mask.tolist() == [True, True, False, False, True]

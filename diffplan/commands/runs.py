@@ -29,6 +29,7 @@ class Train:
     For example:
       diffplan train data/crossing --out runs/crossing
       diffplan train data/crossing --out runs/crossing --resume
+      diffplan train data/medium --out runs/medium --best 0.5 --value-steps 5000
       diffplan train data/crossing --out runs/small --width 32 --depth 2 --steps 1000
       diffplan train data/crossing --out runs/crossing --resume --value-steps 5000
       diffplan train data/walkers --out runs/walkers --history 7 --horizon 13 --normalizer motion --frames --mirror
@@ -43,6 +44,7 @@ class Train:
         normalizer: what brings the data to a common size.
         inside: only windows that lie within their episode as a whole.
         crowd: at most so many agents a window, one and those nearest to it; all by default.
+        best: imitate only this share of the episodes, those of the best return; values learn from all.
         width: channels of a token.
         depth: number of blocks.
         patch_size: steps a token, a divisor of history + horizon; the largest of 8, 4, 2, 1 by default.
@@ -84,6 +86,7 @@ class Train:
     normalizer: Literal["limits", "gaussian", "quantile", "motion"] = "gaussian"
     inside: bool = False
     crowd: int | None = None
+    best: float = 1.0
     width: int = 96
     depth: int = 3
     patch_size: int | None = None
@@ -125,6 +128,7 @@ class Train:
         with waiting("reading the data", shown=not self.json):
             layout = (self.horizon, self.history, self.normalizer, self.stride)
             dataset = load_dataset(self.path, *layout, inside=self.inside, crowd=self.crowd)
+            imitated = dataset.best(self.best)
         if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         planner = DiffusionPlanner.for_dataset(
@@ -146,7 +150,7 @@ class Train:
         value = self._value(dataset)
         report = train(
             planner,
-            dataset,
+            imitated,
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

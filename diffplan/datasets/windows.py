@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -107,6 +108,19 @@ class TrajectoryDataset:
             f"TrajectoryDataset({len(self)} windows of {self.history} + {self.horizon} steps, "
             f"{len(self.episodes)} episodes, {self.normalizer}; {self.spec})"
         )
+
+    def best(self, share: float) -> Self:
+        """The windows of this share of the store's episodes, those of the best return, as far as it holds them.
+
+        What imitates these alone may do far better than what imitates all (filtered behaviour cloning, %BC of arXiv
+        2106.01345). Raises ``ValueError`` for a share outside (0, 1].
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"best {share}; it is a share of the episodes, more than 0 and at most 1.")
+        ranks = self.return_ranks[self.episodes]
+        chosen = self.episodes[ranks >= min(1 - share, ranks.max())]
+        like = (self.horizon, self.history, self.stride, self.normalizer)
+        return type(self)(self.store, *like, chosen, self.inside, self.crowd)
 
     def sample(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> WindowBatch:
         """``batch_size`` windows, with replacement: ``start_share`` of them from episodes' first steps."""

@@ -61,21 +61,15 @@ class Replay:
 
     def windows_of(self, episodes: Sequence[int]) -> TrajectoryDataset:
         """Online episodes as a dataset like the offline one, to their very ends."""
-        return self._windows(self.store, episodes)
-
-    def _windows(self, store: TrajectoryStore, episodes: Sequence[int]) -> TrajectoryDataset:
         like = self.offline
-        inside = like.inside and store is like.store
-        return TrajectoryDataset(store, like.horizon, like.history, like.stride, like.normalizer, episodes, inside)
+        return TrajectoryDataset(self.store, like.horizon, like.history, like.stride, like.normalizer, episodes)
 
     def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0, best: float = 1.0) -> Draw:
         """Which windows make up a batch; ``start_share`` of them are of episodes' first steps.
 
         All are of the ``best`` share of the offline episodes, by return, and of online ones that are as good.
         """
-        if best not in self._best:
-            self._best[best] = self._among(self.offline, best) or self.offline, self._among(self.online, best)
-        offline, online = self._best[best]
+        offline, online = self._best_of(best)
         fresh = 0 if online is None else round(self.online_share * batch_size)
         shares = ((offline, batch_size - fresh), (online or offline, fresh))
         return [(dataset, self._draw(dataset, size, rng, start_share)) for dataset, size in shares if size]
@@ -90,12 +84,16 @@ class Replay:
         weights = np.exp(self.priority * (self._ranks[first + dataset.locate(drawn)[0]] - 1))
         return np.asarray(rng.choice(drawn, size, p=weights / weights.sum()))
 
-    def _among(self, dataset: TrajectoryDataset | None, best: float) -> TrajectoryDataset | None:
-        """The windows of those of its episodes that are good enough, if there are any."""
-        if dataset is None:
-            return None
-        good = dataset.episodes[self._ranks[self._first_number(dataset) + dataset.episodes] >= 1 - best]
-        return self._windows(dataset.store, good) if len(good) else None
+    def _best_of(self, share: float) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
+        """The windows of the offline episodes that are good enough, and of the online ones, if any are."""
+        if share not in self._best:
+            offline, online = self.offline.best(share), self.online
+            if online is not None:
+                ranks = self._ranks[len(self.offline.store) + online.episodes]
+                good = online.episodes[ranks >= self._ranks[offline.episodes].min()]
+                online = self.windows_of(good) if len(good) else None
+            self._best[share] = offline, online
+        return self._best[share]
 
     def _first_number(self, dataset: TrajectoryDataset) -> int:
         """Of its store's episodes."""
