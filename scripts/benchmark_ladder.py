@@ -3,7 +3,8 @@
     python scripts/benchmark_ladder.py --tasks simple_spread --data medium --seeds 5 --d3rlpy d3rlpy-env/bin/python
 
 One prior and one value function are trained per task, data and seed; the variants differ in how they plan with them.
-Refining takes 8 candidates, unless 16 are ranked; a gradient's values rank them, too.
+Refining takes 8 candidates, unless 16 are ranked; a gradient's values rank them, too. Variants of the best half have a
+prior of their own, of the half of the episodes that has the best return; so does one of behaviour cloning.
 Scores are normalised: 0 is what random actions get, 100 the mean return of expert data. Everything is kept below
 runs/ladder: an interrupted benchmark goes on. IQL and TD3+BC are d3rlpy's, on the joint action with its defaults for
 20,000 steps, see ``offline_baselines.py``; without ``--d3rlpy`` they are left out. halfcheetah_2x3 has no script: its
@@ -32,7 +33,7 @@ from diffplan.files import claim, read_json, write_json
 FOLDER = Path("runs/ladder")
 DATA = ("expert", "medium", "replay", "random")
 COMMAND = "python scripts/benchmark_ladder.py --tasks {task} --data {data} --seeds {seeds} --episodes {episodes}"
-CLONING = {"BC joint": True, "BC per agent": False}
+CLONING = {"BC joint": True, "BC per agent": False, "BC joint, best half": True}
 OFFLINE = {"IQL": "iql", "TD3+BC": "td3bc"}
 VARIANTS = (
     "none",
@@ -43,7 +44,10 @@ VARIANTS = (
     "gradient, ranking",
     "gradient, refine",
     "ranking, refine",
+    "best half",
+    "best half, gradient",
 )
+BEST = 0.5
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def acting(variant: str, task: Task, value: dp.ValueFunction) -> dict[str, Any]:
         "gradient, ranking": {"guides": [moving], "num_samples": 16},
         "gradient, refine": {"guides": [moving], **refining},
         "ranking, refine": {"guides": [ranking], "num_samples": 16, **refining},
+        "best half": {},
+        "best half, gradient": {"guides": [moving]},
     }[variant]
 
 
@@ -128,6 +134,19 @@ def planner_of(name: str, skill: str, seed: int) -> dp.DiffusionPlanner:
     return planner
 
 
+def of_best_half(name: str, skill: str, seed: int) -> dp.DiffusionPlanner:
+    """A prior of the best half of the episodes, with the value function of all of them."""
+    folder, whole = FOLDER / name / skill / str(seed) / "best_half", planner_of(name, skill, seed)
+    if not (folder / "planner").exists():
+        dataset = dp.load_dataset(FOLDER / name / skill / "data", TASKS[name].horizon, normalizer=whole.normalizer)
+        planner = dp.DiffusionPlanner.for_dataset(dataset, width=64, seed=seed)
+        steps = TASKS[name].steps
+        dp.train(planner, dataset.best(BEST), steps=steps, seed=seed, out=folder, resume=True, progress=False)
+    planner = dp.DiffusionPlanner.from_pretrained(folder)
+    planner.value_function = whole.value_function
+    return planner
+
+
 def returns(name: str, skill: str, variant: str, seed: int, episodes: int, interpreter: str | None) -> list[float]:
     """What one variant of one training seed got in every episode; what is there already is read."""
     path = FOLDER / name / skill / str(seed) / f"{variant.replace(', ', '_').replace(' ', '_')}.json"
@@ -140,9 +159,10 @@ def returns(name: str, skill: str, variant: str, seed: int, episodes: int, inter
             return list(read_json(path)["returns"])
         if variant in CLONING:
             dataset = dp.load_dataset(FOLDER / name / skill / "data", horizon=TASKS[name].horizon)
-            policy: Any = train_behavior_cloning(dataset, joint=CLONING[variant], seed=seed)
+            imitated = dataset.best(BEST) if "best half" in variant else dataset
+            policy: Any = train_behavior_cloning(imitated, joint=CLONING[variant], seed=seed)
         else:
-            planner = planner_of(name, skill, seed)
+            planner = (of_best_half if "best half" in variant else planner_of)(name, skill, seed)
             policy = dp.RecedingHorizonPolicy(planner, **acting(variant, TASKS[name], planner.value_function))
         report = dp.evaluate(policy, env, episodes=episodes, seed=1_000 + seed).to_dict()
         write_json(path, report)
