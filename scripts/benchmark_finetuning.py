@@ -57,6 +57,7 @@ class Row:
     horizon: int = 32
     steps: int = 3_000
     width: int = 64
+    best: float = 1.0  # share of the episodes that the prior imitates
     value_steps: int = 5_000
     discount: float = 0.99
     values: dict[str, float] = field(default_factory=dict)  # options of ``train_value``
@@ -79,6 +80,7 @@ ROWS = {
     "crossing_doorway": Row("crossing-v0", {"layout": "doorway"}, steps=6_000, safe=True),
     "crossing_doorway_2": Row("crossing-v0", {"layout": "doorway", "num_robots": 2}, steps=6_000, safe=True),
     "transport": Row("transport-v0", steps=6_000),
+    "transport_best_half": Row("transport-v0", steps=6_000, best=0.5),
 }
 
 
@@ -142,7 +144,7 @@ def pretrained(row: Row, offline: dp.TrajectoryDataset, out: Path, seed: int) ->
     """A planner and its value function, trained on the data alone."""
     if not (out / "planner_and_value").exists():
         planner = dp.DiffusionPlanner.for_dataset(offline, width=row.width, seed=seed)
-        dp.train(planner, offline, steps=row.steps, seed=seed, out=out, resume=True, progress=False)
+        dp.train(planner, offline.best(row.best), steps=row.steps, seed=seed, out=out, resume=True, progress=False)
         value = dp.ValueFunction.for_dataset(offline, discount=row.discount, seed=seed)
         dp.train_value(value, offline, steps=row.value_steps, **row.values, seed=seed, progress=False)
         planner.register_modules(value_function=value)
