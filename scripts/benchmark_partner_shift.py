@@ -6,8 +6,9 @@ Two robots of three are commanded, the third is scripted. Data and planner are t
 where missing, with a value function. The new partners are of the held-out family that the pretrained planner copes
 with worst, on starts of its own. partner_shift_recovery: success with new partners after fine-tuning beside them, over
 that of the pretrained planner (first samples) with the families of the data. partner_shift_forgetting: what success
-with these has lost by then. Figures of other methods than ``critic`` end with their name, those of robots with a safety
-filter, before and after, with ``filtered``. Everything is kept below runs/benchmark: an interrupted benchmark goes on.
+with these has lost by then. Robots have a safety filter, before and after; figures of robots without end with
+``unfiltered``, those of other methods than ``critic`` with their name. Everything is kept below runs/benchmark: an
+interrupted benchmark goes on.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from diffplan.finetuning.loop import AUTO
 FOLDER = Path("runs/benchmark/partner_shift")
 COMMAND = (
     "python scripts/benchmark_partner_shift.py --method {method} --seeds {seeds} --steps {steps} --episodes {episodes}"
-    "{safe}"
+    "{unfiltered}"
 )
 VALUE_STEPS = 5_000
 CHOOSING = 50  # episodes by which the new family is chosen
@@ -62,7 +63,7 @@ def beside(env: Any, families: Sequence[str], safe: bool) -> dict[str, Any]:
 
 def run_seed(seed: int, method: str, steps: int, episodes: int, safe: bool) -> dict[str, Any]:
     """Pretrains, chooses new partners, fine-tunes beside them, and tests with old and new; what is there is read."""
-    out = FOLDER / f"{method}{'_filtered' * safe}_{steps}_{seed}"
+    out = FOLDER / f"{method}{'' if safe else '_unfiltered'}_{steps}_{seed}"
     if (found := kept(out / "result.json", episodes, "new, after")) is not None:
         return found
     env, planner = dp.make("crossing-v0", num_robots=3), pretrained(seed)
@@ -105,14 +106,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--safe", action="store_true", help="with a safety filter")
+    parser.add_argument("--unfiltered", action="store_true", help="without a safety filter")
     arguments = parser.parse_args()
     partners.record_data()
-    how = (arguments.method, arguments.steps, arguments.episodes, arguments.safe)
+    how = (arguments.method, arguments.steps, arguments.episodes, not arguments.unfiltered)
     found = [run_seed(seed, *how) for seed in range(arguments.seeds)]
-    command = COMMAND.format(**vars(arguments) | {"safe": " --safe" * arguments.safe})
+    command = COMMAND.format(**vars(arguments) | {"unfiltered": " --unfiltered" * arguments.unfiltered})
     count, method = arguments.seeds * arguments.episodes, f"_{arguments.method}" * (arguments.method != AUTO)
-    method += "_filtered" * arguments.safe
+    method += "_unfiltered" * arguments.unfiltered
 
     def figure(label: str, value: Interval, unit: str, others: Sequence[str] = ()) -> Figure:
         beside = {name: figure(name, share_interval([one[name] for one in found]), "share") for name in others}
