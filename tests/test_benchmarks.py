@@ -22,14 +22,14 @@ def measured(ladder: ModuleType, **scores: float) -> dict[str, object]:
         return ladder.Figure(f"simple_spread_{name}", value, value - 2, value + 2, "points", 1, 100, "a command")
 
     names = (*ladder.VARIANTS, *ladder.CLONING)
-    return {name: figure(name, scores.get(name.replace(" ", "_"), 10.0)) for name in names}
+    return {name: figure(name, scores.get(name.replace(", ", "_").replace(" ", "_"), 10.0)) for name in names}
 
 
 def test_the_best_variant_is_compared_with_no_guidance_and_with_the_best_baseline(ladder: ModuleType) -> None:
     found = measured(ladder, none=40.0, refine=90.0, BC_joint=60.0)
     score, gain, margin = ladder.summary("simple_spread", "medium", found)
     assert (score.figure, score.value) == ("simple_spread_medium_score", 90.0)
-    assert {*score.baselines} == {"unguided", "BC joint", "BC per agent"}
+    assert {*score.baselines} == {"unguided", *ladder.CLONING}
     assert (gain.figure, gain.value, gain.unit) == ("medium_gain_simple_spread", 125.0, "%")
     assert (margin.figure, margin.value) == ("medium_margin_simple_spread", 50.0)
     assert {name: one.value for name, one in margin.baselines.items()} == {"refine": 90.0, "BC joint": 60.0}
@@ -43,7 +43,7 @@ def test_on_expert_data_it_is_told_what_the_chosen_variant_loses(ladder: ModuleT
 
 
 def test_nobody_is_a_percent_above_a_score_that_may_be_nothing(ladder: ModuleType) -> None:
-    found = measured(ladder, none=1.0, refine=70.0, BC_joint=0.5, BC_per_agent=0.1)
+    found = measured(ladder, none=1.0, refine=70.0, BC_joint=0.5, BC_per_agent=0.1, BC_joint_best_half=0.3)
     (score,) = ladder.summary("simple_spread", "random", found)
     assert score.value == 70.0
 
