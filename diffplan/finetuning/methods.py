@@ -214,8 +214,8 @@ class FrozenPrior:
 class WeightedDenoising(FrozenPrior):
     """The denoiser goes on learning, from episodes that went better than others, not too far from its prior.
 
-    Windows count as critic-regularised regression has it (arXiv 2006.15134, eq. 3, binary), on the denoising loss and
-    with whole episodes, whose return is at least that of the ``best`` share of the offline ones (offline or met since):
+    Windows count or do not, as in critic-regularised regression with binary weights (arXiv 2006.15134), but by whole
+    episodes: those whose return is as good as that of the ``best`` share of the offline ones.
 
         loss = sum_w 1[return of w's episode >= bar] error(estimate, window_w)
                + trust * error(estimate, the pretrained estimate)
