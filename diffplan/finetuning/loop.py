@@ -212,12 +212,12 @@ def finetune(
         with _bar(progress, steps, run.acted) as show, run.kept():
             while run.acted < steps:
                 run.round()
-                show(run.acted, run.watch.best.value)
+                show(run.acted, run.watch.best.mean.value)
     acting = replace(run.acting, **run.best_way)
     return FinetuningReport(
         name,
         run.offline,
-        run.watch.best,
+        run.watch.best.mean,
         run.log.rows,
         run.acted,
         run.watch.rollbacks,

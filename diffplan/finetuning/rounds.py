@@ -16,7 +16,7 @@ from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed
 from diffplan.finetuning.drift import Drift, Foresight
 from diffplan.finetuning.methods import FrozenPrior, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
-from diffplan.finetuning.watch import Exploration, Watch, diversity, overestimation, signs
+from diffplan.finetuning.watch import Exploration, Score, Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
 from diffplan.partners import TeamOfPolicies, WithPartners
 from diffplan.planners.guides import Guide, ValueGuide
@@ -156,13 +156,17 @@ class Run:
         if found:
             self._resume(found[-1])
         else:
-            self.offline = self._score(self.acting.plain(self.planner))
+            self.offline = self._score(self.acting.plain(self.planner)).mean
             open_ = self.acting.refine is None and not self.method.on_policy
             possible = [way for way in WAYS if self.acting.num_samples > 1 or not way["refine"]]
             ways = [replace(self.acting, **way).way for way in possible] if open_ else [self.acting.way]
             scores = [self._score_of(way) for way in ways]
-            best, *others = sorted(range(len(ways)), key=lambda place: -scores[place].value)
-            self.acting, self.others = replace(self.acting, **ways[best]), [ways[place] for place in others]
+            best = 0  # the simplest, unless another beats it
+            for place, score in enumerate(scores):
+                best = place if score.beats(scores[best]) else best
+            others = sorted(range(len(ways)), key=lambda place: -scores[place].mean.value)
+            self.acting = replace(self.acting, **ways[best])
+            self.others = [ways[place] for place in others if place != best]
             self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
             self.watch.floor = self.offline.low if floor is None else floor
@@ -182,7 +186,8 @@ class Run:
         self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
         self.acting, self.others = replace(self.acting, **state["way"]), state["others"]
         self.best_way = state["best_way"]
-        self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
+        best = state["best"]
+        self.watch.best, self.watch.rollbacks = Score(Interval(**best["mean"]), best["episodes"]), state["rollbacks"]
         self.watch.weights, self.watch.floor = below(KEPT, tensors), state["floor"]
         self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
         self.replay.online_share = state["online_share"]
@@ -270,20 +275,20 @@ class Run:
             learned = self.method.acting()
             self.method.act_by(self.watch.weights)
             self.watch.best = self._score_of(self.best_way)
-            self.watch.floor = self.watch.best.low if self.facts["floor"] is None else self.facts["floor"]
+            self.watch.floor = self.watch.best.mean.low if self.facts["floor"] is None else self.facts["floor"]
             self.method.act_by(learned)
         score = self._score_of(self.acting.way)
         if self.others:
             other, *self.others = self.others
             self.others.append(other)  # its turn comes again last
-            if (found := self._score_of(other)).value > score.value:
+            if (found := self._score_of(other)).beats(score):
                 score = found
                 self._take_up(other)
         return self._judgement(score)
 
-    def _judgement(self, score: Interval) -> dict[str, Any]:
+    def _judgement(self, score: Score) -> dict[str, Any]:
         """Keeps the planner or goes back, after this score, and says so."""
-        row = {"score": score.value, "low": score.low, "high": score.high} | self.acting.way
+        row = {"score": score.mean.value, "low": score.mean.low, "high": score.mean.high} | self.acting.way
         back = self.watch.judge(score, self.method.acting())
         if self.watch.best is score:
             self.best_way = self.acting.way
@@ -298,12 +303,15 @@ class Run:
         self.acting = replace(self.acting, **way)
         self.method.refining(self.acting.refine or 0.0, self.acting.refine_price)
 
-    def _score_of(self, way: dict[str, Any]) -> Interval:
+    def _score_of(self, way: dict[str, Any]) -> Score:
         return self._score(self.method.team(replace(self.acting, **way)))
 
-    def _score(self, policy: Policy) -> Interval:
+    def _score(self, policy: Policy) -> Score:
+        what = self.facts["score"]
         report = tested(self.worlds, policy, self.facts["seed"], self.facts["evaluation_episodes"])
-        return report.summary().get(self.facts["score"], Interval(0.0, 0.0, 0.0))  # a success of which nothing is told
+        untold = Interval(0.0, 0.0, 0.0)  # a success of which nothing is told
+        episodes = report.success if what == "success" else report.returns
+        return Score(report.summary().get(what, untold), np.nan_to_num(episodes).tolist())
 
     def _starts(self) -> list[Observations]:
         """First observations of the first few offline episodes."""
@@ -341,7 +349,7 @@ class Run:
             yield
         finally:
             self.method.act_by(self.watch.weights)
-            done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
+            done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best.mean)}
             done |= {"drifts": self.drift.found, **self.best_way}
             done |= {"parent_provenance": self.parent_provenance, "online_data": self.replay.store.fingerprint}
             for folder, planner in self.method.planners().items():
