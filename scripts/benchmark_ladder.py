@@ -139,7 +139,7 @@ def of_best_half(name: str, skill: str, seed: int) -> dp.DiffusionPlanner:
     folder, whole = FOLDER / name / skill / str(seed) / "best_half", planner_of(name, skill, seed)
     if not (folder / "planner").exists():
         dataset = dp.load_dataset(FOLDER / name / skill / "data", TASKS[name].horizon, normalizer=whole.normalizer)
-        planner = dp.DiffusionPlanner.for_dataset(dataset, width=64, seed=seed)
+        planner = dp.DiffusionPlanner.for_dataset(dataset, width=64, return_conditioning=True, seed=seed)
         steps = TASKS[name].steps
         dp.train(planner, dataset.best(BEST), steps=steps, seed=seed, out=folder, resume=True, progress=False)
     planner = dp.DiffusionPlanner.from_pretrained(folder)

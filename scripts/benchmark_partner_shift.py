@@ -63,7 +63,7 @@ def beside(env: Any, families: Sequence[str], safe: bool) -> dict[str, Any]:
 
 def run_seed(seed: int, method: str, steps: int, episodes: int, safe: bool) -> dict[str, Any]:
     """Pretrains, chooses new partners, fine-tunes beside them, and tests with old and new; what is there is read."""
-    out = FOLDER / f"{method}{'' if safe else '_unfiltered'}_{steps}_{seed}"
+    out = FOLDER / f"{method}{'_filtered' * safe}_{steps}_{seed}"
     if (found := kept(out / "result.json", episodes, "new, after")) is not None:
         return found
     env, planner = dp.make("crossing-v0", num_robots=3), pretrained(seed)

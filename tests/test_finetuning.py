@@ -319,12 +319,14 @@ def test_a_score_beats_another_by_more_than_luck_on_the_same_starts() -> None:
     def score(*episodes: float) -> Score:
         return Score(Interval(float(np.mean(episodes)), 0.0, 1.0), list(episodes))
 
-    lost = score(*[1.0] * 24, 0.0)
-    assert not score(*[1.0] * 25).beats(lost)  # one of 25 is luck
-    assert not score(0.0, *[1.0] * 24).beats(lost)
+    for number in (1, 20, 25, 50, 100):
+        for place in range(number):
+            lost = score(*[1.0] * place, 0.0, *[1.0] * (number - place - 1))
+            assert score(*[1.0] * number).beats(lost) == (number == 1)  # one more of many is luck
     assert score(*[1.0] * 25).beats(score(*[1.0] * 20, *[0.0] * 5))
     assert score(*np.arange(25) + 0.1).beats(score(*np.arange(25.0)))  # starts differ, by less than they gain
     assert not lost.beats(lost)
+    assert not score(np.nan, 1.0).beats(score(0.0, 0.0))
     assert score(2.0).beats(score(1.0))
 
 
@@ -390,7 +392,13 @@ def test_the_denoiser_learns_from_the_better_half_and_what_is_as_good(
     assert (replay.windows(replay.draw(200, rng)).episode >= 60).sum() == 100
     online.append([offline.store[int(order[-1])]])
     replay.refresh()
-    assert set(replay.windows(replay.draw(200, rng, best=0.5)).episode) - set(range(60)) == {63}
+    met = replay.windows(replay.draw(2_000, rng, best=0.5)).episode
+    assert set(met) - set(range(60)) == {63}
+    assert (met == 63).sum() == 250  # an eighth: one of four is good, half are of those met
+    replay.changed(0, 3)
+    assert (replay.windows(replay.draw(200, rng, best=0.5)).episode < 60).all()
+    replay.changed(1, 3)  # in a world that has changed the best of what was met since is good
+    assert set(replay.windows(replay.draw(200, rng, best=0.5)).episode) - set(range(60)) == {62}
 
 
 def test_a_strong_trust_region_holds_the_denoiser_at_its_prior(

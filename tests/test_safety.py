@@ -209,6 +209,15 @@ def test_beside_a_box_only_the_motion_towards_its_nearest_point_changes() -> Non
     assert safety.filter(np.array([[-0.085, -0.085]]), rest, past)[0, 0] > at_corner[0]
 
 
+@pytest.mark.parametrize("place", [(0.02, 0.5), (0.0, 0.5), (0.5, 0.98)])
+def test_a_robot_in_a_box_leaves_it_by_the_nearest_side_and_disturbs_nobody_else(place: tuple[float, float]) -> None:
+    safety, rest = new_filter(half_width=None, boxes=[(0.0, 0.0, 1.0, 1.0)]), np.zeros((3, 2))
+    at, wanted = np.array([place, (-0.5, 0.0), (-0.7, 0.0)]), np.array([[0.3, -0.3], [-0.3, 0.0], [0.3, 0.0]])
+    (leaving, *others), alone = safety.filter(at, rest, wanted), safety.filter(at[1:], rest[1:], wanted[1:])
+    assert leaving[1] > 0.1 if place[1] > 0.9 else leaving[0] < -0.1
+    np.testing.assert_allclose(others, alone, atol=0.02)
+
+
 def test_a_robot_at_the_fastest_closing_speed_stops_where_the_gap_ends() -> None:
     for gap, closing in ((0.3, 0.0), (0.3, 0.8), (0.1, 0.5)):
         speed = fastest(gap, closing, 2.0, 0.1)

@@ -204,6 +204,8 @@ def test_the_best_episodes_are_those_of_the_best_return(store):
         best = dataset.best(share)
         assert best.episodes.tolist() == sorted(order[-round(share * len(store)) :].tolist())
         assert (best.horizon, best.history, best.stride) == (3, 1, 2)
+    worst = TrajectoryDataset(store, horizon=3, episodes=order[:3])
+    assert worst.best(0.4).episodes.tolist() == [order[2]]  # among its own
     assert dataset.best(1e-6).episodes.tolist() == [order[-1]]
     assert dataset.best(1.0).episodes.tolist() == dataset.episodes.tolist()
     with pytest.raises(ValueError, match=r"best 0; it is a share of the episodes, more than 0 and at most 1"):

@@ -110,14 +110,15 @@ class TrajectoryDataset:
         )
 
     def best(self, share: float) -> Self:
-        """The windows of this share of the store's episodes, those of the best return, as far as it holds them.
+        """The windows of this share of its episodes, those of the best return.
 
         What imitates these alone may do far better than what imitates all (filtered behaviour cloning, %BC of arXiv
-        2106.01345). Raises ``ValueError`` for a share outside (0, 1].
+        2106.01345). Episodes of one return stand or fall together: of rewards that few episodes earn, these few are
+        left. Raises ``ValueError`` for a share outside (0, 1].
         """
         if not 0 < share <= 1:
             raise ValueError(f"best {share}; it is a share of the episodes, more than 0 and at most 1.")
-        ranks = self.return_ranks[self.episodes]
+        ranks = mid_ranks(self.store.mean_returns[self.episodes])
         chosen = self.episodes[ranks >= min(1 - share, ranks.max())]
         like = (self.horizon, self.history, self.stride, self.normalizer)
         return type(self)(self.store, *like, chosen, self.inside, self.crowd)
@@ -200,9 +201,7 @@ class TrajectoryDataset:
     @cached_property
     def return_ranks(self) -> Float[np.ndarray, "E"]:
         """Where each of the store's episodes stands among them by its agents' mean return: 0 (worst) to 1 (best)."""
-        returns = self.store.mean_returns
-        below, up_to = (np.searchsorted(np.sort(returns), returns, side) for side in ("left", "right"))
-        return ((below + up_to) / (2 * len(returns))).astype(np.float32)
+        return mid_ranks(self.store.mean_returns)
 
     @cached_property
     def _masks(self) -> Bool[np.ndarray, "states D"]:
@@ -210,6 +209,12 @@ class TrajectoryDataset:
         entry_is_action = np.arange(self.spec.size) >= self.spec.observation_size
         states = np.stack([entry_is_action < 0, ~entry_is_action, entry_is_action >= 0])
         return (self.spec.feature_mask[:, None] & states).reshape(-1, self.spec.size)
+
+
+def mid_ranks(returns: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
+    """Where each stands among all: 0 (worst) to 1 (best), equal ones in the middle of their places."""
+    below, up_to = (np.searchsorted(np.sort(returns), returns, side) for side in ("left", "right"))
+    return ((below + up_to) / (2 * len(returns))).astype(np.float32)
 
 
 def load_dataset(

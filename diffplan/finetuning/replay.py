@@ -52,7 +52,8 @@ class Replay:
         stop = len(self.store) if stop is None else stop
         held = range(max(self.since, stop - (self.newest or stop)), stop)
         self.online = self.windows_of(held) if held else None
-        self._ranks, self._best = self.return_ranks, {1.0: (self.offline, self.online)}
+        self._ranks = self.return_ranks if self.priority else np.zeros(0, np.float32)
+        self._best = {1.0: (self.offline, self.online, float(self.online is not None))}
 
     def changed(self, since: int, stop: int) -> None:
         """The world changed: earlier online episodes are not learned from, the offline data half as much."""
@@ -67,10 +68,11 @@ class Replay:
     def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0, best: float = 1.0) -> Draw:
         """Which windows make up a batch; ``start_share`` of them are of episodes' first steps.
 
-        All are of the ``best`` share of the offline episodes, by return, and of online ones that are as good.
+        All are of the ``best`` share of the offline episodes, by return, and of online ones that are as good (once the
+        world has changed, of the best share of those met since), from which the fewer come the fewer they are.
         """
-        offline, online = self._best_of(best)
-        fresh = 0 if online is None else round(self.online_share * batch_size)
+        offline, online, good = self._best_of(best)
+        fresh = round(good * self.online_share * batch_size)
         shares = ((offline, batch_size - fresh), (online or offline, fresh))
         return [(dataset, self._draw(dataset, size, rng, start_share)) for dataset, size in shares if size]
 
@@ -84,15 +86,16 @@ class Replay:
         weights = np.exp(self.priority * (self._ranks[first + dataset.locate(drawn)[0]] - 1))
         return np.asarray(rng.choice(drawn, size, p=weights / weights.sum()))
 
-    def _best_of(self, share: float) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
-        """The windows of the offline episodes that are good enough, and of the online ones, if any are."""
+    def _best_of(self, share: float) -> tuple[TrajectoryDataset, TrajectoryDataset | None, float]:
+        """The windows of the offline episodes that are good enough, of the online ones, and how many of these are."""
         if share not in self._best:
-            offline, online = self.offline.best(share), self.online
+            offline, online, good = self.offline.best(share), self.online, 0.0
             if online is not None:
-                ranks = self._ranks[len(self.offline.store) + online.episodes]
-                good = online.episodes[ranks >= self._ranks[offline.episodes].min()]
-                online = self.windows_of(good) if len(good) else None
-            self._best[share] = offline, online
+                returns, known = self.store.mean_returns[online.episodes], offline.store.mean_returns[offline.episodes]
+                episodes = online.best(share).episodes if self.since else online.episodes[returns >= known.min()]
+                good = len(episodes) / len(online.episodes) / (share if self.since else 1)
+                online = self.windows_of(episodes.tolist()) if len(episodes) else None
+            self._best[share] = offline, online, min(1.0, good)
         return self._best[share]
 
     def _first_number(self, dataset: TrajectoryDataset) -> int:

@@ -52,8 +52,8 @@ class Acting:
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
         guided: whether the value's gradient moves plans as they are denoised, too, with that weight.
         refine: how far the critics may move first actions, in standard deviations of the data's; None: this, its price,
-            ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round; later every
-            evaluation tries another way, too, which takes over if it scores higher.
+            ``guided`` and ``num_samples`` are the first of ``WAYS``, unless another beats it before the first round;
+            later every evaluation tries another way, too, which takes over if it beats the one in use.
         refine_price: what such a move must gain, see ``RecedingHorizonPolicy``; only with ``refine``.
         safety: keeps robots apart, also while exploring.
         partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see
@@ -309,9 +309,10 @@ class Run:
     def _score(self, policy: Policy) -> Score:
         what = self.facts["score"]
         report = tested(self.worlds, policy, self.facts["seed"], self.facts["evaluation_episodes"])
+        if what == "return":
+            return Score(report.summary()["return"], report.returns)
         untold = Interval(0.0, 0.0, 0.0)  # a success of which nothing is told
-        episodes = report.success if what == "success" else report.returns
-        return Score(report.summary().get(what, untold), np.nan_to_num(episodes).tolist())
+        return Score(report.summary().get("success", untold), np.nan_to_num(report.success).tolist())
 
     def _starts(self) -> list[Observations]:
         """First observations of the first few offline episodes."""

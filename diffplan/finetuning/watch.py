@@ -39,11 +39,11 @@ class Score:
             return True
         gains = np.subtract(self.episodes, other.episodes)
         error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-        return bool(gains.mean() > max(error, 1e-9 * np.abs(other.episodes).max()))
+        return bool(gains.mean() - error > 1e-9 * max(1.0, np.abs(other.episodes).max()))  # one success more is a tie
 
 
 class Watch:
-    """Keeps the weights of the best evaluated round: of one that beats all that were kept before.
+    """Keeps the weights of the best evaluated round: one that beats what was kept takes its place.
 
     Args:
         floor: the score below which fine-tuning goes back to the best round; a round is below it when its whole

@@ -114,9 +114,11 @@ def constraints(
     reaches = np.concatenate([np.full(discs, reach), obstacles[:, 4]])
     sides = np.concatenate([np.zeros((discs, 2)), obstacles[:, 2:4]])
     apart = at[i] - at[j]
-    apart -= np.clip(apart, -sides[j], sides[j])
-    distance = np.hypot(apart[:, 0], apart[:, 1])
-    normal = apart / np.maximum(distance, 1e-9)[:, None]
+    depth = np.abs(apart) - sides[j]
+    inside, shallow = (depth <= 0).all(1), depth == depth.max(1, keepdims=True)
+    out = np.where(inside[:, None], shallow, np.maximum(depth, 0))  # of a box by its nearest side
+    normal = np.copysign(out / np.linalg.norm(out, axis=1, keepdims=True), apart)
+    distance = np.where(inside, depth.max(1), np.linalg.norm(out, axis=1))
     closing = -(normal * (moving[i] - moving[j])).sum(1)
     brakes = np.where(j < robots, 2 * brake, brake)
     least = closing - fastest(distance - reaches[i] - reaches[j], closing, brakes, dt)
