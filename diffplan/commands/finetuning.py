@@ -31,7 +31,8 @@ class Finetune:
         out: folder of the new run.
         env: environment to act in; by default the one that the data are from.
         option: an option of the environment as NAME=VALUE; repeat it for more.
-        method: critic refreshes the value function only, weighted lets the denoiser learn too, noise learns
+        method: critic refreshes the value function only, weighted lets the denoiser learn too, from the
+            better half of the episodes, noise learns
             which noise the frozen denoiser begins with, gradient moves its last step towards what went better
             by trial; auto is critic, until another is measured to pay.
         steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
@@ -45,9 +46,9 @@ class Finetune:
         num_samples: candidates a plan; as what critics may do, no matter of --method gradient.
         value_weight: of the value in the ranking; more explores less.
         guided: let the value's gradient move plans, too; only with --refine.
-        refine: how far the critics may move first actions, in standard deviations; by default what scores best at the
-            beginning: not at all, 1 at one of three prices (of one candidate nothing can be moved), or not at all but
-            guided, one candidate a plan.
+        refine: how far the critics may move first actions, in standard deviations; by default not at all,
+            unless another way beats that at the beginning: 1 at one of three prices (of one candidate nothing can be moved), or
+            not at all but guided, one candidate a plan.
         refine_price: share of the returns' spread that a move by a standard deviation must gain; only with --refine.
         safe: change actions where robots would come too close (SafetyFilter), also while exploring.
         score: what counts of an evaluation.

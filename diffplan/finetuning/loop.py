@@ -55,7 +55,7 @@ class FinetuningReport:
     Args:
         method: what learned.
         offline: score of the planner as it was given, acting by its first sample.
-        best: score of the planner as it is now: of the best round.
+        best: score of the planner as it is now: of the round that was kept.
         rows: the metrics of every round; ``score``, ``low`` and ``high`` stand in those that were evaluated.
         environment_steps: joint steps that were acted.
         rollbacks: how often a bad round was undone.
@@ -109,12 +109,15 @@ def finetune(
 ) -> FinetuningReport:
     """Improves a planner in place by acting; afterwards it has the weights of the best evaluated round.
 
+    The best one is the last that beat the one that was kept before, start by start and by more than luck.
+
     Args:
         planner: pretrained, for the environment's agents; a value function it lacks is trained from the data first.
         env: as in ``evaluate``.
         offline: the data of its pretraining, as windows of its horizon, history and normaliser.
         out: folder for the replay store, ``planner``, ``metrics.jsonl`` and checkpoints.
-        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning), ``"noise"`` (it stays
+        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning,
+            from the better half of the episodes), ``"noise"`` (it stays
             frozen, and which noise it begins with is learned), ``"gradient"`` (its last step learns by trial), or
             ``"auto"``: the first, until another is measured to pay. The report says which it was.
         steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
