@@ -116,10 +116,10 @@ def finetune(
         env: as in ``evaluate``.
         offline: the data of its pretraining, as windows of its horizon, history and normaliser.
         out: folder for the replay store, ``planner``, ``metrics.jsonl`` and checkpoints.
-        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning,
-            from the better half of the episodes), ``"noise"`` (it stays
-            frozen, and which noise it begins with is learned), ``"gradient"`` (its last step learns by trial), or
-            ``"auto"``: the first, until another is measured to pay. The report says which it was.
+        method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning, from the better half of the
+            episodes), ``"noise"`` (it stays frozen, and which noise it begins with is learned), ``"gradient"`` (its
+            last step learns by trial), or ``"auto"``: the first, until another is measured to pay. The report says
+            which it was.
         steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
         acting: how it acts.
         learning: how it learns.
