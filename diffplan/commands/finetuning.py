@@ -82,7 +82,7 @@ class Finetune:
     safe: bool = False
     score: Literal["return", "success"] = "return"
     evaluate_every: int = 10_000
-    evaluation_episodes: int = 50
+    evaluation_episodes: int = 100
     floor: float | None = None
     seed: int = 0
     resume: bool = False

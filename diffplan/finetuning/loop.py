@@ -100,7 +100,7 @@ def finetune(
     critic_steps: int = 2_000,
     score: str = "return",
     evaluate_every: int = 10_000,
-    evaluation_episodes: int = 50,
+    evaluation_episodes: int = 100,
     floor: float | None = None,
     seed: int = 0,
     resume: bool = False,
