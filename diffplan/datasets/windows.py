@@ -114,7 +114,9 @@ class TrajectoryDataset:
 
         Where episodes succeed or fail, what imitates these alone does far better than what imitates all (filtered
         behaviour cloning, %BC of arXiv 2106.01345); not where returns tell of the start rather than of what was done.
-        Episodes of one return stand or fall together: of rewards that few episodes earn, these few are left. Raises ``ValueError`` for a share outside (0, 1].
+        Episodes of one return stand or fall together: of rewards that few episodes earn, these few are left.
+
+        Raises ``ValueError`` for a share outside (0, 1].
         """
         if not 0 < share <= 1:
             raise ValueError(f"best {share}; it is a share of the episodes, more than 0 and at most 1.")
