@@ -55,7 +55,7 @@ class FinetuningReport:
     Args:
         method: what learned.
         offline: score of the planner as it was given, acting by its first sample.
-        best: score of the planner as it is now: of the round that was kept.
+        best: score of the planner as it is now: of the best round.
         rows: the metrics of every round; ``score``, ``low`` and ``high`` stand in those that were evaluated.
         environment_steps: joint steps that were acted.
         rollbacks: how often a bad round was undone.
@@ -108,8 +108,6 @@ def finetune(
     progress: bool = True,
 ) -> FinetuningReport:
     """Improves a planner in place by acting; afterwards it has the weights of the best evaluated round.
-
-    The best one is the last that beat the one that was kept before, start by start and by more than luck.
 
     Args:
         planner: pretrained, for the environment's agents; a value function it lacks is trained from the data first.
@@ -215,12 +213,12 @@ def finetune(
         with _bar(progress, steps, run.acted) as show, run.kept():
             while run.acted < steps:
                 run.round()
-                show(run.acted, run.watch.best.mean.value)
+                show(run.acted, run.watch.best.value)
     acting = replace(run.acting, **run.best_way)
     return FinetuningReport(
         name,
         run.offline,
-        run.watch.best.mean,
+        run.watch.best,
         run.log.rows,
         run.acted,
         run.watch.rollbacks,

@@ -16,7 +16,7 @@ from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed
 from diffplan.finetuning.drift import Drift, Foresight
 from diffplan.finetuning.methods import FrozenPrior, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
-from diffplan.finetuning.watch import Exploration, Score, Watch, diversity, overestimation, signs
+from diffplan.finetuning.watch import Exploration, Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
 from diffplan.partners import TeamOfPolicies, WithPartners
 from diffplan.planners.guides import Guide, ValueGuide
@@ -52,8 +52,8 @@ class Acting:
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
         guided: whether the value's gradient moves plans as they are denoised, too, with that weight.
         refine: how far the critics may move first actions, in standard deviations of the data's; None: this, its price,
-            ``guided`` and ``num_samples`` are the first of ``WAYS``, unless another beats it before the first round;
-            later every evaluation tries another way, too, which takes over if it beats the one in use.
+            ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round; later every
+            evaluation tries another way, too, which takes over if it scores higher.
         refine_price: what such a move must gain, see ``RecedingHorizonPolicy``; only with ``refine``.
         safety: keeps robots apart, also while exploring.
         partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see
@@ -156,17 +156,13 @@ class Run:
         if found:
             self._resume(found[-1])
         else:
-            self.offline = self._score(self.acting.plain(self.planner)).mean
+            self.offline = self._score(self.acting.plain(self.planner))
             open_ = self.acting.refine is None and not self.method.on_policy
             possible = [way for way in WAYS if self.acting.num_samples > 1 or not way["refine"]]
             ways = [replace(self.acting, **way).way for way in possible] if open_ else [self.acting.way]
             scores = [self._score_of(way) for way in ways]
-            best = 0  # the simplest, unless another beats it
-            for place, score in enumerate(scores):
-                best = place if score.beats(scores[best]) else best
-            others = sorted(range(len(ways)), key=lambda place: -scores[place].mean.value)
-            self.acting = replace(self.acting, **ways[best])
-            self.others = [ways[place] for place in others if place != best]
+            best, *others = sorted(range(len(ways)), key=lambda place: -scores[place].value)
+            self.acting, self.others = replace(self.acting, **ways[best]), [ways[place] for place in others]
             self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
             self.watch.floor = self.offline.low if floor is None else floor
@@ -186,8 +182,7 @@ class Run:
         self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
         self.acting, self.others = replace(self.acting, **state["way"]), state["others"]
         self.best_way = state["best_way"]
-        best = state["best"]
-        self.watch.best, self.watch.rollbacks = Score(Interval(**best["mean"]), best["episodes"]), state["rollbacks"]
+        self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
         self.watch.weights, self.watch.floor = below(KEPT, tensors), state["floor"]
         self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
         self.replay.online_share = state["online_share"]
@@ -275,20 +270,20 @@ class Run:
             learned = self.method.acting()
             self.method.act_by(self.watch.weights)
             self.watch.best = self._score_of(self.best_way)
-            self.watch.floor = self.watch.best.mean.low if self.facts["floor"] is None else self.facts["floor"]
+            self.watch.floor = self.watch.best.low if self.facts["floor"] is None else self.facts["floor"]
             self.method.act_by(learned)
         score = self._score_of(self.acting.way)
         if self.others:
             other, *self.others = self.others
             self.others.append(other)  # its turn comes again last
-            if (found := self._score_of(other)).beats(score):
+            if (found := self._score_of(other)).value > score.value:
                 score = found
                 self._take_up(other)
         return self._judgement(score)
 
-    def _judgement(self, score: Score) -> dict[str, Any]:
+    def _judgement(self, score: Interval) -> dict[str, Any]:
         """Keeps the planner or goes back, after this score, and says so."""
-        row = {"score": score.mean.value, "low": score.mean.low, "high": score.mean.high} | self.acting.way
+        row = {"score": score.value, "low": score.low, "high": score.high} | self.acting.way
         back = self.watch.judge(score, self.method.acting())
         if self.watch.best is score:
             self.best_way = self.acting.way
@@ -303,16 +298,12 @@ class Run:
         self.acting = replace(self.acting, **way)
         self.method.refining(self.acting.refine or 0.0, self.acting.refine_price)
 
-    def _score_of(self, way: dict[str, Any]) -> Score:
+    def _score_of(self, way: dict[str, Any]) -> Interval:
         return self._score(self.method.team(replace(self.acting, **way)))
 
-    def _score(self, policy: Policy) -> Score:
-        what = self.facts["score"]
+    def _score(self, policy: Policy) -> Interval:
         report = tested(self.worlds, policy, self.facts["seed"], self.facts["evaluation_episodes"])
-        if what == "return":
-            return Score(report.summary()["return"], report.returns)
-        untold = Interval(0.0, 0.0, 0.0)  # a success of which nothing is told
-        return Score(report.summary().get("success", untold), np.nan_to_num(report.success).tolist())
+        return report.summary().get(self.facts["score"], Interval(0.0, 0.0, 0.0))  # a success of which nothing is told
 
     def _starts(self) -> list[Observations]:
         """First observations of the first few offline episodes."""
@@ -350,7 +341,7 @@ class Run:
             yield
         finally:
             self.method.act_by(self.watch.weights)
-            done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best.mean)}
+            done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
             done |= {"drifts": self.drift.found, **self.best_way}
             done |= {"parent_provenance": self.parent_provenance, "online_data": self.replay.store.fingerprint}
             for folder, planner in self.method.planners().items():

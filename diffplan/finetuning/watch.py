@@ -23,27 +23,8 @@ LIMITS = {"overestimation": 1.0, "diversity": 0.2, "distance": 1.0}
 pretrained ones; estimates this far from them, in standard deviations of the data."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """What an evaluation found: the mean over its episodes, and each one's own; all evaluations begin them alike."""
-
-    mean: Interval
-    episodes: list[float]
-
-    def beats(self, other: "Score") -> bool:
-        """Whether it is higher by more than a standard error of the difference, episode by episode.
-
-        Else the best of many evaluations would be the luckiest. One of no episodes is beaten by any.
-        """
-        if not other.episodes:
-            return True
-        gains = np.subtract(self.episodes, other.episodes)
-        error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-        return bool(gains.mean() - error > 1e-9 * max(1.0, np.abs(other.episodes).max()))  # one success more is a tie
-
-
 class Watch:
-    """Keeps the weights of the best evaluated round: one that beats what was kept takes its place.
+    """Keeps the weights of the best evaluated round.
 
     Args:
         floor: the score below which fine-tuning goes back to the best round; a round is below it when its whole
@@ -51,16 +32,15 @@ class Watch:
     """
 
     def __init__(self, floor: float = -np.inf):
-        self.floor, self.rollbacks = floor, 0
-        self.best = Score(Interval(-np.inf, -np.inf, -np.inf), [])
+        self.floor, self.best, self.rollbacks = floor, Interval(-np.inf, -np.inf, -np.inf), 0
         self.weights: dict[str, Tensor] = {}
 
-    def judge(self, score: Score, weights: dict[str, Tensor]) -> bool:
-        """Keeps the weights if they beat those that are kept; returns whether to go back to these."""
-        if score.beats(self.best):
+    def judge(self, score: Interval, weights: dict[str, Tensor]) -> bool:
+        """Keeps the weights if none scored higher; returns whether to go back to the ones that are kept."""
+        if score.value > self.best.value:
             self.best, self.weights = score, weights
             return False
-        below = score.mean.high < self.floor
+        below = score.high < self.floor
         self.rollbacks += below
         return below
 
