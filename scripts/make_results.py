@@ -47,6 +47,7 @@ MAIN = {
     "gain_100k_simple_spread": "fine-tuning, 100,000 steps, simple_spread: score after / by imitation before",
     "gain_100k_crossing_doorway": "the same, doorway",
     "gain_100k_transport": "the same, transport",
+    "gain_100k_transport_best_half": "the same, transport, by imitation of the better half",
     "random_200k_simple_spread": "from random data, 200,000 steps, simple_spread",
     "co_learning_4_10k_crossing_doorway": "4 robots at a doorway, each learns for itself, 10,000 steps",
     "speedup_over_scratch": "steps of SAC from scratch / ours (at least: SAC did not get there)",
