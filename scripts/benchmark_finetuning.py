@@ -6,8 +6,8 @@
 
 gain: score of the fine-tuned planner over that of the pretrained one (first sample, no ranking), both on new starts; of
 rows that begin with random data the score itself (``random_*``), as the pretrained one's is about 0. Robots of rows
-that end with ``safe`` have a safety filter, also before. Beside it, "by values, before": the pretrained planner on these starts acting
-as the fine-tuned one does, by what critics know from the data alone.
+that end with ``safe`` have a safety filter, also before. Beside it, "by values, before": the pretrained planner on
+these starts acting as the fine-tuned one does, by what critics know from the data alone.
 Scores are success rates, or returns where random actions count as 0 and the scripted expert as 100. worst_on_the_way:
 lowest score of a run's own evaluations over that of the planner that it began with, on the same starts. Figures of
 other methods than ``critic`` end with their name. co_learning_<n>_*: the score where n robots learn each for itself
