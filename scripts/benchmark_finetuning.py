@@ -105,7 +105,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     planner = pretrained(row, offline, base / f"pretrained_{seed}", seed)
     safety = dp.SafetyFilter(**env.robot_limits) if row.safe else None
     alone = tested(dp.RecedingHorizonPolicy(planner, safety=safety), env, row, seed, arguments)
-    unfiltered = tested(dp.RecedingHorizonPolicy(planner), env, row, seed, arguments) if row.safe else alone
+    beside = {UNFILTERED: tested(dp.RecedingHorizonPolicy(planner), env, row, seed, arguments)} if row.safe else {}
     report = dp.finetune(
         planner,
         env,
@@ -124,7 +124,7 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     valued = report.acting.policy(pretrained(row, offline, base / f"pretrained_{seed}", seed))
     result = {
         "before": alone,
-        UNFILTERED: unfiltered,
+        **beside,
         "after": tested(report.policy, env, row, seed, arguments),
         VALUED: tested(valued, env, row, seed, arguments),
         "began": report.offline.value,

@@ -32,9 +32,8 @@ class Finetune:
         env: environment to act in; by default the one that the data are from.
         option: an option of the environment as NAME=VALUE; repeat it for more.
         method: critic refreshes the value function only, weighted lets the denoiser learn too, from the
-            better half of the episodes, noise learns
-            which noise the frozen denoiser begins with, gradient moves its last step towards what went better
-            by trial; auto is critic, until another is measured to pay.
+            better half of the episodes, noise learns which noise the frozen denoiser begins with, gradient moves
+            its last step towards what went better by trial; auto is critic, until another is measured to pay.
         steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
         online_share: share of every batch that comes from what is met now; more once the world is found to
             have changed.
