@@ -2,8 +2,8 @@
 
     python scripts/benchmark_real.py --data DIR --rows zara1 nba --seeds 3
 
-DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``).
-Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what people did. Two samplers:
+DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``,
+``score_train.npz``). Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what people did. Two samplers:
 *marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both are means of clusters of 50 to
 600 joint samples, fewer in large crowds. Joint means of walkers are moved clear of each other. Basketball players know
 who is in their team, and where the hoops are.
@@ -47,6 +47,7 @@ TOUCH = 0.2  # m: who comes closer collides
 CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)  # m; chosen on zara1's validation files
 DENOISING_STEPS = 8
 FEET = 3.28084
+OFTEN = 4  # times that a rebound is drawn for once that a clip is which ends in a score
 HOOPS = np.array([[5.25, 25.0], [88.75, 25.0]], np.float32)  # feet; they stand on the court like players
 AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
 JOINT = "joint AgentFormer (arXiv 2305.06292)"
@@ -80,7 +81,7 @@ class Kind:
 
 
 WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, CLEAR)
-PLAYERS = Kind(None, 12, 128, 6_000, Augmentation(mirror=True), 2_000, TOUCH * FEET)
+PLAYERS = Kind(None, 12, 160, 30_000, Augmentation(mirror=True), 2_000, TOUCH * FEET)
 
 
 def kind_of(name: str) -> Kind:
@@ -143,26 +144,59 @@ def stores(data: Path, name: str) -> list[TrajectoryStore]:
 
 
 def players(data: Path, part: str) -> TrajectoryStore:
-    """The clips: a ball, two teams of five and two hoops, in feet."""
+    """The clips, in feet: a ball, two teams of five and two hoops.
+
+    Learned from are rebounds, but for the last tenth (left to development), and clips that end in a score, but for what
+    overlaps with rebounds that are not learned from. A quarter of the windows are of rebounds.
+    """
     out = FOLDER / "data" / f"nba_{part}"
     if not (out / "manifest.json").exists():
-        with np.load(data / "nba_sportvu" / f"rebound_{part}.npz", allow_pickle=False) as arrays:
-            places, offsets = arrays["xy"].astype(np.float32), arrays["offsets"].tolist()
-        places = np.concatenate((places, np.broadcast_to(HOOPS, (len(places), *HOOPS.shape))), axis=1)
         teams = {f"player_{index}": "home" if index < 5 else "away" for index in range(10)}
         agents = {"ball": "ball"} | teams | {"hoop_0": "hoop", "hoop_1": "hoop"}
         role = Role(observation_size=2, action_low=(), action_high=(), position=(0, 1))
         spec = JointSpec(agents, dict.fromkeys(agents.values(), role), dt=0.12)
-        TrajectoryStore.write(out, spec, f"NBA SportVU rebound {part}", clips(spec, places, offsets))
+        unseen, chosen = clips(data, "rebound_test"), None
+        if part == "train":
+            rebounds = clips(data, "rebound_train")
+            first = len(rebounds) - len(rebounds) // 10
+            held_out = [*unseen, *rebounds[first:]]
+            scores = [one for one in clips(data, "score_train") if not any(one.overlaps(other) for other in held_out)]
+            chosen = rebounds[:first] * OFTEN + scores
+        told = f"NBA SportVU {part}"
+        TrajectoryStore.write(out, spec, told, (one.episode(spec) for one in chosen or unseen))
     return TrajectoryStore.open(out)
 
 
-def clips(spec: JointSpec, places: np.ndarray, offsets: list[int]) -> Iterator[Trajectory]:
-    for start, stop in pairwise(offsets):
-        L, N = stop - start - 1, spec.num_agents
+@dataclass(frozen=True)
+class Clip:
+    """What was recorded of a game: the places [L, 13, 2], and between which times on the clock (s), which runs down."""
+
+    places: np.ndarray
+    period: str
+    start: float
+    stop: float
+
+    def overlaps(self, other: "Clip", margin: float = 3.0) -> bool:
+        near = self.stop - margin <= other.start and other.stop - margin <= self.start
+        return near and self.period == other.period
+
+    def episode(self, spec: JointSpec) -> Trajectory:
+        L, N = len(self.places) - 1, spec.num_agents
         unpaid, unended = np.zeros((L, N), np.float32), np.zeros((L, N), bool)
         there = np.ones((L + 1, N), bool)
-        yield Trajectory(spec, places[start:stop], unpaid[..., None][..., :0], unpaid, unended, unended, there)
+        return Trajectory(spec, self.places, unpaid[..., None][..., :0], unpaid, unended, unended, there)
+
+
+def clips(data: Path, name: str) -> list[Clip]:
+    """All of a file; their names end with the period, start and stop."""
+    with np.load(data / "nba_sportvu" / f"{name}.npz", allow_pickle=False) as arrays:
+        places, offsets, names = arrays["xy"].astype(np.float32), arrays["offsets"].tolist(), arrays["clip"].tolist()
+    places = np.concatenate((places, np.broadcast_to(HOOPS, (len(places), *HOOPS.shape))), axis=1)
+    when = [one.rsplit("_", 2) for one in names]
+    return [
+        Clip(places[first:last], period, float(start), float(stop))
+        for (first, last), (period, start, stop) in zip(pairwise(offsets), when, strict=True)
+    ]
 
 
 # --- planners
