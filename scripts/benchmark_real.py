@@ -3,10 +3,10 @@
     python scripts/benchmark_real.py --data DIR --rows zara1 nba --seeds 3
 
 DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``,
-``score_train.npz``). Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what people did. Two samplers:
-*marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both are means of clusters of 50 to
-600 joint samples, fewer in large crowds. Joint means of walkers are moved clear of each other. Basketball players know
-who is in their team, and where the hoops are.
+``score_train.npz``). Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what
+people did. Two samplers: *marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both are
+means of clusters of 50 to 600 joint samples, fewer in large crowds. Joint means of walkers are moved clear of each
+other. Basketball players know who is in their team, and where the hoops are.
 ``collisions``: the share of people in joint futures who come closer than 0.2 m to anybody, also between two frames.
 ``region_80``: how often people are within the distance of the samples' mean that holds 80 % of these. Nothing is chosen
 on test data. Planners and scores lie below runs/real.
