@@ -17,13 +17,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from basketball import players
 from figures import RESULTS, Figure, one_thread, record
 
 import diffplan as dp
@@ -36,7 +36,7 @@ from diffplan.helpers import follow_parent
 from diffplan.planners import projected, representatives
 from diffplan.planners.question import Question, Sampling
 from diffplan.questions import QuestionMix
-from diffplan.spec import JointSpec, Role
+from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
 FOLDER = Path("runs/real")
@@ -47,8 +47,6 @@ TOUCH = 0.2  # m: who comes closer collides
 CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)  # m; chosen on zara1's validation files
 DENOISING_STEPS = 8
 FEET = 3.28084
-OFTEN = 4  # times that a rebound is drawn for once that a clip is which ends in a score
-HOOPS = np.array([[5.25, 25.0], [88.75, 25.0]], np.float32)  # feet; they stand on the court like players
 AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
 JOINT = "joint AgentFormer (arXiv 2305.06292)"
 PUBLISHED = {  # means of the five folds
@@ -138,65 +136,9 @@ def walkers(data: Path, files: list[str], name: str) -> TrajectoryStore:
 def stores(data: Path, name: str) -> list[TrajectoryStore]:
     """What a fold (or basketball) is learned from, and what it is tested on; imported at the first call."""
     if name == "nba":
-        return [players(data, part) for part in ("train", "test")]
+        return [players(data, part, FOLDER / "data" / f"nba_{part}") for part in ("train", "test")]
     files = read_json(data / "eth_ucy" / "splits.json")[name]
     return [walkers(data, files[part], f"{name}_{part}") for part in ("train", "test")]
-
-
-def players(data: Path, part: str) -> TrajectoryStore:
-    """The clips, in feet: a ball, two teams of five and two hoops.
-
-    Learned from are rebounds, but for the last tenth (left to development), and clips that end in a score, but for what
-    overlaps with rebounds that are not learned from. A quarter of the windows are of rebounds.
-    """
-    out = FOLDER / "data" / f"nba_{part}"
-    if not (out / "manifest.json").exists():
-        teams = {f"player_{index}": "home" if index < 5 else "away" for index in range(10)}
-        agents = {"ball": "ball"} | teams | {"hoop_0": "hoop", "hoop_1": "hoop"}
-        role = Role(observation_size=2, action_low=(), action_high=(), position=(0, 1))
-        spec = JointSpec(agents, dict.fromkeys(agents.values(), role), dt=0.12)
-        unseen, chosen = clips(data, "rebound_test"), None
-        if part == "train":
-            rebounds = clips(data, "rebound_train")
-            first = len(rebounds) - len(rebounds) // 10
-            held_out = [*unseen, *rebounds[first:]]
-            scores = [one for one in clips(data, "score_train") if not any(one.overlaps(other) for other in held_out)]
-            chosen = rebounds[:first] * OFTEN + scores
-        told = f"NBA SportVU {part}"
-        TrajectoryStore.write(out, spec, told, (one.episode(spec) for one in chosen or unseen))
-    return TrajectoryStore.open(out)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What was recorded of a game: the places [L, 13, 2], and between which times on the clock (s), which runs down."""
-
-    places: np.ndarray
-    period: str
-    start: float
-    stop: float
-
-    def overlaps(self, other: "Clip", margin: float = 3.0) -> bool:
-        near = self.stop - margin <= other.start and other.stop - margin <= self.start
-        return near and self.period == other.period
-
-    def episode(self, spec: JointSpec) -> Trajectory:
-        L, N = len(self.places) - 1, spec.num_agents
-        unpaid, unended = np.zeros((L, N), np.float32), np.zeros((L, N), bool)
-        there = np.ones((L + 1, N), bool)
-        return Trajectory(spec, self.places, unpaid[..., None][..., :0], unpaid, unended, unended, there)
-
-
-def clips(data: Path, name: str) -> list[Clip]:
-    """All of a file; their names end with the period, start and stop."""
-    with np.load(data / "nba_sportvu" / f"{name}.npz", allow_pickle=False) as arrays:
-        places, offsets, names = arrays["xy"].astype(np.float32), arrays["offsets"].tolist(), arrays["clip"].tolist()
-    places = np.concatenate((places, np.broadcast_to(HOOPS, (len(places), *HOOPS.shape))), axis=1)
-    when = [one.rsplit("_", 2) for one in names]
-    return [
-        Clip(places[first:last], period, float(start), float(stop))
-        for (first, last), (period, start, stop) in zip(pairwise(offsets), when, strict=True)
-    ]
 
 
 # --- planners
@@ -343,7 +285,7 @@ def draw(data: Path, path: Path, people: int = 6) -> None:
 def latency(data: Path, command: str, calls: int = 100) -> Figure:
     """How long 20 joint futures of a ball, ten players and two hoops take, on one core."""
     torch.set_num_threads(1)
-    store = players(data, "test")
+    _, store = stores(data, "nba")
     planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "nba_joint_0")
     cells = TrajectoryDataset(store, FORECAST + 1, OBSERVED - 1, inside=True).batch(np.arange(1)).cells[0]
     seen = [dict(zip(store.spec.names, cells[:, step], strict=True)) for step in range(OBSERVED)]
