@@ -223,7 +223,12 @@ class JointSpec:
         for index, name in enumerate(self.agents):
             if name not in values:
                 continue
-            value, expected = np.asarray(values[name], np.float32), getattr(self.role_of(name), size)
+            expected = getattr(self.role_of(name), size)
+            try:
+                value = np.asarray(values[name], np.float32)
+            except (TypeError, ValueError) as error:
+                told = f"{what} of agent {name!r} is {values[name]!r:.60}"
+                raise ValueError(f"{told}, expected {expected} numbers.") from error
             if value.shape != (expected,):
                 raise ValueError(f"{what} of agent {name!r} has shape {value.shape}, expected ({expected},).")
             stacked[index, :expected], mask[index] = value, True

@@ -22,7 +22,7 @@ from diffplan.datasets.store import TrajectoryStore
 from diffplan.envs.crossing_response import PartneredExpert
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import evaluate
-from diffplan.spec import Role
+from diffplan.spec import JointSpec, Role
 
 ROOT = Path(__file__).parents[1]
 
@@ -171,6 +171,39 @@ def test_an_episode_without_an_end_or_an_action_is_an_error():
 
     with pytest.raises(ValueError, match=r"action of agent 'first_0' has shape \(2,\), expected \(1,\)"):
         run_episode(Relay(), Wide(), RELAY, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, r"no action to \['first_0', 'always_0'\] at step 0"),
+        ({"first_0": [np.nan], "always_0": [0]}, r"actions \{'first_0': \[nan\]\} at step 0; give finite"),
+    ],
+)
+def test_a_policy_that_gives_no_actions_is_blamed_for_it(answer, message):
+    class Confused(Steady):
+        def __call__(self, observations):
+            return answer
+
+    with pytest.raises(ValueError, match=message):
+        run_episode(Relay(), Confused(), RELAY, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("reset", lambda seen, _: seen, r"reset\(\) of .* gave a dict; a ParallelEnv gives observations, infos"),
+        ("reset", lambda _, infos: ({}, infos), r"gave \['first_0', 'always_0'\] no observation before step 0"),
+        ("step", lambda *parts: parts[:4], r"step\(\) of .* gave 4 parts; .* rewards, terminations, truncations"),
+        ("step", lambda seen, _, *ends: (seen, {}, *ends), r"gave \['first_0', 'always_0'\] no rewards at step 0"),
+        ("step", lambda _, *others: ({}, *others), r"gave \['first_0', 'always_0'\] no observation before step 1"),
+    ],
+)
+def test_what_an_environment_leaves_out_is_named(monkeypatch, method, change, message):
+    whole = getattr(Relay, method)
+    monkeypatch.setattr(Relay, method, lambda *args, **kwargs: change(*whole(*args, **kwargs)))
+    with pytest.raises(ValueError, match=message):
+        run_episode(Relay(), Steady(), RELAY, 0)
 
 
 def test_nan_from_an_environment_is_named():
@@ -415,6 +448,25 @@ def test_agents_of_one_stem_with_different_spaces_are_roles_of_their_own():
 def test_spaces_that_are_not_supported_say_what_is(spaces, message):
     with pytest.raises(ValueError, match=message):
         spec_from_env(Custom(**spaces))
+
+
+@pytest.mark.parametrize(
+    ("role", "message"),
+    [
+        (Role(3, (-1,), (1,)), r"observation space of shape \(2,\), its joint_spec says \(3,\)"),
+        (Role(2, (-1, -1), (1, 1)), r"action space of shape \(1,\), its joint_spec says \(2,\)"),
+        (Role(2, (-2,), (1,)), r"bounds from \[-2.*must lie within it"),
+    ],
+)
+def test_a_spec_that_contradicts_the_spaces_is_refused(role, message):
+    spec = JointSpec(RELAY.agents, dict.fromkeys(RELAY.roles, role))
+    env = Relay()
+    env.joint_spec = spec
+    with pytest.raises(ValueError, match=message):
+        spec_from_env(env)
+    env.joint_spec = RELAY.rename({"first_0": "last_0"})
+    with pytest.raises(ValueError, match="has the agents .*'first_0'.*its joint_spec .*'last_0'"):
+        spec_from_env(env)
 
 
 def test_agents_that_are_numbers_are_refused():

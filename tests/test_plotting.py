@@ -24,6 +24,7 @@ from diffplan.plotting import (
     plot_learning_curve,
     plot_plan,
 )
+from diffplan.plotting.style import executed_path
 
 H = 32
 
@@ -118,6 +119,11 @@ def test_goals_that_agents_see_are_drawn_unless_others_are_given(plan):
     goal = list(plan.spec.role_of("robot_0").goal)
     seen = plan.observations[0, :, 0][:, goal]
     assert np.allclose(rings(plot_plan(plan)), seen) and not rings(plot_plan(plan, goals={}))
+    imagined = plan.observations.copy()
+    imagined[:, 0, :, goal] += np.random.default_rng(0).normal(size=(len(goal), len(imagined), 1))
+    assert np.allclose(rings(plot_plan(dataclasses.replace(plan, observations=imagined))), seen[1:])
+    with pytest.raises(ValueError, match=r"goals=\{'robot_0': \(0, 0, 0\)\}; give x and y"):
+        plot_plan(plan, goals={"robot_0": (0, 0, 0)})
 
 
 def test_the_time_between_dots_is_not_rounded_away(plan):
@@ -230,8 +236,24 @@ def test_agents_that_come_and_go_are_counted(tmp_path):
     folder = dp.TrajectoryStore.create(tmp_path / "store", spec)
     folder.append([episode])
     panels = titled(plot_dataset(folder))
-    assert list(panels) == ["length", "return", "agents there"]
+    assert list(panels) == ["length", "agents there"], "nobody earned anything"
+    assert plot_dataset(folder).get_suptitle() == "1 episode of 2 agents, 1 s"
     assert panels["agents there"].lines[0].get_xydata().tolist() == [[0, 2], [0.5, 1], [1, 1]]
+
+
+def test_a_path_has_a_gap_where_an_agent_was_away(episodes):
+    away = episodes[0].agent_mask.copy()
+    away[[0, 5, 6, -1], 0] = False
+    path = executed_path(dataclasses.replace(episodes[0], agent_mask=away), "robot_0")
+    place = list(episodes[0].spec.role_of("robot_0").position)
+    assert np.array_equal(np.flatnonzero(np.isnan(path).any(1)), [4, 5]) and len(path) == len(away) - 2
+    assert np.array_equal(path[:4], episodes[0].observations[1:5, 0, place])
+
+
+def test_a_label_of_its_own_for_every_episode_tells_nothing_apart(episodes, tmp_path):
+    folder = dp.TrajectoryStore.create(tmp_path / "store", episodes[0].spec)
+    folder.append([dataclasses.replace(one, labels={"who": f"{i} and {i + 1}"}) for i, one in enumerate(episodes)])
+    assert "all episodes" in titled(plot_dataset(folder))
 
 
 def test_episodes_in_which_nobody_is_there_are_drawn_without_paths(tmp_path):
@@ -252,6 +274,8 @@ def test_labels_that_do_not_tell_apart_are_refused(store, tmp_path):
         plot_dataset(store, by="seed")
     with pytest.raises(ValueError, match="holds no episodes yet; collect some"):
         plot_dataset(dp.TrajectoryStore.create(tmp_path / "empty", store.spec))
+    with pytest.raises(TypeError, match=r"store is a str; pass TrajectoryStore\.open"):
+        plot_dataset("data")
 
 
 # Results

@@ -143,7 +143,7 @@ def test_the_picture_shows_both_plans_and_who_was_told(env):
     plan = dp.Plan(env.joint_spec, grid[None].repeat(3, 0), np.zeros((3, 2, 8, 2), np.float32), np.ones(2, bool))
     figure = plot_what_if(plan, plan, {"robot_0": "goes straight"})
     free, given = figure.axes
-    assert [len(axes.lines) for axes in (free, given)] == [6, 7]
+    assert [len(axes.lines) for axes in (free, given)] == [6, 8]
     assert "robot_0 goes straight" in given.get_title() and free.get_xlim() == given.get_xlim()
     with pytest.raises(ValueError, match="name agents among"):
         plot_what_if(plan, plan, {"nobody": "stays"})

@@ -112,14 +112,19 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
         if len(recorder) == max_steps:
             raise ValueError(f"the episode of seed {seed} has no end after {max_steps} steps; limit its time.")
         present = {name: present[name] for name in env.agents}
-        actions = {name: np.asarray(action, np.float32) for name, action in policy(present).items() if name in present}
-        missing = [name for name in present if name not in actions]
-        if missing:
-            raise ValueError(
-                f"the policy gave no action to {missing} at step {len(recorder)}; it must drive {env.agents}."
-            )
+        actions = _actions(policy, present, len(recorder))
         present = recorder.step(actions)[0]
     return recorder.trajectory({**getattr(policy, "labels", {}), "seed": seed})
+
+
+def _actions(policy: BehaviorPolicy, present: Observations, step: int) -> Actions:
+    given = policy(present) or {}
+    if missing := [name for name in present if name not in given]:
+        raise ValueError(f"the policy gave no action to {missing} at step {step}; it must drive {list(present)}.")
+    actions = {name: np.asarray(given[name], np.float32) for name in present}
+    if wrong := {name: action.tolist() for name, action in actions.items() if not np.isfinite(action).all()}:
+        raise ValueError(f"the policy gave the actions {wrong} at step {step}; give finite numbers.")
+    return actions
 
 
 class EpisodeRecorder:
@@ -142,9 +147,10 @@ class EpisodeRecorder:
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observations, Any]:
         """Starts an episode, and forgets the one before."""
-        seen, infos = self.env.reset(seed=seed, options=options)
-        self.observations: list[Observations] = [{name: np.array(seen[name]) for name in self.env.agents}]
+        seen, infos = self._parts(self.env.reset(seed=seed, options=options), "reset", "observations, infos")
+        self.observations: list[Observations] = []
         self.steps: list[tuple[Actions, dict[str, float], dict[str, bool], dict[str, bool]]] = []
+        self._remember(seen, self.env.agents)
         self.success: dict[str, bool] = {}
         self.infos = infos
         return seen, infos
@@ -152,14 +158,33 @@ class EpisodeRecorder:
     def step(self, actions: Actions) -> tuple[Any, ...]:
         """Steps the environment, and remembers what came of it."""
         present, taken = list(self.env.agents), {name: np.array(action) for name, action in actions.items()}
-        seen, rewards, terminations, truncations, infos = self.env.step(actions)
+        parts = "observations, rewards, terminations, truncations, infos"
+        seen, rewards, terminations, truncations, infos = self._parts(self.env.step(actions), "step", parts)
+        if not rewards:
+            raise ValueError(
+                f"{self.env} gave {present} no rewards at step {len(self)}; it must, 0 where there is none."
+            )
         self.infos = infos
         self.steps.append((taken, dict(rewards), dict(terminations), dict(truncations)))
-        there = {*present, *self.env.agents}
-        self.observations.append({name: np.array(seen[name]) for name in seen if name in there})
+        self._remember(seen, [*present, *self.env.agents])
         told = {name: infos[name].get("success") for name in present if name in infos}
         self.success |= {name: bool(success == 1) for name, success in told.items() if success is not None}
         return seen, rewards, terminations, truncations, infos
+
+    def _remember(self, seen: Observations, names: list[str]) -> None:
+        """Those of these agents; of who is there now nobody may be left out."""
+        if unseen := [name for name in self.env.agents if name not in seen]:
+            raise ValueError(f"{self.env} gave {unseen} no observation before step {len(self)}, though they are there.")
+        self.observations.append({name: np.array(seen[name]) for name in seen if name in names})
+
+    def _parts(self, answer: Any, call: str, parts: str) -> Any:
+        """What a call answered, if it has the parts that PettingZoo's parallel interface wants."""
+        if not isinstance(answer, tuple) or len(answer) != len(parts.split(", ")):
+            got = f"{len(answer)} parts" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
+            raise ValueError(
+                f"{call}() of {self.env} gave {got}; it must give {parts}, as PettingZoo's ParallelEnv does."
+            )
+        return answer
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -19,8 +19,8 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
         dt: seconds between two steps, which no space tells.
 
     Raises:
-        ValueError: an environment of another kind, an observation space that is not a flat Box, or an action space that
-            is not a flat, bounded Box.
+        ValueError: an environment of another kind, a ``joint_spec`` that contradicts its agents or spaces, or without
+            one an observation space that is not a flat Box, or an action space that is not a flat, bounded Box.
 
     Example:
         >>> from mpe2 import simple_spread_v3
@@ -30,6 +30,7 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
     check_parallel(env)
     stated = getattr(env, "joint_spec", None)
     if isinstance(stated, JointSpec):
+        _check_stated(env, stated)
         return stated
     roles = {name: _role(env, name) for name in env.possible_agents}
     stems = {name: str(name).rstrip("0123456789").rstrip("_") or name for name in roles}
@@ -44,7 +45,30 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
 def check_parallel(env: Any) -> None:
     """Raises ``ValueError`` for an environment of another kind, whose agents take turns or that has a single one."""
     if hasattr(env, "agent_iter") or not hasattr(env, "possible_agents"):
-        raise ValueError(f"{env} is no PettingZoo ParallelEnv; make one, e.g. with parallel_env() instead of env().")
+        raise ValueError(
+            f"{env} is no PettingZoo ParallelEnv; make one, e.g. with parallel_env() instead of env(), or wrap what is "
+            "an environment of another kind in one."
+        )
+
+
+def _check_stated(env: Any, spec: JointSpec) -> None:
+    """What an environment states of its agents must be what its spaces say, else actions leave these."""
+    if {*spec.names} != {*env.possible_agents}:
+        raise ValueError(
+            f"{env} has the agents {list(env.possible_agents)}, its joint_spec {list(spec.names)}; name the same ones."
+        )
+    for name in spec.names:
+        role, observed, acted = spec.role_of(name), env.observation_space(name), env.action_space(name)
+        for what, space, width in ("observation", observed, role.observation_size), ("action", acted, role.action_size):
+            if isinstance(space, Box) and space.shape != (width,):
+                shapes = f"{what} space of shape {space.shape}, its joint_spec says ({width},)"
+                raise ValueError(f"agent {name!r} of {env} has an {shapes}; match them.")
+        low, high = np.array(role.action_low), np.array(role.action_high)
+        if isinstance(acted, Box) and not ((low >= acted.low - 1e-6) & (high <= acted.high + 1e-6)).all():
+            raise ValueError(
+                f"agent {name!r} of {env} has the action space {acted}, its joint_spec bounds from {low.tolist()} to "
+                f"{high.tolist()}; these must lie within it."
+            )
 
 
 def _role(env: Any, name: str) -> Role:

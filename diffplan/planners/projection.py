@@ -26,9 +26,12 @@ def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
         constraint: with a violation of what is planned, in physical units; twice differentiable, as squares are.
 
     Raises:
+        TypeError: ``constraint`` is none.
         ValueError: the violation is not finite or not differentiable (it may not read ``normalized``), or makes no
             sense for these agents.
     """
+    if not isinstance(constraint, ConstraintGuide):
+        raise TypeError(f"constraint={constraint!r}; give a ConstraintGuide, e.g. ConstraintGuide.separation(0.3).")
     constraint.requirement(plan.spec)
     parts = [torch.from_numpy(part)[None].clone() for part in (plan.observations, plan.actions)]
     mask = torch.from_numpy(plan.agent_mask)[None]

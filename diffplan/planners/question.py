@@ -105,6 +105,8 @@ def known_grid(
     known, ceiling = np.ones_like(exists), np.ones((spec.num_agents, W), np.float32)
     values[:, history, :O] = present
     past = tuple(question.past)[-history:] if history else ()
+    if any(not isinstance(one, tuple | list) or len(one) != 2 for one in past):
+        raise ValueError("past holds a pair of (observations, actions), dictionaries by agent, for each earlier step.")
     for step, (observations, actions) in enumerate(past, start=history - len(past)):
         values[:, step, :O], was_there = spec.stack_observations(observations)
         acted, did = spec.stack_actions(actions)

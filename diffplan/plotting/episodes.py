@@ -18,6 +18,7 @@ from diffplan.plotting.style import (
     INK,
     STYLE,
     agent_color,
+    counted,
     draw_dots,
     draw_interval,
     executed_path,
@@ -66,12 +67,16 @@ def plot_dataset(store: TrajectoryStore, by: str | None = None, episodes: int = 
 
     Args:
         store: the episodes.
-        by: which label; by default the first one of words that has two or more values.
+        by: which label; by default the first one of words that has two or more values, of two episodes or more each
+            in the mean.
         episodes: how many to draw paths of, for each value of the label, evenly spread over the store.
 
     Raises:
+        TypeError: ``store`` is another thing, e.g. a folder's name.
         ValueError: the store is empty, or no episode has the label ``by``, or it has too many values.
     """
+    if not isinstance(store, TrajectoryStore):
+        raise TypeError(f"store is a {type(store).__name__}; pass TrajectoryStore.open(folder), or dataset.store.")
     if not len(store):
         raise ValueError(f"{store.path} holds no episodes yet; collect some with `diffplan collect`.")
     groups = _group(store, by)
@@ -88,8 +93,9 @@ def plot_dataset(store: TrajectoryStore, by: str | None = None, episodes: int = 
     for axes, draw in zip(parts[-1].subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
         style_chart(axes)
         draw(axes)
-    agents, seconds = store.spec.num_agents, store.num_steps * store.spec.dt
-    figure.suptitle(f"{len(store):,} episodes of {agents} agents, {seconds / 60:,.3g} min")
+    seconds = store.num_steps * store.spec.dt
+    length = f"{seconds / 60:,.3g} min" if seconds >= 60 else f"{seconds:.3g} s"
+    figure.suptitle(f"{counted(len(store), 'episode')} of {counted(store.spec.num_agents, 'agent')}, {length}")
     return figure
 
 
@@ -99,7 +105,8 @@ def _group(store: TrajectoryStore, by: str | None) -> Groups:
     if by is None:
         values = {key: {labels.get(key) for labels in store.labels} for key in known}
         words = [key for key in known if all(isinstance(value, str) for value in values[key])]
-        by = next((key for key in words if 2 <= len(values[key]) <= MOST_GROUPS), None)
+        most = min(MOST_GROUPS, len(store) // 2)  # a label that tells every episode apart groups nothing
+        by = next((key for key in words if 2 <= len(values[key]) <= most), None)
         if by is None:
             return {"all episodes": np.arange(len(store))}
     elif by not in known:
@@ -123,7 +130,7 @@ def _height_to_width(drawn: dict[str, list[Trajectory]]) -> float:
     places = np.concatenate([executed_path(one, name) for one in episodes for name in names])
     if not len(places):
         return 1.0
-    width, height = np.ptp(places, axis=0)
+    width, height = np.nanmax(places, axis=0) - np.nanmin(places, axis=0)
     return float(np.clip(height / max(width, 1e-6), 0.25, 1.0))
 
 
@@ -150,12 +157,15 @@ def _draw_paths(figure: FigureBase, drawn: dict[str, list[Trajectory]], columns:
         handles.append(Line2D([], [], color="none", label=f"and {len(names) - len(named)} more"))
     figure.legend(handles=handles, loc="outside right center")
     figure.supxlabel("x (m)", fontsize=9)
-    figure.supylabel("y (m)", fontsize=9)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("y (m)")
 
 
 def _charts(store: TrajectoryStore, groups: Groups, read: list[Trajectory]) -> list[Callable[[Axes], None]]:
     """What there is to say about these episodes, one function that draws each."""
-    charts = [lambda axes: _draw_lengths(axes, store), lambda axes: _draw_returns(axes, store, groups)]
+    charts = [lambda axes: _draw_lengths(axes, store)]
+    if store.mean_returns.any():
+        charts.append(lambda axes: _draw_returns(axes, store, groups))
     if any("success" in labels for labels in store.labels):
         charts.append(lambda axes: _draw_success(axes, store, groups))
     if not all(episode.agent_mask.all() for episode in read):

@@ -20,6 +20,7 @@ from diffplan.plotting.style import (
     MUTED,
     STYLE,
     agent_color,
+    counted,
     draw_candidates,
     draw_dots,
     executed_path,
@@ -41,11 +42,11 @@ def plot_plan(
 
     Args:
         plan: from a planner, ``Plan.load`` or elsewhere.
-        executed: what happened from the plan's present on; drawn dashed, as far as the plan goes.
+        executed: what happened from the plan's present on (``trajectory.after(step)``), drawn dashed.
         goals: {agent: (x, y)} (m), drawn as rings; by default where ``Role.goal`` says that agents see their goals.
 
     Raises:
-        ValueError: ``executed`` or ``goals`` are of other agents than the plan.
+        ValueError: ``executed`` or ``goals`` are of other agents than the plan, or a goal is no x and y.
     """
     names = _present(plan)
     goals = _goals(plan) if goals is None else goals
@@ -62,7 +63,7 @@ def plot_plan(
     if timed:
         _draw_over_time(right, plan, timed, executed)
     what = "joint plan" if plan.spec.action_size else "joint future"
-    plans, agents = _count(plan.num_samples, what), _count(len(names), "agent")
+    plans, agents = counted(plan.num_samples, what), counted(len(names), "agent")
     figure.suptitle(f"{plans} of {agents}, {(plan.horizon - 1) * plan.spec.dt:.3g} s ahead")
     return figure
 
@@ -91,9 +92,9 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     low, high = _square(np.concatenate(points))
     for axes, plan, title, marked in zip(figure.subplots(1, 2), (free, given), titles, ((), told), strict=True):
         for name in marked:
-            axes.plot(
-                *plan.best().positions(name)[0, :, :2].T, color=INK, linewidth=5, solid_capstyle="round", zorder=3
-            )
+            path = plan.best().positions(name)[0, :, :2]
+            axes.plot(*path.T, color=INK, linewidth=5, solid_capstyle="round", zorder=3)
+            axes.plot(*path[:1].T, "o", color=INK, markersize=15, zorder=3)
         _draw_from_above(axes, plan, names)
         axes.set(title=title, xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="x (m)")
         axes.locator_params(nbins=6)  # labels of half a picture's width overlap sooner
@@ -117,13 +118,13 @@ def _present(plan: Plan) -> list[str]:
 
 
 def _goals(plan: Plan) -> dict[str, Sequence[float]]:
-    """Where agents are known to want to be (m)."""
+    """Where agents are known to want to be (m), that is, in all candidates alike."""
     found: dict[str, Sequence[float]] = {}
     for name in _present(plan):
         entries = list(plan.spec.role_of(name).goal)
-        place = plan.observations[0, plan.spec.names.index(name), 0, entries]
-        if len(entries) == 2 and has_position(plan.spec, name) and np.isfinite(place).all():
-            found[name] = place.tolist()
+        places = plan.observations[:, plan.spec.names.index(name), 0, entries]
+        if len(entries) == 2 and has_position(plan.spec, name) and np.allclose(places, places[0], atol=1e-3):
+            found[name] = places[0].tolist()
     return found
 
 
@@ -134,10 +135,8 @@ def _check_agents(plan: Plan, executed: Trajectory | None, goals: Mapping[str, S
     foreign = [name for name in goals if name not in _present(plan)]
     if foreign:
         raise ValueError(f"goals of agents {foreign}, but the plan is of {_present(plan)}.")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    if wrong := {name: goal for name, goal in goals.items() if np.shape(goal) != (2,)}:
+        raise ValueError(f"goals={wrong}; give x and y (m) of each agent.")
 
 
 def _draw_map(
@@ -218,7 +217,7 @@ def _stroke_handles(plan: Plan, every: int, executed: bool, goals: bool) -> list
         dot(markersize=6, label=f"every {every * plan.spec.dt:.3g} s"),
     ]
     if plan.num_samples > 1:
-        handles += [line(linewidth=1, alpha=0.5, label=_count(plan.num_samples, "candidate"))]
+        handles += [line(linewidth=1, alpha=0.5, label=counted(plan.num_samples, "candidate"))]
     if executed:
         handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle="--", label="what happened")]
     if goals:

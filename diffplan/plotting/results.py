@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 from diffplan.envs.scene import AGENT_COLORS
 from diffplan.plotting.style import INK, MUTED, STYLE, draw_interval, style_chart
@@ -46,7 +47,8 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
         smooth = _running_mean(losses, max(1, len(losses) // 20))
         axes.plot(steps, losses, color=color, linewidth=0.8, alpha=0.35)
         axes.plot(steps, smooth, color=color, linewidth=1.8, label=name, marker="o" if len(steps) == 1 else None)
-    axes.set(xlabel="optimiser step", ylabel="loss", yscale="log")
+    axes.set(xlabel="optimiser step", ylabel="loss (bold: running mean)", yscale="log")
+    axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 0.4)))
     style_chart(axes)
     if any(named):
         axes.legend(loc="upper right")

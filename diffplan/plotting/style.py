@@ -39,12 +39,21 @@ def has_position(spec: JointSpec, agent: str) -> bool:
     return len(spec.role_of(agent).position) >= 2
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 agent", "2 agents"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def executed_path(trajectory: Trajectory, agent: str, steps: int | None = None) -> Float[np.ndarray, "steps 2"]:
-    """Where an agent was (m), at the steps at which it was there; of the first ``steps`` ones, if given."""
+    """Where an agent was (m), from the first to the last step at which it was there, NaN while it was away in between.
+
+    Of the first ``steps`` steps, if given.
+    """
     index = trajectory.spec.names.index(agent)
     position = list(trajectory.spec.role_of(agent).position[:2])
     there = trajectory.agent_mask[:steps, index]
-    return np.asarray(trajectory.observations[:steps, index][there][:, position])
+    path = np.where(there[:, None], trajectory.observations[:steps, index][:, position], np.nan)
+    return np.asarray(path[there.argmax() : len(there) - there[::-1].argmax()] if there.any() else path[:0])
 
 
 def draw_candidates(axes: Axes, paths: Float[np.ndarray, "S H 2"], color: Color, weight: float = 5) -> list[Line2D]:
