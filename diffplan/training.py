@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from diffplan.augmentation import Augmentation
 from diffplan.checkpoints import Kept, check_out, load_newest
+from diffplan.datasets.statistics import Statistics
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
 from diffplan.denoising import CHANGE_WEIGHT, Exercises
@@ -33,6 +34,7 @@ from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
 
 WARMUP_STEPS = 100
+_LOOKED_AT = 20  # episodes whose static entries are checked before training
 BY_MUON = (".blocks.", ".embed_sample.", ".embed_known.", ".embed_present.", ".carry_present.")  # what reads cells, too
 GRADIENT_CLIP = 1.0
 WEIGHT_DECAY = 0.01
@@ -103,7 +105,8 @@ def train(
         progress: show a bar with the time left.
 
     Raises:
-        ValueError: planner and dataset do not fit, or the checkpoint is of another run.
+        ValueError: planner and dataset do not fit, entries that the spec calls static change, or the checkpoint is of
+            another run.
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
     _check(planner, dataset, out, resume, start_share, change_weight=change_weight, action_weight=action_weight)
@@ -313,10 +316,19 @@ def _check(
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name}={weight}; give a number, 0 or more.")
     check_planner_fits(planner, dataset)
+    first = Statistics.of(dataset.spec, (dataset.store[int(index)] for index in dataset.episodes[:_LOOKED_AT]))
+    if changing := first.static_but_changing():
+        raise ValueError(
+            f"{changing} of {dataset.store.path} change within an episode, but the spec says they are static, and what "
+            "is static is known of the future. Take them out of Role.static, and record or import the data anew."
+        )
 
 
 def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) -> None:
-    """Raises ``ValueError`` unless the windows are the planner's: horizon, history, roles and normaliser."""
+    """Raises unless these are windows of the planner's horizon, history, roles and normaliser."""
+    if not isinstance(dataset, TrajectoryDataset):
+        got = f"dataset is a {type(dataset).__name__}; pass windows of it"
+        raise TypeError(f"{got}, load_dataset(folder, horizon={planner.horizon}, history={planner.history}).")
     if (planner.horizon, planner.history) != (dataset.horizon, dataset.history):
         raise ValueError(
             f"the planner has horizon={planner.horizon}, history={planner.history}, the dataset "

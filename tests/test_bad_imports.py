@@ -359,6 +359,7 @@ def test_numbers_that_are_not_finite_are_named_by_row_and_column(name: str, file
         (lambda rows: rows.append("0.5,b,0,0"), "line 12 says of agent 'b' at step 1 (0.5 s) what line 4 says already"),
         (lambda rows: rows.__setitem__(0, "time,agent,x,x"), "must name every column, each once"),
         (lambda rows: rows.__setitem__(0, "when,agent,x,y"), "has no columns ['time']"),
+        (lambda rows: rows.__setitem__(slice(None), [r.replace(",", ";") for r in rows]), "separate columns by commas"),
         (lambda rows: rows.__delitem__(slice(1, None)), "has no rows"),
         (lambda rows: rows.__delitem__(slice(2, None)), "the time is the same in all lines"),
     ],

@@ -374,3 +374,5 @@ def test_what_cannot_be_projected_is_refused() -> None:
         ValueError, match="constraint 'strange' has violation nan of this plan; give one that is finite"
     ):
         dp.projected(crossing_paths(0.1), strange)
+    with pytest.raises(TypeError, match=r"constraint=0.3; give a ConstraintGuide"):
+        dp.projected(crossing_paths(0.1), 0.3)

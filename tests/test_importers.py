@@ -217,7 +217,7 @@ def test_the_report_tells_gaps_jumps_constants_and_duplicates(tmp_path: Path):
     assert "CC0-1.0" in (store.path / "CARD.md").read_text()
 
 
-def test_static_entries_that_change_are_reported():
+def test_static_entries_that_change_are_reported_and_not_learned_from(tmp_path: Path):
     spec = dp.make("crossing-v0").joint_spec
     robot = dataclasses.replace(spec.role_of("robot_0"), static=(1, 4, 5))
     wrong = dataclasses.replace(spec, roles={"robot": robot})
@@ -225,6 +225,20 @@ def test_static_entries_that_change_are_reported():
     for one, found in ((spec, []), (wrong, ["robot observation[1]"])):
         episode = dataclasses.replace(run_episode(env, script, spec, 3), spec=one)
         assert Statistics.of(one, [episode]).report()["static_but_changing"] == found
+    store = dp.TrajectoryStore.write(tmp_path / "store", wrong, "a test", [episode])
+    dataset = dp.load_dataset(store.path, horizon=8)
+    with pytest.raises(ValueError, match=r"\['robot observation\[1\]'\] of .*store change within an episode"):
+        dp.train(dp.DiffusionPlanner.for_dataset(dataset, width=16), dataset, steps=1)
+
+
+def test_actions_beyond_their_bounds_are_reported():
+    spec = dp.make("crossing-v0").joint_spec
+    episode = run_episode(dp.make("crossing-v0"), behavior_policy("crossing-v0"), spec, 3)
+    assert Statistics.of(spec, [episode]).report()["actions_out_of_bounds"] == []
+    low, high = spec.roles["robot"].action_low[1], spec.roles["robot"].action_high[1]
+    episode.actions[3, 0, 1] = 5 * high
+    (line,) = Statistics.of(spec, [episode]).report()["actions_out_of_bounds"]
+    assert line.startswith("robot action[1]: ") and line.endswith(f" to {5 * high:.4g}, bounds {low:.4g} to {high:.4g}")
 
 
 def test_minari_reads_discrete_actions_and_a_single_agent(tmp_path: Path):

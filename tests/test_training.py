@@ -222,7 +222,11 @@ def test_arguments_that_make_no_sense_are_refused(crossing_store: Path, argument
 
 
 def test_planner_and_dataset_must_fit(crossing_store: Path) -> None:
-    planner, _ = fresh(crossing_store)
+    planner, dataset = fresh(crossing_store)
+    with pytest.raises(TypeError, match="dataset is a TrajectoryStore; pass windows of it, load_dataset"):
+        dp.train(planner, dataset.store, **RUN)
+    with pytest.raises(ValueError, match=r"the dataset has no normalizer; load it with load_dataset"):
+        dp.DiffusionPlanner.for_dataset(dataset.store)
     with pytest.raises(ValueError, match="the planner has horizon=8, history=0, the dataset horizon=4"):
         dp.train(planner, dp.load_dataset(crossing_store, horizon=4), **RUN)
     with pytest.raises(ValueError, match="normalised otherwise"):

@@ -113,6 +113,11 @@ def test_a_forecast_begins_at_any_step_knows_what_was_before_and_needs_no_enviro
     cells.actions[:] = episode.actions[6:14].swapaxes(0, 1)
     expected = planner(now, past=past, given=cells, num_samples=16)
     assert np.allclose(found[4, "@6"].observations, expected.observations, atol=1e-4)
+    away = episode.agent_mask.copy()
+    away[4:7] = False
+    dp.TrajectoryStore.write(tmp_path / "gap", episode.spec, "a test", [dataclasses.replace(episode, agent_mask=away)])
+    answer(capsys, "plan", tmp_path / "4", "--forecast", f"{tmp_path / 'gap'}:0", "--out", out)
+    assert np.allclose(dp.Plan.load(out).observations[0, :, 0], episode.observations[7], atol=1e-4)
     with pytest.raises(AssertionError):
         answer(capsys, "plan", tmp_path / "4", "--forecast", f"{crossing_store}:2@999")
     assert "the episode has the steps 0 to" in capsys.readouterr().err

@@ -140,7 +140,7 @@ class Plot:
         if encoder is None or not encoder.config.families:
             raise ValueError(
                 f"{self.path} has no partner encoder that names families; train a planner with one in Python: "
-                "PartnerEncoder.for_dataset(dataset, families), see README."
+                "PartnerEncoder.for_dataset(dataset, families), see docs/howto.md."
             )
         families, partner = tuple(encoder.config.families), planner.spec.names[-1]
         with waiting("watching a partner", shown=not self.json):

@@ -49,7 +49,7 @@ class MakePlan:
         given: what a robot will do, as ROBOT=straight (to its goal), ROBOT=stay or ROBOT=FILE, a plan
             that --out wrote; repeat it for more.
         forecast: forecast under the actions of FILE, a plan that --out wrote, or of STORE:EPISODE[@STEP]: from
-            that step on, by default from the first one before which there is all the past that the planner takes.
+            that step on, by default from the first one that has all the past that the planner takes, and agents.
             Where agents have no actions, as people in recordings, it is a forecast of what they do.
         guide: what plans should be like, as NAME=WEIGHT: value, value:AGENT, rank (by value), separation:METRES
             (separation alone: the robots' diameter), clearance:METRES, speed:LIMIT.
@@ -188,7 +188,8 @@ def parse_forecast(
     if colon and number.isdigit() and (at.isdigit() or (at == "" and "@" not in where)):
         episode = _episode(word, store, int(number))
         planner = planner.for_agents(episode.spec)
-        step = int(at) if at else min(planner.history, len(episode) - 1)
+        inhabited = (one for one in range(planner.history, len(episode)) if episode.agent_mask[one].any())
+        step = int(at) if at else next(inhabited, min(planner.history, len(episode) - 1))
         if step >= len(episode):
             raise ValueError(f"--forecast {word}: the episode has the steps 0 to {len(episode) - 1}.")
         before = range(max(0, step - planner.history), step)

@@ -181,9 +181,7 @@ class EpisodeRecorder:
         """What a call answered, if it has the parts that PettingZoo's parallel interface wants."""
         if not isinstance(answer, tuple) or len(answer) != len(parts.split(", ")):
             got = f"{len(answer)} parts" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
-            raise ValueError(
-                f"{call}() of {self.env} gave {got}; it must give {parts}, as PettingZoo's ParallelEnv does."
-            )
+            raise ValueError(f"{call}() of {self.env} gave {got}; a ParallelEnv gives {parts}.")
         return answer
 
     def __len__(self) -> int:

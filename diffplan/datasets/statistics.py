@@ -115,7 +115,8 @@ class Statistics:
             },
             "return": summary(np.array(self._returns)),
             "constant": self._constant(),
-            "static_but_changing": self._static_but_changing(),
+            "static_but_changing": self.static_but_changing(),
+            "actions_out_of_bounds": self._out_of_bounds(),
             "gaps": {"number": len(self._gaps), "longest": max(self._gaps, default=0)},
             "jumps": self._jumps(),
             "duplicates": {
@@ -133,7 +134,7 @@ class Statistics:
                 named += [f"{name} {what}[{entry}]" for entry in np.flatnonzero(same)]
         return named
 
-    def _static_but_changing(self) -> list[str]:
+    def static_but_changing(self) -> list[str]:
         """Entries that the spec says stay as they are (plans hold them) and that do not."""
         return [
             f"{name} observation[{entry}]"
@@ -141,6 +142,17 @@ class Statistics:
             for entry in role.static
             if self._largest[row, entry] > 0
         ]
+
+    def _out_of_bounds(self) -> list[str]:
+        """Actions beyond the spec's bounds, within which plans stay."""
+        lines = []
+        for name, role in self.spec.roles.items():
+            entries = zip(*self.action_range(name), role.action_low, role.action_high, strict=True)
+            for entry, (low, high, least, most) in enumerate(entries):
+                rounding = 1e-5 * max(1.0, abs(least), abs(most))
+                if low < least - rounding or high > most + rounding:
+                    lines.append(f"{name} action[{entry}]: {low:.4g} to {high:.4g}, bounds {least:.4g} to {most:.4g}")
+        return lines
 
     def _jumps(self) -> list[str]:
         usual = (self._change / np.maximum(self._changes, 1)) ** 2

@@ -128,8 +128,8 @@ class DiffusionPlanner(DiffusionPipeline):
         ``patch_size`` is the largest of 8, 4, 2 and 1 that divides the window, if None; ``latent_size`` is the partner
         encoder's, where there is one. Raises as ``JointDenoiser``, and ``ValueError`` where there is no normaliser.
         """
-        if dataset.normalizer is None:
-            raise ValueError("the dataset has no normalizer; load it with normalizer='gaussian'.")
+        if (normalizer := getattr(dataset, "normalizer", None)) is None:
+            raise ValueError("the dataset has no normalizer; load it with load_dataset(..., normalizer='gaussian').")
         places = frame_options(dataset) if frames else {}
         window = dataset.history + dataset.horizon
         latent_size = latent_size if partner_encoder is None else partner_encoder.config.latent_size
@@ -156,7 +156,7 @@ class DiffusionPlanner(DiffusionPipeline):
                 **places,
             ).eval()
         layout = (dataset.spec, dataset.horizon, dataset.history)
-        return cls(denoiser, make_scheduler("flow"), dataset.normalizer, *layout, partner_encoder=partner_encoder)
+        return cls(denoiser, make_scheduler("flow"), normalizer, *layout, partner_encoder=partner_encoder)
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> None:
         """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON, a manifest of SHA-256.

@@ -115,10 +115,10 @@ class Table:
         for sheet in sheets:
             missing = [name for name in named if name is not None and name not in sheet.columns]
             if missing:
-                raise ValueError(
-                    f"{sheet.path} has no columns {missing}; it has {list(sheet.columns)}: say which is which, e.g. "
-                    "time='frame', agent='id' (--time frame --agent id)."
-                )
+                remedy = "say which is which, e.g. time='frame', agent='id' (--time frame --agent id)"
+                if len(sheet.columns) == 1:
+                    remedy = "separate columns by commas"
+                raise ValueError(f"{sheet.path} has no columns {missing}; it has {list(sheet.columns)}: {remedy}.")
             lists = [name for name in named if name is not None and sheet.columns[name].ndim > 1]
             if lists:
                 raise ValueError(
