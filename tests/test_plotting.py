@@ -296,6 +296,16 @@ def test_a_learning_curve_shows_every_logged_loss_and_their_running_mean(tmp_pat
     )
 
 
+def test_losses_of_less_than_a_decade_can_be_read_off(tmp_path):
+    figure = plot_learning_curve(metrics(tmp_path / "metrics.jsonl", [0.17, 0.12, 0.08]))
+    figure.canvas.draw()
+    axis, (low, high) = figure.axes[0].yaxis, figure.axes[0].get_ylim()
+    ticks = axis.get_majorticklocs(), axis.get_minorticklocs()
+    labels = axis.get_majorticklabels(), axis.get_minorticklabels()
+    named = [tick for tick, label in zip(np.concatenate(ticks), sum(labels, []), strict=True) if label.get_text()]
+    assert sum(low <= tick <= high for tick in named) >= 3
+
+
 def test_a_single_logged_loss_is_a_dot(tmp_path):
     axes = plot_learning_curve(metrics(tmp_path / "metrics.jsonl", [1.0])).axes[0]
     assert axes.lines[-1].get_marker() == "o"

@@ -48,7 +48,7 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
         axes.plot(steps, losses, color=color, linewidth=0.8, alpha=0.35)
         axes.plot(steps, smooth, color=color, linewidth=1.8, label=name, marker="o" if len(steps) == 1 else None)
     axes.set(xlabel="optimiser step", ylabel="loss (bold: running mean)", yscale="log")
-    axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 0.4)))
+    axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 1)))
     style_chart(axes)
     if any(named):
         axes.legend(loc="upper right")
