@@ -301,8 +301,8 @@ def test_losses_of_less_than_a_decade_can_be_read_off(tmp_path):
     figure.canvas.draw()
     axis, (low, high) = figure.axes[0].yaxis, figure.axes[0].get_ylim()
     ticks = axis.get_majorticklocs(), axis.get_minorticklocs()
-    labels = axis.get_majorticklabels(), axis.get_minorticklabels()
-    named = [tick for tick, label in zip(np.concatenate(ticks), sum(labels, []), strict=True) if label.get_text()]
+    labels = [*axis.get_majorticklabels(), *axis.get_minorticklabels()]
+    named = [tick for tick, label in zip(np.concatenate(ticks), labels, strict=True) if label.get_text()]
     assert sum(low <= tick <= high for tick in named) >= 3
 
 
