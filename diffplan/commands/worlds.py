@@ -142,7 +142,7 @@ def make_world(spec: "JointSpec", env_id: str | None, options: dict[str, Any]) -
     if spec.env_id is None:
         raise ValueError(
             "the planner's data name no environment: they are imported, or of an environment made in Python. Choose "
-            "one with --env, forecast what is recorded (diffplan plan RUN --forecast STORE:EPISODE), or plan and "
-            "evaluate in Python (DiffusionPlanner.from_pretrained)."
+            "one with --env, forecast what is recorded (diffplan plan RUN --forecast STORE:EPISODE), or go on in "
+            "Python, see docs/howto.md."
         )
     return make_env(spec.env_id, spec.env_options | options)

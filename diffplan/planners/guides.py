@@ -215,7 +215,7 @@ class GoalGuide(Guide):
 
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
         agents = [estimate.spec.names.index(name) for name in self.goals]
-        goals = estimate.positions.new_tensor(list(self.goals.values()))
+        goals = estimate.positions.new_tensor(np.array(list(self.goals.values())))
         errors = (estimate.positions[:, :, agents, self.step] - goals).square().sum(3)
         return -(errors * estimate.agent_mask[:, None, agents]).sum(2) / (2 * self.tolerance**2)
 
