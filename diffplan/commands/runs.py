@@ -237,7 +237,8 @@ class Evaluate:
         refine: how far the value function may move first actions, in standard deviations; less where candidates agree.
         refine_price: share of the returns' spread that a move by a standard deviation must gain; only with --refine.
         decode_actions: read actions off the planned observations (inverse dynamics).
-        deadline_ms: plan in this time; a plan that takes longer is not used, and counted.
+        deadline_ms: plan in this time, for all episodes of a batch together (--batch-size 1: as a robot does); a plan
+            that takes longer is not used, and counted.
         safe: change actions where robots would come too close (SafetyFilter).
         json: print the report, with every episode, as JSON.
     """
