@@ -126,6 +126,16 @@ def test_goals_that_agents_see_are_drawn_unless_others_are_given(plan):
         plot_plan(plan, goals={"robot_0": (0, 0, 0)})
 
 
+def test_dots_do_not_hide_what_is_short_beside_the_map(plan):
+    def largest(plan):
+        dots = [one for one in plot_plan(plan).axes[0].collections if isinstance(one, PathCollection)]
+        return max(one.get_sizes()[0] for one in dots if len(one.get_facecolor()))
+
+    far = plan.observations.copy()
+    far[:, 0, :, list(plan.spec.role_of("robot_0").position)] += 20
+    assert largest(dataclasses.replace(plan, observations=far)) < largest(plan) / 5
+
+
 def test_the_time_between_dots_is_not_rounded_away(plan):
     slower = dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, dt=0.125))
     assert "every 0.625 s" in [text.get_text() for text in plot_plan(slower).legends[0].get_texts()]

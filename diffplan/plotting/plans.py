@@ -161,10 +161,11 @@ def _draw_from_above(
     goals: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     best, every, goals = plan.best(), _dot_spacing(plan), goals or {}
+    scale = _dot_scale([best.positions(name)[0, :, :2] for name in names])
     for name in names:
         color = agent_color(plan.spec, name)
         draw_candidates(axes, plan.positions(name)[..., :2], color)
-        _draw_best(axes, best.positions(name)[0, :, :2], color, every)
+        _draw_best(axes, best.positions(name)[0, :, :2], color, every, scale)
         if executed is not None:
             axes.plot(*executed_path(executed, name, plan.horizon).T, "--", color=INK, linewidth=1.1, zorder=7)
         if name in goals:
@@ -185,13 +186,20 @@ def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
     return seen
 
 
-def _draw_best(axes: Axes, path: Float[np.ndarray, "H 2"], color: Color, every: int) -> None:
+def _dot_scale(paths: list[Float[np.ndarray, "H 2"]]) -> float:
+    """Of a dot's area: less where paths are short beside the map, lest dots hide them."""
+    whole = np.ptp(np.concatenate(paths), axis=0).max()
+    share = np.median([np.ptp(path, axis=0).max() for path in paths]) / max(whole, 1e-6)
+    return float(np.clip(4 * share, 0.3, 1.0) ** 2)
+
+
+def _draw_best(axes: Axes, path: Float[np.ndarray, "H 2"], color: Color, every: int, scale: float) -> None:
     """A line that fades with time, a large dot now and small ones at equal times."""
     fading = [(*color, alpha) for alpha in np.linspace(1.0, 0.45, len(path))]
     segments = np.stack([path[:-1], path[1:]], axis=1)
     axes.add_collection(LineCollection(list(segments), colors=fading[:-1], linewidths=2.2, zorder=4))
-    draw_dots(axes, path[every::every], color, size=26)
-    draw_dots(axes, path[:1], color, size=130)
+    draw_dots(axes, path[every::every], color, size=26 * scale)
+    draw_dots(axes, path[:1], color, size=130 * scale)
 
 
 def _dot_spacing(plan: Plan) -> int:
