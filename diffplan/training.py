@@ -105,8 +105,8 @@ def train(
         progress: show a bar with the time left.
 
     Raises:
-        ValueError: planner and dataset do not fit, entries that the spec calls static change, or the checkpoint is of
-            another run.
+        ValueError: planner and dataset do not fit, entries that the spec calls static change in the first episodes, or
+            the checkpoint is of another run.
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
     _check(planner, dataset, out, resume, start_share, change_weight=change_weight, action_weight=action_weight)

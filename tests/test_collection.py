@@ -460,6 +460,10 @@ def test_spaces_that_are_not_supported_say_what_is(spaces, message):
 )
 def test_a_spec_that_contradicts_the_spaces_is_refused(role, message):
     spec = JointSpec(RELAY.agents, dict.fromkeys(RELAY.roles, role))
+    env, odd = Relay(), 1000.1  # in the space's precision it is less
+    env.action_space = lambda agent: Box(-odd, odd, (1,))
+    env.joint_spec = JointSpec(RELAY.agents, dict.fromkeys(RELAY.roles, Role(2, (-odd,), (odd,))))
+    assert spec_from_env(env) is env.joint_spec
     env = Relay()
     env.joint_spec = spec
     with pytest.raises(ValueError, match=message):

@@ -118,7 +118,8 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
 
 
 def _actions(policy: BehaviorPolicy, present: Observations, step: int) -> Actions:
-    given = policy(present) or {}
+    answer = policy(present)
+    given = answer if isinstance(answer, Mapping) else {}
     if missing := [name for name in present if name not in given]:
         raise ValueError(f"the policy gave no action to {missing} at step {step}; it must drive {list(present)}.")
     actions = {name: np.asarray(given[name], np.float32) for name in present}
@@ -160,7 +161,7 @@ class EpisodeRecorder:
         present, taken = list(self.env.agents), {name: np.array(action) for name, action in actions.items()}
         parts = "observations, rewards, terminations, truncations, infos"
         seen, rewards, terminations, truncations, infos = self._parts(self.env.step(actions), "step", parts)
-        if not rewards:
+        if not rewards and self.env.agents:
             raise ValueError(
                 f"{self.env} gave {present} no rewards at step {len(self)}; it must, 0 where there is none."
             )
@@ -179,8 +180,8 @@ class EpisodeRecorder:
 
     def _parts(self, answer: Any, call: str, parts: str) -> Any:
         """What a call answered, if it has the parts that PettingZoo's parallel interface wants."""
-        if not isinstance(answer, tuple) or len(answer) != len(parts.split(", ")):
-            got = f"{len(answer)} parts" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
+        if not isinstance(answer, tuple | list) or len(answer) != len(parts.split(", ")):
+            got = f"{len(answer)} parts" if isinstance(answer, tuple | list) else f"a {type(answer).__name__}"
             raise ValueError(f"{call}() of {self.env} gave {got}; a ParallelEnv gives {parts}.")
         return answer
 

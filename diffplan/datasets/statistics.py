@@ -140,17 +140,16 @@ class Statistics:
             f"{name} observation[{entry}]"
             for row, (name, role) in enumerate(self.spec.roles.items())
             for entry in role.static
-            if self._largest[row, entry] > 0
+            if self._largest[row, entry] > _rounding(self._low[row, entry], self._high[row, entry])
         ]
 
     def _out_of_bounds(self) -> list[str]:
         """Actions beyond the spec's bounds, within which plans stay."""
         lines = []
-        for name, role in self.spec.roles.items():
-            entries = zip(*self.action_range(name), role.action_low, role.action_high, strict=True)
-            for entry, (low, high, least, most) in enumerate(entries):
-                rounding = 1e-5 * max(1.0, abs(least), abs(most))
-                if low < least - rounding or high > most + rounding:
+        for row, (name, role) in enumerate(self.spec.roles.items()):
+            for entry, (least, most) in enumerate(zip(role.action_low, role.action_high, strict=True)):
+                low, high = (bound[row, self.spec.observation_size + entry] for bound in (self._low, self._high))
+                if low < least - _rounding(least, most) or high > most + _rounding(least, most):
                     lines.append(f"{name} action[{entry}]: {low:.4g} to {high:.4g}, bounds {least:.4g} to {most:.4g}")
         return lines
 
@@ -166,6 +165,11 @@ class Statistics:
                 f"{times:.0f} times as much as usual, in episode {episode} before step {step} ({agent})"
             )
         return lines
+
+
+def _rounding(*values: float) -> float:
+    """What numbers of this size may differ by and still be the same."""
+    return 1e-5 * max(1.0, *map(abs, values))
 
 
 def _gaps(mask: np.ndarray) -> list[int]:

@@ -19,8 +19,8 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
         dt: seconds between two steps, which no space tells.
 
     Raises:
-        ValueError: an environment of another kind, a ``joint_spec`` that contradicts its agents or spaces, or without
-            one an observation space that is not a flat Box, or an action space that is not a flat, bounded Box.
+        ValueError: an environment of another kind, a ``joint_spec`` that contradicts its agents or Box spaces; without one
+            an observation space that is not a flat Box, or an action space that is not a flat, bounded Box.
 
     Example:
         >>> from mpe2 import simple_spread_v3
@@ -63,12 +63,18 @@ def _check_stated(env: Any, spec: JointSpec) -> None:
             if isinstance(space, Box) and space.shape != (width,):
                 shapes = f"{what} space of shape {space.shape}, its joint_spec says ({width},)"
                 raise ValueError(f"agent {name!r} of {env} has an {shapes}; match them.")
-        low, high = np.array(role.action_low), np.array(role.action_high)
-        if isinstance(acted, Box) and not ((low >= acted.low - 1e-6) & (high <= acted.high + 1e-6)).all():
+        if isinstance(acted, Box) and not _within(role, acted):
             raise ValueError(
-                f"agent {name!r} of {env} has the action space {acted}, its joint_spec bounds from {low.tolist()} to "
-                f"{high.tolist()}; these must lie within it."
+                f"agent {name!r} of {env} has the action space {acted}, its joint_spec bounds from "
+                f"{list(role.action_low)} to {list(role.action_high)}; these must lie within it."
             )
+
+
+def _within(role: Role, space: Box) -> bool:
+    """Whether a role's actions lie in a space, whose bounds are often of a smaller precision."""
+    bounds = (role.action_low, role.action_high, space.low, space.high)
+    low, high, least, most = (np.asarray(one, np.float32) for one in bounds)
+    return bool(((low >= least) & (high <= most)).all())
 
 
 def _role(env: Any, name: str) -> Role:

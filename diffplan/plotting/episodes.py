@@ -60,7 +60,8 @@ def plot_filmstrip(rollout: "Rollout", columns: int = 6) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def plot_dataset(store: TrajectoryStore, by: str | None = None, episodes: int = 12) -> Figure:
-    """Draws an overview of recorded episodes: paths of each agent, lengths, returns, success, and who is there when.
+    """Draws an overview of recorded episodes: paths of each agent, lengths, returns, success, and who is there when,
+    as far as there is any of it.
 
     Paths, returns and success rates (with 95 % Wilson intervals) are told apart by a label, such as the style. Only the
     episodes whose paths are drawn are read from the disk.
@@ -128,7 +129,7 @@ def _height_to_width(drawn: dict[str, list[Trajectory]]) -> float:
     episodes = [episode for some in drawn.values() for episode in some]
     names = [name for name in episodes[0].spec.names if has_position(episodes[0].spec, name)]
     places = np.concatenate([executed_path(one, name) for one in episodes for name in names])
-    if not len(places):
+    if np.isnan(places).all():
         return 1.0
     width, height = np.nanmax(places, axis=0) - np.nanmin(places, axis=0)
     return float(np.clip(height / max(width, 1e-6), 0.25, 1.0))
@@ -143,10 +144,10 @@ def _draw_paths(figure: FigureBase, drawn: dict[str, list[Trajectory]], columns:
         for episode in episodes:
             for name in filter(lambda name: has_position(episode.spec, name), episode.spec.names):
                 path, color = executed_path(episode, name), agent_color(episode.spec, name)
-                if not len(path):
+                if np.isnan(path).all():
                     continue
                 axes.plot(*path.T, color=color, linewidth=1, alpha=float(np.clip(6 / len(episodes), 0.15, 0.8)))
-                draw_dots(axes, path[:1], color, size=14)
+                draw_dots(axes, path[np.isfinite(path).all(1)][:1], color, size=14)
         style_map(axes)
         axes.set_title(value)
     spec = next(iter(drawn.values()))[0].spec

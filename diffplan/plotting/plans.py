@@ -1,6 +1,6 @@
 """Pictures of one plan: its candidates seen from above or over time, and how they came out of noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import matplotlib
@@ -91,11 +91,7 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     points = [plan.positions(name)[..., :2].reshape(-1, 2) for plan in (free, given) for name in names]
     low, high = _square(np.concatenate(points))
     for axes, plan, title, marked in zip(figure.subplots(1, 2), (free, given), titles, ((), told), strict=True):
-        for name in marked:
-            path = plan.best().positions(name)[0, :, :2]
-            axes.plot(*path.T, color=INK, linewidth=5, solid_capstyle="round", zorder=3)
-            axes.plot(*path[:1].T, "o", color=INK, markersize=15, zorder=3)
-        _draw_from_above(axes, plan, names)
+        _draw_from_above(axes, plan, names, told=marked)
         axes.set(title=title, xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="x (m)")
         axes.locator_params(nbins=6)  # labels of half a picture's width overlap sooner
     figure.axes[0].set_ylabel("y (m)")
@@ -123,7 +119,7 @@ def _goals(plan: Plan) -> dict[str, Sequence[float]]:
     for name in _present(plan):
         entries = list(plan.spec.role_of(name).goal)
         places = plan.observations[:, plan.spec.names.index(name), 0, entries]
-        if len(entries) == 2 and has_position(plan.spec, name) and np.allclose(places, places[0], atol=1e-3):
+        if len(entries) == 2 and has_position(plan.spec, name) and np.ptp(places, axis=0).max() < 1e-3:
             found[name] = places[0].tolist()
     return found
 
@@ -159,13 +155,18 @@ def _draw_from_above(
     names: list[str],
     executed: Trajectory | None = None,
     goals: Mapping[str, Sequence[float]] | None = None,
+    told: Collection[str] = (),
 ) -> None:
     best, every, goals = plan.best(), _dot_spacing(plan), goals or {}
-    scale = _dot_scale([best.positions(name)[0, :, :2] for name in names])
-    for name in names:
+    paths = {name: best.positions(name)[0, :, :2] for name in names}
+    scale = _dot_scale([*paths.values()])
+    for name, path in paths.items():
         color = agent_color(plan.spec, name)
         draw_candidates(axes, plan.positions(name)[..., :2], color)
-        _draw_best(axes, best.positions(name)[0, :, :2], color, every, scale)
+        if name in told:
+            axes.plot(*path.T, color=INK, linewidth=5, solid_capstyle="round", zorder=3)
+            axes.plot(*path[:1].T, "o", color=INK, markersize=15 * scale**0.5, zorder=3)
+        _draw_best(axes, path, color, every, scale)
         if executed is not None:
             axes.plot(*executed_path(executed, name, plan.horizon).T, "--", color=INK, linewidth=1.1, zorder=7)
         if name in goals:
@@ -187,10 +188,10 @@ def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
 
 
 def _dot_scale(paths: list[Float[np.ndarray, "H 2"]]) -> float:
-    """Of a dot's area: less where paths are short beside the map, lest dots hide them."""
-    whole = np.ptp(np.concatenate(paths), axis=0).max()
-    share = np.median([np.ptp(path, axis=0).max() for path in paths]) / max(whole, 1e-6)
-    return float(np.clip(4 * share, 0.3, 1.0) ** 2)
+    """Of a dot's area: less where the paths of those that move are short beside the map, lest dots hide them."""
+    whole, *lengths = (float(np.ptp(path, axis=0).max()) for path in (np.concatenate(paths), *paths))
+    moved = [length for length in lengths if length > 0.01 * whole]
+    return float(np.clip(4 * np.median(moved) / whole, 0.3, 1.0) ** 2) if moved else 1.0
 
 
 def _draw_best(axes: Axes, path: Float[np.ndarray, "H 2"], color: Color, every: int, scale: float) -> None:

@@ -45,15 +45,11 @@ def counted(number: int, noun: str) -> str:
 
 
 def executed_path(trajectory: Trajectory, agent: str, steps: int | None = None) -> Float[np.ndarray, "steps 2"]:
-    """Where an agent was (m), from the first to the last step at which it was there, NaN while it was away in between.
-
-    Of the first ``steps`` steps, if given.
-    """
+    """Where an agent was (m) at every step, NaN while it was away; at the first ``steps`` ones, if given."""
     index = trajectory.spec.names.index(agent)
     position = list(trajectory.spec.role_of(agent).position[:2])
     there = trajectory.agent_mask[:steps, index]
-    path = np.where(there[:, None], trajectory.observations[:steps, index][:, position], np.nan)
-    return np.asarray(path[there.argmax() : len(there) - there[::-1].argmax()] if there.any() else path[:0])
+    return np.where(there[:, None], trajectory.observations[:steps, index][:, position], np.nan)
 
 
 def draw_candidates(axes: Axes, paths: Float[np.ndarray, "S H 2"], color: Color, weight: float = 5) -> list[Line2D]:

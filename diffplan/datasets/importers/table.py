@@ -116,7 +116,7 @@ class Table:
             missing = [name for name in named if name is not None and name not in sheet.columns]
             if missing:
                 remedy = "say which is which, e.g. time='frame', agent='id' (--time frame --agent id)"
-                if len(sheet.columns) == 1:
+                if len(sheet.columns) == 1 and sheet.path.suffix == ".csv":
                     remedy = "separate columns by commas"
                 raise ValueError(f"{sheet.path} has no columns {missing}; it has {list(sheet.columns)}: {remedy}.")
             lists = [name for name in named if name is not None and sheet.columns[name].ndim > 1]
