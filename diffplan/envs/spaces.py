@@ -19,8 +19,8 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
         dt: seconds between two steps, which no space tells.
 
     Raises:
-        ValueError: an environment of another kind, a ``joint_spec`` that contradicts its agents or Box spaces; without one
-            an observation space that is not a flat Box, or an action space that is not a flat, bounded Box.
+        ValueError: an environment of another kind; a ``joint_spec`` that contradicts its agents or Box spaces; without
+            one, an observation space that is not a flat Box, or an action space that is not a flat, bounded Box.
 
     Example:
         >>> from mpe2 import simple_spread_v3
