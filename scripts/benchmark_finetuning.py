@@ -121,7 +121,9 @@ def run_seed(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         resume=True,
         progress=False,
     )
-    valued = report.acting.policy(pretrained(row, offline, base / f"pretrained_{seed}", seed))
+    prior = pretrained(row, offline, base / f"pretrained_{seed}", seed)
+    prior.register_to_config(action_spread=None)  # as of what is fine-tuned
+    valued = report.acting.policy(prior)
     result = {
         "before": alone,
         **beside,
