@@ -29,7 +29,8 @@ def players(data: Path, part: str, out: Path) -> TrajectoryStore:
 def clips_to_learn_from(data: Path) -> "list[Clip]":
     """Rebounds but for the last tenth, which is left to development, and what ended in a score.
 
-    Of the latter nothing that overlaps with rebounds which are not learned from; a quarter of all windows are rebounds.
+    Of the latter nothing that overlaps with rebounds which are not learned from. A quarter of all windows are of
+    rebounds, which are what the planner is tested on.
     """
     rebounds = clips(data, "rebound_train")
     tenth = len(rebounds) // 10

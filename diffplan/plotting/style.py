@@ -40,7 +40,7 @@ def has_position(spec: JointSpec, agent: str) -> bool:
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 agent", "2 agents"."""
+    """As in: 1 agent, 2 agents."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
