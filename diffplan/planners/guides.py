@@ -129,7 +129,7 @@ class ConstraintGuide(Guide):
         _positive(distance=distance)
 
         def violation(estimate: Estimate) -> Tensor:
-            gaps, there = _gaps(estimate, between_steps)
+            gaps, there = _gaps(estimate, distance, between_steps)
             return ((1 - gaps / distance).relu().square() * there[:, None, :, None]).sum((2, 3))
 
         return cls(violation, weight, levels, "separation", _position_index)
@@ -332,15 +332,30 @@ def _entries(observations: Float[Tensor, "B S N H O"], index: Int[Tensor, "N P"]
     return observations.gather(-1, index[:, None].expand(shape))
 
 
-def _gaps(estimate: Estimate, between_steps: bool) -> tuple[Float[Tensor, "B S pairs T"], Bool[Tensor, "B pairs"]]:
-    """Distances between every two agents (m), at each step or on the way to the next, and whether both are present."""
-    first, second = torch.triu_indices(estimate.spec.num_agents, estimate.spec.num_agents, 1)
-    apart = estimate.positions[:, :, first] - estimate.positions[:, :, second]
+def _gaps(
+    estimate: Estimate, within: float, between_steps: bool
+) -> tuple[Float[Tensor, "B S pairs T"], Bool[Tensor, "B pairs"]]:
+    """Distances between two agents (m), at each step or on the way to the next, and whether both are present.
+
+    Of pairs that come closer than ``within`` in any plan (or are not finite): in a crowd few do, and gradients of all
+    would cost most.
+    """
+    pairs = torch.triu_indices(estimate.spec.num_agents, estimate.spec.num_agents, 1, device=estimate.positions.device)
+    with torch.no_grad():
+        far = _apart(estimate.positions, pairs, between_steps) >= within
+        pairs = pairs[:, ~far.all(3).all(1).all(0)]
+    return _apart(estimate.positions, pairs, between_steps), estimate.agent_mask[:, pairs].all(1)
+
+
+def _apart(
+    positions: Float[Tensor, "B S N H P"], pairs: Int[Tensor, "two pairs"], between_steps: bool
+) -> Float[Tensor, "B S pairs T"]:
+    apart = positions.index_select(2, pairs[0]) - positions.index_select(2, pairs[1])
     if between_steps:
         start, move = apart[..., :-1, :], apart.diff(dim=-2)
         nearest = -(start * move).sum(-1) / move.square().sum(-1).clamp(min=1e-9)
         apart = start + nearest.clamp(0, 1)[..., None] * move
-    return _length(apart), estimate.agent_mask[:, first] & estimate.agent_mask[:, second]
+    return _length(apart)
 
 
 def _length(vectors: Tensor) -> Tensor:
