@@ -149,6 +149,7 @@ def train(
         raise ValueError("a crowd's windows do not say whose latents are whose; load the dataset without crowd.")
     if augmentation is not None:
         augmentation.check(dataset.spec, planner.normalizer.config.kind)
+    planner.to(accelerator.device)
     denoiser, encoder = planner.denoiser.train(), planner.partner_encoder
     facts["partner_encoder"] = encoder and {k: v for k, v in encoder.config.items() if not k.startswith("_")}
     networks = nn.ModuleDict({"denoiser": denoiser, "encoder": encoder.train()}) if encoder else denoiser

@@ -256,8 +256,8 @@ class Plan:
 
     def with_term(self, name: str, term: Float[np.ndarray, "S"]) -> "Plan":
         """The plan with one more term, which counts in ``values``."""
-        terms = {**self.terms, name: term}
-        return dataclasses.replace(self, terms=terms, values=np.sum(list(terms.values()), axis=0))
+        others = 0 if self.values is None else self.values - self.terms.get(name, 0)
+        return dataclasses.replace(self, terms={**self.terms, name: term}, values=others + term)
 
     def actions_at(self, step: int) -> Actions:
         """{agent: action} of the best candidate at a planned step, for the present agents, within their bounds."""

@@ -18,7 +18,8 @@ from figures import RESULTS, Figure, record
 import diffplan as dp
 from diffplan.evaluation import Interval, share_interval
 from diffplan.planners import Question
-from diffplan.planners.member import Manners, TeamMember, answers
+from diffplan.planners.manners import Manners
+from diffplan.planners.member import TeamMember, answers
 from diffplan.planners.question import Sampling
 
 FOLDER = Path("runs/benchmark/joint_modes")

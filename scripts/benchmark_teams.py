@@ -25,7 +25,8 @@ import diffplan as dp
 from diffplan.evaluation import Interval, mean_interval, share_interval
 from diffplan.files import read_json, write_json
 from diffplan.planners.channel import Link
-from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.manners import Manners
+from diffplan.planners.member import TeamMember
 from diffplan.planners.team import DecentralizedTeam
 
 COMMAND = "python scripts/benchmark_teams.py --seeds {seeds} --episodes {episodes}"

@@ -3,6 +3,7 @@
 The world: points on a line drift right or left, half of the episodes each; a step is paid for by where it goes.
 """
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 import diffplan as dp
 from diffplan.models.value import lower_twin
 from diffplan.planners import ConstraintGuide
-from diffplan.planners.deadline import Deadline
+from diffplan.planners.deadline import Deadline, Pace
+from diffplan.planners.guides import Estimate
 from diffplan.planners.openness import OPEN
 from diffplan.planners.refinement import refine_first_actions
 from diffplan.questions import draw_returns
@@ -117,13 +119,23 @@ def test_a_short_deadline_leaves_fewer_candidates_and_steps_and_a_long_one_all(p
 
 
 def test_candidates_are_cut_to_what_time_allows() -> None:
-    deadline = Deadline(1_000.0)
-    assert deadline.affordable(64, calls=5, pace=None) == 64
-    assert 15 <= deadline.affordable(64, calls=5, pace=0.01) <= 18
-    assert deadline.affordable(64, calls=5, pace=10.0) == 1
-    later = Deadline(1_000, calls_after=4)  # these, too, are of all questions
-    assert later.affordable(64, calls=5, pace=0.001, questions=10) <= 10
-    assert Deadline(None).affordable(64, calls=5, pace=10.0) == 64
+    assert Deadline(1_000.0).affordable(64, calls=5) == 64
+    assert 15 <= Deadline(1_000.0, known=Pace(0.01)).affordable(64, calls=5) <= 18
+    assert Deadline(1_000.0, known=Pace(10.0)).affordable(64, calls=5) == 1
+    assert 7 <= Deadline(1_000.0, known=Pace(0.01, after=0.05)).affordable(64, calls=5) <= 9
+    later = Deadline(1_000, calls_after=4, known=Pace(0.001))  # these, too, are of all questions
+    assert later.affordable(64, calls=5, questions=10) <= 10
+    assert Deadline(None, known=Pace(10.0)).affordable(64, calls=5) == 64
+
+
+def test_a_deadline_leaves_time_for_guides_that_rank(planner: dp.DiffusionPlanner) -> None:
+    def slow(plan: Estimate) -> torch.Tensor:
+        time.sleep(0.001 * plan.observations.shape[1])  # a millisecond a candidate
+        return plan.observations.square().sum((2, 3, 4))
+
+    ranking = dp.ConstraintGuide(slow, levels=None)
+    planner(NOW, num_samples=200, guides=[ranking])  # what ranking takes is not known before
+    assert planner(NOW, num_samples=200, guides=[ranking], deadline_ms=100).num_samples <= 90
 
 
 def test_refined_first_actions_are_worth_more_and_stay_within_reach(dataset, planner) -> None:
@@ -175,7 +187,7 @@ def test_a_policy_refines_only_as_far_as_the_data_leave_actions_open(dataset, pl
 
     def first(spread: float | None, refine: float) -> np.ndarray:
         valued.register_to_config(action_spread=spread)
-        policy = dp.RecedingHorizonPolicy(valued, num_samples=8, refine=refine, refine_price=0)
+        policy = dp.RecedingHorizonPolicy(valued, num_samples=8, refine=np.float64(refine), refine_price=0)
         policy.reset([0])
         actions = policy([NOW])[0]
         return np.concatenate([actions[name] for name in NOW])

@@ -151,12 +151,15 @@ def test_entries_that_are_no_pair_are_refused(options: dict[str, object], messag
 ROLE = Role(2, (), (), position=(0, 1))
 
 
-def walkers(folder: Path, crowds: list[int], length: int = W, agents: int = 6) -> TrajectoryStore:
-    """Walkers that turn left at a rate of their own, all of them from the present on."""
+def walkers(
+    folder: Path, crowds: list[int], length: int = W, agents: int = 6, turns: float | None = None
+) -> TrajectoryStore:
+    """Walkers that turn left by 0.3 a step, or each by its own (of this standard deviation), from the present on."""
     spec = JointSpec({f"walker_{i}": "walker" for i in range(agents)}, {"walker": ROLE}, dt=0.4)
     rng, episodes = np.random.default_rng(0), []
     for number in crowds:
-        angle = rng.uniform(0, 2 * np.pi, agents) + np.maximum(0, np.arange(length) - HISTORY)[:, None] * 0.3
+        turn = 0.3 if turns is None else rng.normal(0, turns, agents)
+        angle = rng.uniform(0, 2 * np.pi, agents) + np.maximum(0, np.arange(length) - HISTORY)[:, None] * turn
         steps = np.stack((np.cos(angle), np.sin(angle)), -1)
         paths = rng.normal(size=(agents, 2)) * 20 + steps.cumsum(0)
         mask = np.tile(np.arange(agents) < number, (length, 1))
@@ -250,6 +253,22 @@ def test_a_planner_with_frames_learns_to_turn_left_anywhere_in_crowds_of_any_siz
     for name, place in start.items():
         off = np.linalg.norm(plan.positions(name)[:, 1:] - place - expected, axis=-1)
         assert off.max() < 0.5 * np.linalg.norm(expected - np.arange(1, HORIZON)[:, None] * east, axis=-1).max()
+
+
+@pytest.mark.parametrize("resample", [False, True])
+def test_a_guide_moves_plans_of_agents_in_their_own_frames(tmp_path: Path, resample: bool) -> None:
+    store = walkers(tmp_path, [2] * 64, agents=2, turns=0.3)
+    dataset = dp.load_dataset(store.path, HORIZON, HISTORY, normalizer="motion", inside=True)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=1, frames=True)
+    dp.train(planner, dataset, steps=200, batch_size=32, mix=ONLY_PLAN, start_share=0, progress=False)
+    start = {name: np.array([1_000.0 + 5 * i, -500.0]) for i, name in enumerate(store.spec.names)}
+    east, nothing = np.array([1.0, 0.0]), dict.fromkeys(start, np.zeros(0, np.float32))
+    past = [({name: place + step * east for name, place in start.items()}, nothing) for step in range(-HISTORY, 0)]
+    left = dp.GoalGuide({"walker_0": start["walker_0"] + (HORIZON - 2, 3)}, tolerance=0.5)  # far from all data
+    free = planner(start, past=past, num_samples=32)
+    guided = planner(start, past=past, num_samples=32, guides=[left], resample=resample)
+    side = [(one.positions("walker_0")[:, -1] - start["walker_0"])[:, 1] for one in (free, guided)]
+    assert abs(side[0].mean()) < 0.7 and side[1].min() > 0.7
 
 
 def test_frames_need_a_position_and_the_normalizer_made_for_them(tmp_path: Path) -> None:

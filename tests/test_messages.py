@@ -8,7 +8,7 @@ import pytest
 
 import diffplan as dp
 from diffplan.planners.channel import Channel, Link
-from diffplan.planners.messages import HEADER, RANGE, Message
+from diffplan.planners.messages import DOUBLINGS, HEADER, RANGE, Message
 from diffplan.trajectory import Plan
 
 HORIZON = 32
@@ -42,10 +42,17 @@ def test_told_cells_are_interpolated_to_every_step_and_end_where_the_plan_ends(p
     assert np.isnan(path[HORIZON - 10 :]).all()
 
 
-def test_numbers_beyond_the_range_are_cut_off(plan: Plan) -> None:
-    far = dataclasses.replace(plan, observations=plan.observations + 100)
+@pytest.mark.parametrize("away", [5, 100, 250])
+def test_a_message_of_larger_numbers_is_coarser_but_whole(plan: Plan, away: float) -> None:
+    message = Message.from_plan(dataclasses.replace(plan, observations=plan.observations + away), "robot_0", 0)
+    again = Message.from_bytes(message.to_bytes(SPEC, NORMALIZER), SPEC, NORMALIZER)
+    np.testing.assert_allclose(again.cells, message.cells, atol=2 * away / 2**16)
+
+
+def test_numbers_beyond_all_ranges_are_cut_off(plan: Plan) -> None:
+    far = dataclasses.replace(plan, observations=plan.observations + 1e6)
     again = Message.from_bytes(Message.from_plan(far, "robot_0", 0).to_bytes(SPEC, NORMALIZER), SPEC, NORMALIZER)
-    np.testing.assert_allclose(again.cells[:, :6], 0.1 + 0.6 * RANGE, atol=1e-5)
+    np.testing.assert_allclose(again.cells[:, :6], 0.1 + 0.6 * RANGE * 2**DOUBLINGS, rtol=1e-5)
 
 
 def test_one_damaged_bit_anywhere_is_noticed(plan: Plan) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import diffplan as dp
 from diffplan.planners import Question, make_scheduler
+from diffplan.planners.judging import realism
 from diffplan.trajectory import Cells, Plan
 
 HORIZON, HISTORY = 8, 4
@@ -357,6 +359,14 @@ def test_actions_are_read_off_the_observations_alone_whatever_the_warm_start(pla
     given = Cells(plan.observations[0], np.full_like(plan.actions[0], np.nan))
     cold, warm = (planner(observations, given=given, warm_start=w, decode_actions=True) for w in (None, plan))
     np.testing.assert_allclose(warm.actions, cold.actions, atol=1e-5)
+
+
+def test_a_plan_of_other_numbers_is_a_warm_start_and_is_judged(planner, observations) -> None:
+    plan = planner(observations, seed=1)
+    wide = dataclasses.replace(plan, observations=plan.observations.astype(float), actions=plan.actions.astype(float))
+    ours, same = (planner(observations, warm_start=one, seed=2) for one in (wide, plan))
+    assert np.array_equal(ours.actions, same.actions)
+    assert np.isfinite(realism(planner, wide)).all()
 
 
 def test_warm_and_cold_questions_do_not_mix(planner, observations) -> None:

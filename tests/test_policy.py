@@ -154,18 +154,21 @@ def test_what_was_seen_is_remembered_where_the_environment_uses_its_arrays_again
     policy = dp.RecedingHorizonPolicy(dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1))
     _, (seen,) = start((0,))
     policy.reset([0])
-    policy([seen])
+    (actions,) = policy([seen])
     before = {name: array.copy() for name, array in seen.items()}
-    for array in seen.values():
+    done = {name: array.copy() for name, array in actions.items()}
+    for array in (*seen.values(), *actions.values()):
         array += 1
     (past,) = policy._episodes[0].past
     assert all(np.array_equal(past[0][name], before[name]) for name in before)
+    assert all(np.array_equal(past[1][name], done[name]) for name in before)
 
 
 def test_a_shifted_plan_begins_later_and_holds_its_end(planner) -> None:
     _, (observations,) = start((0,))
-    plan = planner(observations)
+    plan = planner(observations, num_samples=2).with_term("mine", np.array([1.0, 2.0]))
     later = shifted(plan, 3)
+    assert np.array_equal(later.values, later.terms["mine"])
     assert np.array_equal(later.actions[:, :, :5], plan.actions[:, :, 3:])
     assert np.array_equal(later.actions[:, :, -1], plan.actions[:, :, -1])
 

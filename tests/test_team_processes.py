@@ -17,7 +17,8 @@ import diffplan as dp
 from diffplan.cli import main
 from diffplan.commands.teams import parse_kills, print_report
 from diffplan.planners import make_scheduler
-from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.manners import Manners
+from diffplan.planners.member import TeamMember
 from diffplan.processes.robot import MODES, load_member
 from diffplan.processes.team import TeamReport, run_team
 from diffplan.processes.world import EpisodeReport, RobotReport

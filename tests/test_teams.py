@@ -14,10 +14,12 @@ from diffplan.envs.crossing_partners import ScriptedPartners
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import make_scheduler
 from diffplan.planners.channel import Link
-from diffplan.planners.member import SUPPOSITIONS, Manners, TeamMember, answers
+from diffplan.planners.manners import Manners
+from diffplan.planners.member import SUPPOSITIONS, TeamMember, answers
 from diffplan.planners.messages import Message
 from diffplan.planners.question import Sampling
 from diffplan.planners.team import DecentralizedTeam, consistency
+from diffplan.spec import JointSpec
 from diffplan.trajectory import Cells, Plan
 
 HORIZON = 8
@@ -233,6 +235,31 @@ def test_old_doubled_foreign_and_malformed_messages_are_dropped_and_counted(plan
     teller.receive(message(21 - HORIZON, "robot_1"))  # its last cell was of step 20
     teller.receive(message(22 - HORIZON, "robot_1"))
     assert (teller.stats.stale, teller.heard["robot_1"].step) == (1, 14)
+
+
+def test_what_was_heard_before_the_first_step_from_later_is_of_another_episode(planner) -> None:
+    member, plan = TeamMember(planner, "robot_1"), planner(NEAR)
+    for step in (57, 0):
+        member.receive(Message.from_plan(plan, "robot_0", step).to_bytes(planner.spec, planner.normalizer))
+    assert member.heard["robot_0"].step == 57
+    member.ask(NEAR["robot_1"], {}, 0)
+    assert not member.heard
+    member.receive(Message.from_plan(plan, "robot_0", 1).to_bytes(planner.spec, planner.normalizer))
+    assert member.heard["robot_0"].step == 1
+
+
+def test_who_senses_all_plans_for_nobody_else_and_who_does_not_for_all(planner) -> None:
+    robots = JointSpec({f"robot_{i}": "robot" for i in range(3)}, planner.spec.roles, planner.spec.dt)
+    three, sensed = planner.for_agents(robots), {"robot_1": hidden("robot_1")}
+    _, told = TeamMember(three, "robot_2").act(NEAR["robot_0"], {}, 0)
+    for senses_all in (True, False):
+        member = TeamMember(three, "robot_0", Manners(senses_all=senses_all))
+        member.receive(told)
+        for step in range(2):
+            member.act(NEAR["robot_0"], sensed, step)
+            assert member.plan.agent_mask.tolist() == [True, True, not senses_all]
+        member.act(NEAR["robot_0"], {**sensed, "robot_2": hidden("robot_1")}, 2)  # arrives
+        assert member.plan.agent_mask.all()
 
 
 def test_who_is_seen_elsewhere_than_it_told_or_has_told_nothing_for_long_is_not_believed(planner) -> None:
@@ -477,7 +504,9 @@ def test_settings_and_names_that_make_no_sense_are_refused(planner) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"bits": 7}, {"stride": 0}, {"warm_start_level": 3.0}, {"num_inference_steps": 0}], ids=str
+    "wrong",
+    [{"bits": 7}, {"stride": 0}, {"stride": 256}, {"warm_start_level": 3.0}, {"num_inference_steps": 0}],
+    ids=str,
 )
 def test_manners_that_cannot_be_followed_are_refused(wrong: dict[str, float]) -> None:
     ((name, value),) = wrong.items()

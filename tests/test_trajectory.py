@@ -72,6 +72,12 @@ def test_the_best_candidate_is_the_one_of_highest_value() -> None:
     assert np.array_equal(plan.actions_at(2)["a"], expected)
 
 
+def test_a_further_term_counts_beside_what_a_plan_is_worth_already() -> None:
+    plan = make_plan([3.0, 1.0, 2.0]).with_term("mine", np.array([0.0, 3.0, 0.0]))
+    assert plan.values.tolist() == [3, 4, 2]
+    assert plan.with_term("mine", np.zeros(3)).values.tolist() == [3, 1, 2]
+
+
 def test_positions_are_the_entries_that_the_role_names() -> None:
     plan = make_plan()
     assert np.array_equal(plan.positions("b"), plan.observations[:, 1, :, :2])

@@ -2,7 +2,8 @@
 
 from diffplan.planners.channel import Link
 from diffplan.planners.guides import ConstraintGuide, Estimate, GoalGuide, Guide, ValueGuide
-from diffplan.planners.member import Manners, TeamMember
+from diffplan.planners.manners import Manners
+from diffplan.planners.member import TeamMember
 from diffplan.planners.messages import Message
 from diffplan.planners.particles import PartnerGuide, PartnerParticles
 from diffplan.planners.planner import DiffusionPlanner

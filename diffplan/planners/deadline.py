@@ -1,8 +1,19 @@
 """Plans that must be ready in time: how many candidates can be afforded, and when to stop improving them."""
 
 import time
+from typing import NamedTuple
 
-RESERVE = 0.1  # share of the time that is kept for what comes after the last call of the network
+RESERVE = 0.1  # share of the time that is kept for what nobody foresees
+
+
+class Pace(NamedTuple):
+    """Seconds that a plan's last call of the network took for one candidate, and that what followed took for one.
+
+    What follows: guides rank, and more.
+    """
+
+    call: float
+    after: float = 0.0
 
 
 class Deadline:
@@ -11,34 +22,42 @@ class Deadline:
     Args:
         milliseconds: until the plan must be there.
         calls_after: calls of the network that follow the denoising.
+        known: of an earlier plan; None: of none.
     """
 
-    def __init__(self, milliseconds: float | None, calls_after: int = 0):
-        self.last, self.calls_after = time.perf_counter(), calls_after
+    def __init__(self, milliseconds: float | None, calls_after: int = 0, known: Pace | None = None):
+        self.last, self.calls_after, self.known = time.perf_counter(), calls_after, known
         self.end = None if milliseconds is None else self.last + (1 - RESERVE) * milliseconds / 1e3
-        self.pace: float | None = None
+        self._call: float | None = None
 
     def start(self) -> None:
         """Called before the first call of the network."""
         self.last = time.perf_counter()
 
-    def affordable(self, candidates: int, calls: int, pace: float | None, questions: int = 1) -> int:
-        """How many of ``candidates`` can be denoised in time, at least 1.
+    def affordable(self, candidates: int, calls: int, questions: int = 1) -> int:
+        """How many of ``candidates`` can be planned in time, at least 1; all where no pace is known.
 
         Args:
             candidates: asked for.
             calls: of the network that each of them takes.
-            pace: seconds that one call took for one candidate, where that is known.
             questions: so many are answered at once, with as many candidates each.
         """
-        if self.end is None or pace is None:
+        if self.end is None or self.known is None:
             return candidates
-        left = self.end - time.perf_counter()
-        return max(1, min(candidates, int(left / (pace * questions * (calls + self.calls_after)))))
+        each = self.known.call * (calls + self.calls_after) + self.known.after
+        return max(1, min(candidates, int((self.end - time.perf_counter()) / (questions * each))))
 
     def over(self, candidates: int) -> bool:
         """Called after every call of the network for so many candidates: whether another one would be too late."""
         now = time.perf_counter()
         took, self.last = now - self.last, now
-        self.pace = took / candidates
-        return self.end is not None and now + took * (1 + self.calls_after) > self.end
+        self._call = took / candidates
+        after = self.known.after * candidates if self.known else 0.0
+        return self.end is not None and now + took * (1 + self.calls_after) + after > self.end
+
+    def pace(self, candidates: int) -> Pace | None:
+        """Called when a plan of so many candidates is there: what the next one may count on."""
+        if self._call is None:
+            return None
+        after = (time.perf_counter() - self.last) / candidates - self.calls_after * self._call
+        return Pace(self._call, max(0.0, after))

@@ -131,7 +131,7 @@ class Guidance:
         """The estimate of the clean cells, and the guided one (the module's equation); only ``free`` entries move."""
         moving = [index for index, guide in enumerate(self.guides) if _moves(guide, level)]
         if not moving:
-            with torch.inference_mode():  # as without guides
+            with torch.no_grad():  # inference mode would bar what the first estimate settles from later gradients
                 clean = torch.where(known, sample, estimate(sample, level))
             return clean, clean
         with torch.enable_grad():

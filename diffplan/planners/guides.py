@@ -231,6 +231,8 @@ class GoalGuide(Guide):
             raise ValueError(f"goals {wrong} are not positions of {width} numbers (m).")
         if not -horizon <= self.step < horizon:
             raise ValueError(f"step={self.step} is outside the plan of {horizon} steps.")
+        if normalizer.config.kind == "motion":
+            return  # its scale is not the size of what the data cover, and agents in their own frames may be anywhere
         for name, goal in self.goals.items():
             role, entries = list(spec.roles).index(spec.agents[name]), list(spec.role_of(name).position)
             center, scale = (np.array(normalizer.config[key])[role, entries] for key in ("center", "scale"))
@@ -272,12 +274,12 @@ class ValueGuide(Guide):
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
         B, S = estimate.normalized.shape[:2]
         O = estimate.spec.observation_size
-        cells = estimate.normalized.flatten(0, 1)
+        cells = estimate.normalized.flatten(0, 1).to(self.value_function.device)
         roles = torch.from_numpy(estimate.spec.role_index).to(cells.device)
-        mask = estimate.agent_mask.repeat_interleave(S, 0)
+        mask = estimate.agent_mask.repeat_interleave(S, 0).to(cells.device)
         looks = self.looks or (8 if self.levels is None else 4)
         values = self.value_function.plan_values(cells[..., :O], cells[..., O:], roles, mask, looks)
-        values = values.reshape(B, S, -1) / self.value_function.config.reward_scale
+        values = values.reshape(B, S, -1).to(estimate.normalized.device) / self.value_function.config.reward_scale
         if self.agent is not None:
             return values[..., estimate.spec.names.index(self.agent)]
         return estimate.per_agent(values)

@@ -37,7 +37,7 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
         noise = torch.randn(clean.shape[1:], generator=generator).to(clean)
         noisy = torch.where(free, torch.lerp(clean, noise, LEVEL), clean)
         error += ((estimate(noisy, LEVEL) - clean).square() * free).flatten(1).sum(1)
-    return -(error / DRAWS / free.sum()).cpu().numpy()
+    return -(error / DRAWS / free.sum().clamp(min=1)).cpu().numpy()
 
 
 @torch.no_grad()

@@ -17,102 +17,21 @@ of a later robot that it cannot see does it take what that told. So a team of N 
 import dataclasses
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
 from diffplan.planners.guides import Guide
+from diffplan.planners.manners import Manners, TeamStats
 from diffplan.planners.messages import Message
 from diffplan.planners.planner import DiffusionPlanner
-from diffplan.planners.policy import PlanningStats, shifted
+from diffplan.planners.policy import covers, shifted
 from diffplan.planners.question import Question, Sampling
 from diffplan.planners.safety import SafetyFilter
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Cells, Plan
 
 SUPPOSITIONS = 16  # plans of which the one in the middle tells where others are going
-
-
-@dataclass(frozen=True)
-class Manners:
-    """How the robots of a team plan and talk; all have the same.
-
-    Args:
-        speak: tell the others what one intends.
-        shared_seed: draw the same noise as the others (which costs nothing), else each its own.
-        num_inference_steps: denoising steps of a plan from noise.
-        warm_start_level: noise level from which later plans start, on the shifted last plan, in one step.
-        tolerance: speak when what one intends is farther than this from what one told, at the step where it is most
-            (in the normaliser's units, standard deviations of the data for a Gaussian one; positions, where the role
-            has any).
-        surprise: likewise, how far what a partner tells may be from what one expected of it to count as the same way.
-        repeat_every: speak after so many steps anyway: messages get lost.
-        told_std: how well a cell is known that was told in this step: a standard deviation, in the same units.
-        aging_std: how much that grows with every step since.
-        stride: steps between two told cells.
-        bits: of a number in a message, 8 or 16.
-        bytes_per_second: what one robot may send; a second's worth, or a message's, can be saved up. None: anything.
-
-    Raises:
-        ValueError: settings that make no sense.
-    """
-
-    speak: bool = True
-    shared_seed: bool = True
-    num_inference_steps: int = 10
-    warm_start_level: float = 0.7
-    tolerance: float = 0.1
-    surprise: float = 0.5
-    repeat_every: int = 10
-    told_std: float = 1.0
-    aging_std: float = 0.1
-    stride: int = 4
-    bits: int = 16
-    bytes_per_second: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("tolerance", "surprise", "told_std", "aging_std", "bytes_per_second"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name}={value}; give a finite number, 0 or more.")
-        for name in ("num_inference_steps", "repeat_every", "stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; give 1 step or more.")
-        if not 0 < self.warm_start_level <= 1:
-            raise ValueError(f"warm_start_level={self.warm_start_level}; choose a noise level in (0, 1].")
-        if self.bits not in (8, 16):
-            raise ValueError(f"bits={self.bits}; choose 8 or 16.")
-
-
-@dataclass
-class TeamStats(PlanningStats):
-    """What planning and talking cost a team.
-
-    Args:
-        sent: messages sent, each to all others.
-        bytes_sent: their size.
-        lost: of what was sent, arrivals at one robot that did not happen (where the link is simulated).
-        unaffordable: messages that were due and not sent, for want of budget.
-        refused: bytes that were no message of this team: malformed, damaged, foreign, or from the future.
-        stale: messages older than what was known already, or with nothing in them that is still to come.
-        duplicates: messages that had been heard already.
-        gave_way: plans that were begun anew because an earlier robot's did not fit.
-        consistency: after every step, how far what robots plan for each other is from what these plan (m).
-    """
-
-    sent: int = 0
-    bytes_sent: int = 0
-    lost: int = 0
-    unaffordable: int = 0
-    refused: int = 0
-    stale: int = 0
-    duplicates: int = 0
-    gave_way: int = 0
-    consistency: list[float] = field(default_factory=list)
-
-    def clear(self) -> None:
-        vars(self).update(vars(TeamStats()))
 
 
 class TeamMember:
@@ -193,8 +112,12 @@ class TeamMember:
     def ask(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], step: int) -> Question:
         """The first half of ``act``: what to ask the planner."""
         sensed = {name: row for name, row in sensed.items() if np.isfinite(row).any()}
+        if self.step < 0:  # of another episode is what was heard before, if it is from later
+            self.heard = {name: message for name, message in self.heard.items() if message.step <= step}
+        if self.manners.senses_all:
+            self.heard = {name: message for name, message in self.heard.items() if name in sensed}
         self._gap = step - self.step  # more than one, if it was too slow for some
-        last = self.plan and shifted(self.plan, self._gap)
+        last = shifted(self.plan, self._gap) if self.plan and covers(self.plan, sensed) else None
         self.step = step
         if self._past:
             for _ in range(min(self._gap - 1, self.planner.history)):
@@ -231,7 +154,7 @@ class TeamMember:
         """A question without static entries that are not known, of those who are seen: as in the plan's candidate that
         is nearest to all others. From now on, the robot takes its partners' to be so."""
         world, spec = {**question.observations}, self.planner.spec
-        for index, name in enumerate(spec.names):
+        for index, name in ((spec.names.index(name), name) for name in question.observations):
             row, static = np.array(world[name], np.float32), list(spec.role_of(name).static)
             if np.isnan(row[static]).any() and np.isfinite(np.delete(row, static)).all():
                 drawn = plan.observations[:, index, 0, static]
@@ -295,6 +218,8 @@ class TeamMember:
         what stays the same."""
         world = {}
         for name in self.planner.spec.names:
+            if self.manners.senses_all and name not in sensed:
+                continue
             role = self.planner.spec.role_of(name)
             row = np.array(sensed.get(name, np.full(role.observation_size, np.nan)), np.float32)
             static = list(role.static)

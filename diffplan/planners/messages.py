@@ -21,9 +21,10 @@ from diffplan.spec import JointSpec
 from diffplan.trajectory import Plan
 
 MAGIC = b"DP1"
-HEADER = struct.Struct("<3sIIHBBB")  # magic, check sum, step, horizon, sender, stride, bits
-RANGE = 4.0
-"""Numbers are quantised between -RANGE and RANGE of the normaliser's units, and cut off beyond."""
+HEADER = struct.Struct("<3sIIHBBB")  # magic, check sum, step, horizon, sender, stride, bits and doublings
+RANGE, DOUBLINGS = 4.0, 7
+"""Numbers are quantised between -RANGE and RANGE of the normaliser's units, or twice, four times ... that where a
+message has larger ones, up to DOUBLINGS times doubled; they are cut off beyond."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,22 @@ class Message:
             bits: a number, 8 or 16.
 
         Raises:
-            ValueError: other ``bits``.
+            ValueError: other ``bits``, or a sender beyond the team's first 256.
         """
         if bits not in (8, 16):
             raise ValueError(f"bits={bits}; quantise to 8 or 16.")
         index, most = spec.names.index(self.sender), 2**bits - 1
+        if index > 255:
+            raise ValueError(f"{self.sender!r} is agent {index} of its team; messages are of its first 256 agents.")
         cells = normalizer.normalize(self.cells[None], spec.role_index[[index]])[0]
         static, moving = _entries(spec, index)
         numbers = np.concatenate((cells[0, static], cells[:, moving].ravel()))
-        share = (np.clip(numbers, -RANGE, RANGE) + RANGE) / (2 * RANGE)
+        times = np.abs(numbers).max(initial=RANGE) / RANGE
+        doublings = min(DOUBLINGS, int(np.ceil(np.log2(times))))
+        reach = RANGE * 2**doublings
+        share = (np.clip(numbers, -reach, reach) + reach) / (2 * reach)
         body = np.rint(share * most).astype(f"<u{bits // 8}").tobytes()
-        fields = (self.step, self.horizon, index, self.stride, bits)
+        fields = (self.step, self.horizon, index, self.stride, bits | doublings << 5)
         return HEADER.pack(MAGIC, _checksum(spec, normalizer, fields, body), *fields) + body
 
     @classmethod
@@ -85,7 +91,8 @@ class Message:
         if len(data) < HEADER.size or data[:3] != MAGIC:
             raise ValueError(f"{len(data)} bytes that are no message of a robot (they begin with {data[:3]!r}).")
         _, checksum, *fields = HEADER.unpack_from(data)
-        step, horizon, index, stride, bits = fields
+        step, horizon, index, stride, coding = fields
+        bits, reach = coding & 31, RANGE * 2 ** (coding >> 5)
         body = data[HEADER.size :]
         if checksum != _checksum(spec, normalizer, fields, body):
             raise ValueError("a message that is damaged, or of a team with another spec or normaliser.")
@@ -95,7 +102,7 @@ class Message:
         count = len(_told_steps(horizon, stride))
         if len(body) * 8 != bits * (len(static) + count * len(moving)):
             raise ValueError(f"a message of {len(body)} bytes, which are not {count} cells of {spec.names[index]!r}.")
-        numbers = np.frombuffer(body, f"<u{bits // 8}").astype(np.float32) / (2**bits - 1) * (2 * RANGE) - RANGE
+        numbers = np.frombuffer(body, f"<u{bits // 8}").astype(np.float32) / (2**bits - 1) * (2 * reach) - reach
         cells = np.zeros((count, spec.size), np.float32)
         cells[:, static], cells[:, moving] = numbers[: len(static)], numbers[len(static) :].reshape(count, -1)
         cells = normalizer.unnormalize(cells[None], spec.role_index[[index]])[0] * spec.feature_mask[index]

@@ -18,7 +18,7 @@ from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
 from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, find_planner
-from diffplan.planners.deadline import Deadline
+from diffplan.planners.deadline import Deadline, Pace
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
@@ -96,7 +96,7 @@ class DiffusionPlanner(DiffusionPipeline):
         self.register_to_config(spec=self.spec.to_dict(), **settings)
         self.horizon, self.history, self.precision = horizon, history, "auto"
         self.provenance: dict[str, Any] = {}
-        self._pace: float | None = None  # seconds that the network last took for one candidate
+        self._pace: Pace | None = None  # of the last plan
         self._tried: Sequence[Guide] = ()  # the last plans' guides
 
     @classmethod
@@ -276,7 +276,7 @@ class DiffusionPlanner(DiffusionPipeline):
         """Samples plans for many questions in one batch, all with a warm start or none; see ``__call__``."""
         if not questions:
             return []
-        deadline = Deadline(sampling.deadline_ms, DRAWS * bool(sampling.realism) + sampling.decode_actions)
+        deadline = Deadline(sampling.deadline_ms, DRAWS * bool(sampling.realism) + sampling.decode_actions, self._pace)
         layout = (self.spec, self.normalizer, self.horizon, self.history)
         grids = [known_grid(question, *layout) for question in questions]
         values, known, exists, ceiling = (
@@ -290,7 +290,7 @@ class DiffusionPlanner(DiffusionPipeline):
             raise ValueError("some questions have a warm_start and some do not; ask them in two calls.")
         if warm:
             levels = [sampling.warm_start_level * level for level in levels]
-        number = deadline.affordable(sampling.num_samples, len(levels) - 1, self._pace, len(questions))
+        number = deadline.affordable(sampling.num_samples, len(levels) - 1, len(questions))
         opened = openness(self.config["action_spread"])
         guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, opened)
         guidance.check(self.horizon, self._tried)
@@ -308,7 +308,6 @@ class DiffusionPlanner(DiffusionPipeline):
         grid = (known, exists, ceiling)
         latents = latents if latents is None else latents.repeat_interleave(number, 0)
         chain = self._sample(sample.flatten(0, 1), grid, levels, sampling, latents, guidance, deadline, seeds)
-        num_inference_steps, self._pace = len(chain) - 1, deadline.pace
         if sampling.decode_actions:
             observed = torch.arange(self.spec.size, device=self.denoiser.device) < self.spec.observation_size
             sample = torch.where(known[:, None] | observed, chain[-1].reshape(noise.shape), noise) * exists[:, None]
@@ -324,13 +323,14 @@ class DiffusionPlanner(DiffusionPipeline):
                 np.stack([grid[i] for grid in grids_of])[..., self.history :, :],
                 exists[i, :, self.history :].cpu().numpy(),
                 {name: term[i] for name, term in terms.items()},
-                num_inference_steps,
+                len(chain) - 1,
                 beliefs[i],
             )
             for i in range(len(questions))
         ]
         if sampling.realism:
             plans = [plan.with_term("realism", sampling.realism * realism(self, plan)) for plan in plans]
+        self._pace = deadline.pace(number * len(questions))
         return plans
 
     def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:

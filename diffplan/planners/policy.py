@@ -132,7 +132,7 @@ class RecedingHorizonPolicy:
             num_samples = CANDIDATES if refine else 1
         check_candidates(num_samples, refine)
         self.planner, self.execute_steps, self.deadline_ms = planner, execute_steps, deadline_ms
-        self.refine, self.refine_price = refine, refine_price
+        self.refine, self.refine_price = float(refine), float(refine_price)
         self.warm_start_level, self.warm_start_steps = warm_start_level, warm_start_steps
         self.sampling = Sampling(
             num_samples,
@@ -150,6 +150,7 @@ class RecedingHorizonPolicy:
         self.memory = planner.history if memory is None else min(memory, planner.history)
         self.safety, self.stats = safety, PlanningStats()
         self._episodes: list[_Episode] = []
+        self._refining = 0.0  # seconds, the last time
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Starts one episode a seed; statistics go on counting."""
@@ -219,11 +220,16 @@ class RecedingHorizonPolicy:
 
     def made(self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]) -> list[Plan]:
         """The plans to follow; ``moments`` tell each question's episode, by its seed, and step."""
+        if self.deadline_ms is not None:
+            left = max(self.deadline_ms / 2, self.deadline_ms - 1e3 * self._refining)
+            sampling = dataclasses.replace(sampling, deadline_ms=left)
         plans = self.planner.answer(questions, sampling)
         if self.refine and self.planner.value_function is not None:
+            started = time.perf_counter()
             planner, value = self.planner, self.planner.value_function
             reach = self.refine * openness(planner.config["action_spread"])
             plans = refine_first_actions(plans, value, planner.normalizer, reach, self.partners, self.refine_price)
+            self._refining = time.perf_counter() - started
         return plans
 
     def _act(self, episode: _Episode, seen: Observations) -> Actions:
@@ -244,7 +250,7 @@ class RecedingHorizonPolicy:
 def _own(actions: Actions, seen: Observations) -> Actions:
     """The actions as they are remembered: of an agent that is only watched (NaN in its observation) unknown."""
     return {
-        name: action if np.isfinite(seen[name]).all() else np.full(np.shape(action), np.nan)
+        name: np.array(action) if np.isfinite(seen[name]).all() else np.full(np.shape(action), np.nan)
         for name, action in actions.items()
     }
 
@@ -263,5 +269,6 @@ def shifted(plan: Plan, steps: int) -> Plan:
         plan.actions[:, :, index],
         plan.agent_mask,
         plan.values,
+        terms=plan.terms,
         belief=plan.belief,
     )

@@ -169,7 +169,7 @@ def warm_grid(
         raise ValueError(f"warm_start is {plan}, expected N={spec.num_agents}, H={horizon}.")
     order = np.arange(len(cells)) if plan.values is None else np.argsort(-plan.values, kind="stable")
     index = np.resize(order if num_samples < len(cells) else np.arange(len(cells)), num_samples)
-    normalized = normalizer.normalize(cells[index], spec.role_index)
+    normalized = normalizer.normalize(cells[index].astype(np.float32), spec.role_index)
     return np.pad(normalized, ((0, 0), (0, 0), (history, 0), (0, 0)))
 
 

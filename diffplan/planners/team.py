@@ -9,7 +9,8 @@ import numpy as np
 
 from diffplan.planners.channel import Channel, Link
 from diffplan.planners.guides import Guide
-from diffplan.planners.member import Manners, TeamMember, TeamStats, answers
+from diffplan.planners.manners import Manners, TeamStats
+from diffplan.planners.member import TeamMember, answers
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import shifted
 from diffplan.planners.question import Question

@@ -155,7 +155,8 @@ def load_member(
     import torch
 
     from diffplan.planners import DiffusionPlanner, SafetyFilter
-    from diffplan.planners.member import Manners, TeamMember
+    from diffplan.planners.manners import Manners
+    from diffplan.planners.member import TeamMember
 
     torch.set_num_threads(1)
     planner = DiffusionPlanner.from_pretrained(path).for_agents(spec)
