@@ -80,6 +80,9 @@ def test_a_planner_is_surprised_by_what_contradicts_its_network(
     store = dp.TrajectoryStore.create(tmp_path, dataset.spec)
     store.append(twin)
     far = dp.TrajectoryDataset(store, 8, normalizer=dataset.normalizer)
+    drift = foresight.reference(dataset, np.random.default_rng(0))
+    assert len(drift.reference) == (len(dataset.episodes) if any(watched) else 0)  # a team alone is its own normal
+    assert drift.meet(0, np.full(REFERENCE, 9.0))["drifted"] == (0 if any(watched) else None)
     difference = foresight.log_errors(far, np.random.default_rng(0)) - log_errors
     assert (difference > 0.5).all()
     first = Foresight(foresight.planner, np.array([True, False]))

@@ -162,6 +162,23 @@ while True:
     store.verify()
 
 
+def test_a_process_that_is_killed_while_it_makes_a_store_leaves_none(tmp_path):
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_store import SPEC, EPISODES, TrajectoryStore
+def episodes():
+    yield from EPISODES * 200
+    os.kill(os.getpid(), signal.SIGKILL)
+TrajectoryStore.write({str(tmp_path / "data")!r}, SPEC, "half", episodes())
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with pytest.raises(ValueError, match="data is not a trajectory store"):
+        TrajectoryStore.open(tmp_path / "data")
+    assert len(TrajectoryStore.write(tmp_path / "data", SPEC, "whole", iter(EPISODES))) == len(EPISODES)
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"manifest.json", "shard_00000"}
+
+
 def test_a_full_disk_leaves_the_previous_store(store):
     code = f"""
 import sys, resource
@@ -243,11 +260,13 @@ TrajectoryStore.open({str(store.path)!r}).append(EPISODES)
     assert len(TrajectoryStore.open(store.path)) == 6
 
 
-def test_nobody_appends_to_a_store_that_is_being_made(tmp_path):
+def test_nobody_opens_or_makes_a_store_that_is_being_made(tmp_path):
     def episodes():
         yield EPISODES[0]
         with pytest.raises(ValueError, match="being written by another process"):
-            TrajectoryStore.open(tmp_path / "data").append(EPISODES[1:])
+            TrajectoryStore.write(tmp_path / "data", SPEC, "other", iter(EPISODES))
+        with pytest.raises(ValueError, match="data is not a trajectory store"):
+            TrajectoryStore.open(tmp_path / "data")
 
     assert len(TrajectoryStore.write(tmp_path / "data", SPEC, "new", episodes())) == 1
 

@@ -39,6 +39,7 @@ Labels = dict[str, str | int | float | bool]
 
 _STEP_ARRAYS = ("actions", "rewards", "terminations", "truncations", "action_mask")
 _SHARD = 1_000  # episodes that ``write`` puts into one shard
+UNFINISHED = ".unfinished"  # where they lie until all are there
 _MOST_WORDS, _MOST_LETTERS = 50, 40  # different words of a label, and their length, that ``info`` counts one by one
 _MAP_BYTES = 512 * 2**20  # a store up to this size is mapped into memory, a larger one is read piece by piece
 
@@ -147,27 +148,28 @@ class TrajectoryStore:
 
     @classmethod
     def write(cls, path: str | Path, spec: JointSpec, source: str, episodes: Iterable[Trajectory]) -> Self:
-        """Makes a store and fills it, a thousand episodes at a time; whole or not at all.
+        """Makes a store and fills it, a thousand episodes at a time; whole or, also where it is killed, not at all.
 
         Raises as ``create`` and ``append``.
         """
-        there, stream = Path(path).exists(), iter(episodes)
-        try:
-            store = cls.create(path, spec, source)
-        except OSError:
-            _remove_empty(path, there)
-            raise
-        with alone(store.path):
+        path, stream = Path(path), iter(episodes)
+        there, begun = path.exists(), path / UNFINISHED
+        Manifest.check_new(path)
+        with explained_write_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with alone(path):
             try:
+                shutil.rmtree(begun, ignore_errors=True)
+                store = cls.create(begun, spec, source)
                 while chunk := list(itertools.islice(stream, _SHARD)):
                     store._append(chunk)
-            except BaseException:  # half a store would look like a whole one
-                (store.path / MANIFEST).unlink(missing_ok=True)
-                for index in range(len(store._shards) + 1):  # its own, and that of an append that failed at its end
-                    shutil.rmtree(store.path / shard_folder(index), ignore_errors=True)
+                for part in (*map(shard_folder, range(len(store._shards))), MANIFEST):  # that which counts last
+                    (begun / part).rename(path / part)
+                    sync(path)
+            finally:
+                shutil.rmtree(begun, ignore_errors=True)
                 _remove_empty(path, there)
-                raise
-        return store
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:

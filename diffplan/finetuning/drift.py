@@ -1,7 +1,9 @@
 """Whether the world has changed: episodes that the pretrained planner foresees worse than those it knows.
 
 What it is asked: how the partners go on, given all that the others do; without partners, how everybody's observations
-go on under all actions. Both leave out what the team itself decides, so learning to act otherwise is no change.
+go on under all actions. Both leave out what the team itself decides, but not where that leads: states that no data show
+are foreseen worse. So without partners the team's own first episodes are what is normal, not the data, and a change
+that is found where the team has learned to go elsewhere may be its own.
 """
 
 import copy
@@ -34,7 +36,7 @@ class Drift:
     140,000 is taken for a change (Siegmund, Sequential Analysis, 1985); with a reference of 128 of them, in 8 of 60
     simulated runs of 5,000.
 
-    The first reference is of data that the network was trained on, which it foresees a little better than anything
+    A first reference may be of data that the network was trained on, which it foresees a little better than anything
     else; so the first ``REFERENCE`` episodes take its place, if no change is found before. After a change the
     ``REFERENCE`` episodes that follow are the new normal.
 
@@ -94,7 +96,9 @@ class Foresight:
         self.static, self.features = map(torch.from_numpy, (self.spec.static_mask, self.spec.feature_mask))
 
     def reference(self, offline: TrajectoryDataset, rng: np.random.Generator) -> Drift:
-        """Begins to watch, with up to ``REFERENCE`` episodes of the data as what is normal."""
+        """Begins to watch; where there are partners, up to ``REFERENCE`` episodes of the data are what is normal."""
+        if not self.partner.any():
+            return Drift([])
         number = min(REFERENCE, len(offline.episodes))
         chosen = rng.choice(offline.episodes, number, replace=False)
         settings = (offline.horizon, offline.history, offline.stride, offline.normalizer)
