@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any, Self
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffplan.datasets.manifest import MANIFEST
-from diffplan.files import explained_write_errors, read_json, sha256, sync, write_json
+from diffplan.files import alone, explained_write_errors, read_json, sha256, sync, write_json
 from diffplan.planner_folder import INDEX
 
 PREFIX = "step_"
@@ -94,6 +94,8 @@ def whole() -> Iterator[None]:
 class Kept:
     """The checkpoints of a run under way: one every so many steps, one at the end, one when it is interrupted.
 
+    Meanwhile no other process may write to the run's folder: entering raises ``ValueError`` where one does.
+
     Args:
         out: the run's folder; None keeps nothing.
         first: steps done when it begins.
@@ -115,7 +117,8 @@ class Kept:
         tensors: Callable[[], dict[str, Tensor]],
         facts: dict[str, Any],
     ):
-        self.folder, self.tensors, self.facts = out and out / "checkpoints", tensors, facts
+        self.out, self.folder, self.tensors, self.facts = out, out and out / "checkpoints", tensors, facts
+        self._lock = ExitStack()
         self.first, self.done, self.steps, self.every = first, first, steps, every
 
     @contextmanager
@@ -135,11 +138,15 @@ class Kept:
             save_checkpoint(self.folder, self.done, self.tensors(), {"run": self.facts})
 
     def __enter__(self) -> Self:
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(alone(self.out))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind in (KeyboardInterrupt, SystemExit) and self.done > self.first:
-            self._save()
+        with self._lock:
+            if kind in (KeyboardInterrupt, SystemExit) and self.done > self.first:
+                self._save()
 
 
 def load_newest(out: Path, facts: dict[str, Any], load: Callable[[dict[str, Tensor]], None]) -> int:

@@ -171,9 +171,9 @@ def train(
     share = batch_size // accelerator.num_processes
     loss_of = _Loss(model, dataset, exercises, start_share, share, seed, accelerator.process_index)
     folder = Path(out) if out is not None and accelerator.is_main_process else None
-    log, started = MetricsLog(folder, first, tensorboard), time.perf_counter()
-    keeping = Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
+    started, keeping = time.perf_counter(), Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
     with keeping as kept, _bar(progress and accelerator.is_main_process, steps, first) as advance:
+        log = MetricsLog(folder, first, tensorboard)
         for step in range(first, steps):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
                 loss = loss_of(step)

@@ -120,8 +120,9 @@ def train_value(
     }
     folder = None if out is None else Path(out)
     first = load_newest(folder, facts, learner.load) if resume and folder else 0
-    log, started = MetricsLog(folder, first), time.perf_counter()
+    started = time.perf_counter()
     with Kept(folder, first, steps, checkpoint_every, learner.tensors, facts) as kept:
+        log = MetricsLog(folder, first)
         for step in track(range(first, steps), "value function", disable=not progress):
             indices = dataset.draw(batch_size, np.random.default_rng([seed, step]))
             batch = take_transitions(dataset, indices, value.config.discount, return_steps)

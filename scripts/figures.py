@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 
 from diffplan.evaluation import Interval
-from diffplan.files import atomic_path, read_json, write_json
+from diffplan.files import atomic_path, nan_to_none, read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 HEAD = """# Results
 
 Made by the benchmarks of `docs/results/*.json` (again by `python scripts/make_results.py`); do not edit. Intervals hold
-95 %. Rows that begin with "beside" show what the figure above them is compared with.
+95 %, of two or three training seeds less where these differ (`mean_interval`). Rows that begin with "beside" show what the figure above them is compared with.
 """
 COLUMNS = "| figure | value | interval | unit | seeds | episodes |\n|---|---|---|---|---|---|"
 
@@ -39,6 +40,7 @@ class Figure:
 
     @classmethod
     def from_dict(cls, data: dict) -> Self:
+        data = {name: math.nan if value is None else value for name, value in data.items()}  # of one episode
         return cls(**data | {"baselines": {name: cls.from_dict(one) for name, one in data["baselines"].items()}})
 
 
@@ -51,7 +53,7 @@ def one_thread() -> None:
 def record(path: str | Path, figures: Sequence[Figure]) -> None:
     """Writes ``figures`` to ``path``, where figures of other names stay, and the page made of that folder."""
     merged = {one.figure: one for one in (*read(path), *figures)}
-    write_json(path, [dataclasses.asdict(one) for one in merged.values()])
+    write_json(path, nan_to_none([dataclasses.asdict(one) for one in merged.values()]))
     write_page(Path(path).parent)
     print(json.dumps([dataclasses.asdict(one) for one in figures], indent=2))
 

@@ -80,6 +80,8 @@ def test_unknown_skills_and_styles_are_named():
         behavior_policy("crossing-v0", "superb")
     with pytest.raises(ValueError, match=r"style='sideways'; choose one of .*'clockwise'"):
         behavior_policy("crossing-v0", style="sideways")
+    with pytest.raises(ValueError, match="style='clockwise', but skill='random' drives in none"):
+        behavior_policy("crossing-v0", skill="random", style="clockwise")
 
 
 def test_a_style_of_another_layout_is_refused(env):

@@ -256,7 +256,7 @@ def test_a_sweep_over_a_guides_weight_is_drawn(run: Path, tmp_path: Path, capsys
 def test_a_sweep_takes_an_environment_by_its_name_as_evaluation_does(run: Path):
     planner = DiffusionPlanner.from_pretrained(run).for_agents(dp.make("crossing-v0").joint_spec)
     named, made = (
-        sweep_guidance(planner, env, lambda w: [dp.ConstraintGuide.separation(0.2, w)], [1.0], episodes=1)
+        sweep_guidance(planner, env, lambda w: [dp.ConstraintGuide.separation(0.2, w)], [1.0], episodes=2)
         for env in ("crossing-v0", dp.make("crossing-v0"))
     )
     assert named == made

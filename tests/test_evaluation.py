@@ -69,6 +69,16 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
     assert 0.89 <= hits / 200 <= 0.99
 
 
+def test_the_interval_of_a_few_numbers_is_wide_and_that_of_one_unknown() -> None:
+    rng = np.random.default_rng(0)
+    found = [mean_interval([rng.normal(size=4)], seed=trial, resamples=500) for trial in range(300)]
+    assert 0.87 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.99
+    one = mean_interval([[3.0]])
+    assert one.value == 3 and np.isnan([one.low, one.high]).all()
+    certain = share_interval([[1.0]])
+    assert (certain.value, certain.high) == (1, 1) and 0.1 < certain.low < 0.3
+
+
 def test_the_interval_over_several_seeds_is_that_of_drawing_seeds_and_then_episodes() -> None:
     rng = np.random.default_rng(0)
     groups = [rng.normal(mean, size=40) for mean in (0.0, 0.1)]
@@ -181,6 +191,17 @@ def test_success_of_none_is_not_told() -> None:
 
 def test_an_environment_that_counts_no_contacts_has_no_contact_rate() -> None:
     assert set(dp.evaluate(Still(), Relay(), episodes=2).summary()) == {"success", "return"}
+
+
+def test_an_episode_of_which_no_contacts_are_told_had_none_where_others_had() -> None:
+    class Bumped(Proud):
+        def step(self, actions: dict) -> tuple[dict, ...]:
+            *rest, infos = super().step(actions)
+            return (*rest, {name: {"contacts": 2} if self.won else {} for name in infos})
+
+    report = dp.evaluate(Still(), Bumped(), episodes=20)
+    assert report.contacts == [2.0 * (episode_seed(0, index) % 2 == 0) for index in range(20)]
+    assert 0 < report.summary()["contacts"].value < 1
 
 
 def test_contacts_that_are_told_before_an_episodes_last_step_are_counted() -> None:

@@ -7,6 +7,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 
 from diffplan.datasets import normalizer as normalizer_module
 from diffplan.datasets.normalizer import KINDS, Normalizer
+from diffplan.datasets.statistics import Statistics
 from diffplan.datasets.store import TrajectoryStore
 from diffplan.spec import JointSpec, Role
 from diffplan.trajectory import Trajectory
@@ -86,6 +87,19 @@ def test_constant_and_missing_entries_have_scale_one_and_map_to_zero(store, kind
     normal = normalizer.normalize(cells, SPEC.role_index)
     assert normal[0, 0, 2] == normal[2, 0, 2] == 0.0
     assert normalizer.unnormalize(normal, SPEC.role_index)[0, 0, 2] == np.float32(CONSTANT)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "motion"])
+def test_a_column_that_varies_by_rounding_alone_is_constant(tmp_path, kind):
+    rng, spec = np.random.default_rng(0), JointSpec({"a": "robot"}, {"robot": Role(4, (-1.0,), (1.0,))})
+    columns = [0.3 + 1e-7 * rng.normal(size=50), 1e-8 * rng.normal(size=50), 5e5 + rng.normal(size=50), np.zeros(50)]
+    flags, observations = np.zeros((49, 1), bool), np.stack(columns, 1)[:, None].astype(np.float32)
+    there = np.ones((50, 1), bool)
+    steps = (np.zeros((49, 1, 1), np.float32), np.zeros((49, 1), np.float32), flags, flags, there)
+    made = TrajectoryStore.write(tmp_path / "store", spec, "", [Trajectory(spec, observations, *steps)])
+    scale = np.array(Normalizer.fit(made, kind).config.scale)[0]
+    assert (scale[[0, 1, 3]] == 1).all() and 0.5 < scale[2] < 3
+    assert Statistics.of(spec, made).report()["constant"][:3] == [f"robot observation[{i}]" for i in (0, 1, 3)]
 
 
 def test_a_small_chunk_gives_the_same_statistics(store, monkeypatch):

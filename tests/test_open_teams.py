@@ -114,6 +114,12 @@ def test_who_is_not_there_is_neither_sensed_nor_in_the_way():
     for _ in range(10):
         *_, infos = env.step(still(env))
     assert infos["robot_0"]["contacts"] == 0
+    teams = set()
+    while env.agents:  # also in the very step in which robots leave and enter
+        *_, infos = env.step(still(env))
+        teams.add(tuple(env.agents))
+        assert all(set(infos[name]["sensed"]) == set(env.agents) - {name} for name in env.agents)
+    assert len(teams) > 3
 
 
 def test_recorded_teams_have_their_absent_robots_masked_and_train_a_planner(tmp_path):

@@ -13,6 +13,7 @@ import torch
 
 import diffplan as dp
 from diffplan.checkpoints import checkpoints, save_checkpoint
+from diffplan.files import alone
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.training import DenoiserRun, check_world_size
 
@@ -82,6 +83,16 @@ def test_a_run_killed_at_any_moment_resumes_to_the_bit(crossing_store: Path, tmp
     long = {**RUN, "steps": 100_000}
     resumed, straight = (until(crossing_store, tmp_path / name, reached + 3, long) for name in ("killed", "straight"))
     assert resumed == straight
+
+
+def test_a_run_has_its_folder_to_itself(crossing_store: Path, tmp_path: Path) -> None:
+    planner, dataset = fresh(crossing_store)
+    with alone(tmp_path), pytest.raises(ValueError, match="is being written by another process"):
+        dp.train(planner, dataset, **RUN, out=tmp_path)
+    assert not any(tmp_path.iterdir())
+    assert len(dp.train(planner, dataset, **RUN, out=tmp_path).losses) == RUN["steps"]
+    with alone(tmp_path):  # whose lock has gone with it
+        pass
 
 
 def test_a_run_keeps_what_it_did_until_ctrl_c_amid_a_step(crossing_store: Path, tmp_path: Path, monkeypatch) -> None:

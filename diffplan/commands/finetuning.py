@@ -139,10 +139,11 @@ class Finetune:
             "drifts": [f"episode {first}" for first in report.drifts],
             "seconds": report.seconds,
         }
-        flags = (_flags(report.acting) if trusted else "") + " --safe" * self.safe
-        facts["act with"] = f"diffplan evaluate {self.out}{flags}"
+        where = f" --env {self.env}" * (self.env is not None) + "".join(f" --option {one}" for one in self.option)
+        where += " --safe" * self.safe
+        facts["act with"] = f"diffplan evaluate {self.out}{_flags(report.acting) if trusted else ''}{where}"
         if report.best.value < report.offline.value:
-            facts["act with"] = f"diffplan evaluate {self.path}"
+            facts["act with"] = f"diffplan evaluate {self.path}{where}"
             facts["because"] = "as it was given, the planner scores higher"
         show(facts, self.json)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffplan.files import nan_to_none
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -15,7 +17,7 @@ STILLS, FILMS = (".png", ".svg", ".pdf"), (".mp4", ".gif")
 def show(facts: dict[str, Any], as_json: bool = False) -> None:
     """Prints facts, one a line, or as JSON."""
     if as_json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
+        print(json.dumps(nan_to_none(facts), indent=2, allow_nan=False))
         return
     for name, value in facts.items():
         print(f"{name:<12} {in_words(value)}")

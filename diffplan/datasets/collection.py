@@ -62,7 +62,8 @@ def collect_episodes(
         progress: shows a bar with the time left.
 
     Raises:
-        ValueError: arguments that do not fit each other, or a store that was begun differently.
+        ValueError: arguments that do not fit each other, or a store that was begun differently; of functions and
+            objects of yours only the names are known, so choose another folder where you have changed them.
         OSError: the disk is full or read-only; all earlier shards stay valid.
     """
     recipe = _Recipe(env, policy, skill, style, json.dumps(dict(env_options or {}), sort_keys=True, default=plain))

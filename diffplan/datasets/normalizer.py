@@ -72,10 +72,10 @@ class Normalizer(SchedulerMixin, ConfigMixin):
     ) -> Self:
         """Statistics of a store (or of some of its episodes), per role. Absent agents and entries do not count.
 
-        Constant columns get scale 1 and map to exactly 0. Quantiles are of at most 200,000 rows, drawn at random, and
-        so is what ``"motion"`` needs the ``horizon`` for (steps); what is neither position nor velocity nor goal is
-        treated as by ``"gaussian"`` there. ``episodes`` are indices or a mask, see ``TrajectoryDataset``. Raises
-        ``ValueError`` for what cannot be fitted.
+        Constant columns, up to ``rounding``, get scale 1 and map to 0. Quantiles are of at most 200,000 rows, drawn at
+        random, and so is what ``"motion"`` needs the ``horizon`` for (steps); what is neither position nor velocity nor
+        goal is treated as by ``"gaussian"`` there. ``episodes`` are indices or a mask, see ``TrajectoryDataset``.
+        Raises ``ValueError`` for what cannot be fitted.
         """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}; choose one of {KINDS}.")
@@ -93,7 +93,7 @@ class Normalizer(SchedulerMixin, ConfigMixin):
         exists = np.zeros(center.shape, bool)
         exists[store.spec.role_index] = store.spec.feature_mask
         center = np.where(least == greatest, least, center)
-        varies = exists & (scale > 0) & (least < greatest)
+        varies = exists & (scale > 0) & (greatest - least > rounding(least, greatest))
         center, scale = np.where(exists, center, 0.0), np.where(varies, scale, 1.0)
         if kind == "motion":
             _without_direction(center, scale, store, chosen, horizon)
@@ -132,6 +132,11 @@ class Normalizer(SchedulerMixin, ConfigMixin):
             for array in (self._center, self._scale)
         )
         return center, scale
+
+
+def rounding(least: Any, greatest: Any) -> Any:
+    """What numbers between these may differ by and still be the same: 1e-5, or a millionth of the larger one."""
+    return 1e-6 * np.maximum(10, np.maximum(np.abs(least), np.abs(greatest)))
 
 
 def chosen_episodes(store: TrajectoryStore, episodes: Sequence[int] | None) -> Int[np.ndarray, "K"]:

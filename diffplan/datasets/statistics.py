@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from diffplan.datasets.normalizer import rounding
 from diffplan.datasets.store import summary
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
@@ -126,11 +127,12 @@ class Statistics:
         }
 
     def _constant(self) -> list[str]:
-        """Entries with one value throughout."""
+        """Entries with one value throughout, up to rounding."""
         O, named = self.spec.observation_size, []
         for row, (name, role) in enumerate(self.spec.roles.items()):
             for what, start, width in (("observation", 0, role.observation_size), ("action", O, role.action_size)):
-                same = self._low[row, start : start + width] == self._high[row, start : start + width]
+                low, high = (bound[row, start : start + width] for bound in (self._low, self._high))
+                same = (low <= high) & (high - low <= rounding(low, high))
                 named += [f"{name} {what}[{entry}]" for entry in np.flatnonzero(same)]
         return named
 
@@ -140,7 +142,7 @@ class Statistics:
             f"{name} observation[{entry}]"
             for row, (name, role) in enumerate(self.spec.roles.items())
             for entry in role.static
-            if self._largest[row, entry] > _rounding(self._low[row, entry], self._high[row, entry])
+            if self._largest[row, entry] > rounding(self._low[row, entry], self._high[row, entry])
         ]
 
     def _out_of_bounds(self) -> list[str]:
@@ -149,7 +151,7 @@ class Statistics:
         for row, (name, role) in enumerate(self.spec.roles.items()):
             for entry, (least, most) in enumerate(zip(role.action_low, role.action_high, strict=True)):
                 low, high = (bound[row, self.spec.observation_size + entry] for bound in (self._low, self._high))
-                if low < least - _rounding(least, most) or high > most + _rounding(least, most):
+                if low < least - rounding(least, most) or high > most + rounding(least, most):
                     lines.append(f"{name} action[{entry}]: {low:.4g} to {high:.4g}, bounds {least:.4g} to {most:.4g}")
         return lines
 
@@ -165,11 +167,6 @@ class Statistics:
                 f"{times:.0f} times as much as usual, in episode {episode} before step {step} ({agent})"
             )
         return lines
-
-
-def _rounding(*values: float) -> float:
-    """What numbers of this size may differ by and still be the same."""
-    return 1e-5 * max(1.0, *map(abs, values))
 
 
 def _gaps(mask: np.ndarray) -> list[int]:

@@ -185,16 +185,18 @@ class CrossingEnv(SceneEnv):
         self._distances, self._there = distances, acted & ~(terminated | truncated)
         if self.turnover is not None:
             self._change_team(self.turnover, gone=acted & ~self._there)
-        entered, shown = self._there & ~acted, acted | self._there
-        first_seen, first_infos = self._observe(entered)
+            now, told = self._observe(self._there)
+            observations |= now
+            infos |= {name: infos.get(name, one) | {"sensed": one["sensed"]} for name, one in told.items()}
+        shown = acted | self._there
         self.agents = self._names(self._there)
         rewards, terminated, truncated = (np.where(acted, one, 0) for one in (rewards, terminated, truncated))
         return (
-            observations | first_seen,
+            observations,
             dict(zip(self._names(shown), rewards[shown].tolist(), strict=True)),
             dict(zip(self._names(shown), terminated[shown].astype(bool).tolist(), strict=True)),
             dict(zip(self._names(shown), truncated[shown].astype(bool).tolist(), strict=True)),
-            infos | first_infos,
+            infos,
         )
 
     def _outcome(self, touched: Robots) -> tuple[Robots, Robots, Robots]:

@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import EvaluationReport, Interval, opened
+from diffplan.files import alone
 from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient
 from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
@@ -187,10 +188,11 @@ def finetune(
     if tensorboard:
         summary_writer()  # raises where it is missing
     started = time.perf_counter()
-    with opened(env, episodes) as worlds:
+    with opened(env, episodes) as worlds, ExitStack() as held:
         spec = spec_from_env(worlds[0], planner.spec.dt)
         _check_agents(spec, offline)
         store = open_or_create(out / "replay", spec, f"fine-tuning of {facts['parent'][:12]}, seed={seed}")
+        held.enter_context(alone(out))
         if len(store) and not checkpoints(out / "checkpoints"):
             raise ValueError(
                 f"{store.path} is of a run whose checkpoints are gone; remove it, or choose another folder."
@@ -252,8 +254,8 @@ def _check(
     if score not in ("return", "success"):
         raise ValueError(f"score={score!r}; choose 'return' or 'success'.")
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count}; it must be at least 1.")
+        if count < (least := 2 if name == "evaluation_episodes" else 1):  # of one there is no interval
+            raise ValueError(f"{name}={count}; it must be at least {least}.")
     if not 0 < online_share <= 1:
         raise ValueError(f"online_share={online_share}; it is a share of a batch, more than 0 and at most 1.")
     check_planner_fits(planner, offline)

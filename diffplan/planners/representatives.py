@@ -14,7 +14,7 @@ COMPONENTS = 8  # principal components of the samples in which futures differ
 def representatives(plan: Plan, count: int, *, per_agent: bool = False, seed: int = 0) -> Plan:
     """``count`` futures that stand for all samples of a plan, the one that stands for most first.
 
-    Samples are clustered by where the agents are planned to be (k-means, arXiv 2104.00563 does so to choose goals);
+    Samples are clustered by where the agents are planned to be (k-means; Y-net, arXiv 2012.01526, does so to choose goals);
     each future is the mean of a cluster, so best-of-``count`` errors are far below those of as many samples. Both are
     done in the samples' first principal components: what a few samples say beyond these is mostly chance.
 

@@ -278,7 +278,7 @@ def _entry_colors(number: int) -> list[Color]:
 
 @matplotlib.rc_context(STYLE)
 def plot_denoising(plan: Plan, columns: int = 5) -> Figure:
-    """Draws the denoised estimate of every candidate at a few denoising steps, from the first to the last.
+    """Draws every candidate, what noise is left in it included, after a few denoising steps, the first to the last.
 
     Args:
         plan: from ``planner(..., return_chain=True)``, with positions.

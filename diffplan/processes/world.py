@@ -136,6 +136,8 @@ class World:
             sensed = sensed_by(name, {one: observations[one] for one in self.env.agents}, infos, self.spec)
             view = pack_view(self.spec, observations[name], sensed)
             self.bus.publish(view_topic(self.index[name]), Frame(Kind.VIEW, WORLD, self._episode, step, view))
+        for name in set(self.robots) - set(self.env.agents):
+            self._answers(name)  # of one that has not entered, nothing but that it waits
 
     def _actions(self, step: int, observations: Observations) -> Actions:
         """What the robots do: what they want, within their bounds, of what is legal; those that did not say brake."""
