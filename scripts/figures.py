@@ -19,7 +19,8 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 HEAD = """# Results
 
 Made by the benchmarks of `docs/results/*.json` (again by `python scripts/make_results.py`); do not edit. Intervals hold
-95 %, of two or three training seeds less where these differ (`mean_interval`). Rows that begin with "beside" show what the figure above them is compared with.
+95 %, of two or three training seeds less where these differ (`mean_interval`). Rows that begin with "beside" show what
+the figure above them is compared with.
 """
 COLUMNS = "| figure | value | interval | unit | seeds | episodes |\n|---|---|---|---|---|---|"
 

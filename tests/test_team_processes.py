@@ -19,8 +19,8 @@ from diffplan.commands.teams import parse_kills, print_report
 from diffplan.planners import make_scheduler
 from diffplan.planners.manners import Manners
 from diffplan.planners.member import TeamMember
-from diffplan.processes.robot import MODES, load_member
-from diffplan.processes.team import TeamReport, run_team
+from diffplan.processes.robot import load_member
+from diffplan.processes.team import MODES, TeamReport, run_team
 from diffplan.processes.world import EpisodeReport, RobotReport
 
 
@@ -150,7 +150,9 @@ def test_a_robot_of_a_safe_team_filters_its_own_actions(planner: Path):
     close = np.array([0.0, 0.0, 0.7, 0.0, 0.9, 0.0], np.float32)
     partner = np.array([0.2, 0.0, -0.7, 0.0, np.nan, np.nan], np.float32)
     acted = [
-        load_member(planner, env.joint_spec, "robot_0", "silent", limits)(0).act(close, {"robot_1": partner}, 0)[0]
+        load_member(planner, env.joint_spec, "robot_0", MODES["silent"], limits)(0).act(close, {"robot_1": partner}, 0)[
+            0
+        ]
         for limits in (None, env.robot_limits)
     ]
     assert acted[1][0] < acted[0][0]

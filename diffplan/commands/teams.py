@@ -38,6 +38,7 @@ class Team:
         seed: settles the starts of the episodes, and the robots' random streams.
         loss: share of the messages that every robot throws away.
         safe: every robot changes its own actions where it would come too close to what it senses (SafetyFilter).
+        senses_all: whom a robot does not sense is not there: for teams that robots enter and leave, and see far.
         kill: end a robot's process before a step of the run, as ROBOT@STEP; repeat it for more.
         json: print the report as JSON.
     """
@@ -54,6 +55,7 @@ class Team:
     seed: int = 0
     loss: float = 0.0
     safe: bool = False
+    senses_all: bool = False
     kill: Options = field(default_factory=list)
     json: bool = False
 
@@ -73,6 +75,7 @@ class Team:
             seed=self.seed,
             loss=self.loss,
             safe=self.safe,
+            senses_all=self.senses_all,
             kill=parse_kills(self.kill),
             progress=not self.json,
         )

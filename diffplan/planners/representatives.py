@@ -14,9 +14,10 @@ COMPONENTS = 8  # principal components of the samples in which futures differ
 def representatives(plan: Plan, count: int, *, per_agent: bool = False, seed: int = 0) -> Plan:
     """``count`` futures that stand for all samples of a plan, the one that stands for most first.
 
-    Samples are clustered by where the agents are planned to be (k-means; Y-net, arXiv 2012.01526, does so to choose goals);
-    each future is the mean of a cluster, so best-of-``count`` errors are far below those of as many samples. Both are
-    done in the samples' first principal components: what a few samples say beyond these is mostly chance.
+    Samples are clustered by where the agents are planned to be (k-means, by which Y-net chooses goals, arXiv
+    2012.01526); each future is the mean of a cluster, so best-of-``count`` errors are far below those of as many
+    samples. Both are done in the samples' first principal components: what a few samples say beyond these is mostly
+    chance.
 
     Args:
         plan: of many samples, of agents that have a position.

@@ -30,11 +30,6 @@ from diffplan.processes.transport import Bus
 from diffplan.spec import JointSpec
 
 PATIENCE = 0.1  # seconds between two frames that say READY
-MODES: dict[str, dict[str, bool]] = {
-    "messages": {"speak": True},
-    "shared": {"speak": False, "shared_seed": True},
-    "silent": {"speak": False, "shared_seed": False},
-}
 
 
 class Member(Protocol):
@@ -132,7 +127,7 @@ def main() -> None:
     settings = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     spec, name = JointSpec.from_dict(settings["spec"]), settings["name"]
-    begin = load_member(Path(settings["planner"]), spec, name, settings["mode"], settings["safety"])
+    begin = load_member(Path(settings["planner"]), spec, name, settings["manners"], settings["safety"])
     with Bus(settings["team"], heard_by_robot(spec, name), settings["endpoint"]) as bus:
         Robot(begin, name, spec, bus, settings["seed"], settings["loss"]).run()
 
@@ -146,7 +141,7 @@ def _end_with_parent() -> None:
 
 
 def load_member(
-    path: Path, spec: JointSpec, name: str, mode: str, limits: Mapping[str, Any] | None = None
+    path: Path, spec: JointSpec, name: str, manners: Mapping[str, bool], limits: Mapping[str, Any] | None = None
 ) -> Callable[[int], Member]:
     """Loads the planner at ``path`` to drive ``name`` on one thread; it has planned, so that no step waits for that.
 
@@ -160,10 +155,10 @@ def load_member(
 
     torch.set_num_threads(1)
     planner = DiffusionPlanner.from_pretrained(path).for_agents(spec)
-    manners, safety = Manners(**MODES[mode]), SafetyFilter(**limits) if limits else None
+    polite, safety = Manners(**manners), SafetyFilter(**limits) if limits else None
 
     def begin(seed: int) -> Member:
-        return TeamMember(planner, name, manners, seed, safety=safety)
+        return TeamMember(planner, name, polite, seed, safety=safety)
 
     trial = begin(0)
     for step in range(3):

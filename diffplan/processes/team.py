@@ -27,6 +27,11 @@ from diffplan.processes.world import EpisodeReport, RobotReport, World
 from diffplan.spec import JointSpec
 
 Mode = Literal["messages", "shared", "silent"]
+MODES: dict[str, dict[str, bool]] = {
+    "messages": {"speak": True},
+    "shared": {"speak": False, "shared_seed": True},
+    "silent": {"speak": False, "shared_seed": False},
+}
 STARTUP = 600.0  # seconds in which all robots must have loaded their planners
 PARTING = 2.0  # seconds in which a robot that is told to end must have ended
 
@@ -71,6 +76,7 @@ def run_team(
     seed: int = 0,
     loss: float = 0.0,
     safe: bool = False,
+    senses_all: bool = False,
     kill: Mapping[str, int] | None = None,
     progress: bool = False,
 ) -> TeamReport:
@@ -90,6 +96,7 @@ def run_team(
         seed: settles the starts of the episodes (the same as those of ``evaluate``) and the robots' random streams.
         loss: share of the messages that each robot throws away.
         safe: every robot filters its own actions (``SafetyFilter``) by what the environment's ``robot_limits`` say.
+        senses_all: whom a robot does not sense is not there, see ``Manners``.
         kill: {robot: step of the run before which its process is killed}, to see what the others do.
         progress: show a bar.
 
@@ -113,7 +120,7 @@ def run_team(
         "team": team,
         "endpoint": endpoint,
         "seed": seed,
-        "mode": mode,
+        "manners": {**MODES[mode], "senses_all": senses_all},
         "loss": loss,
         "safety": limits,
     }
