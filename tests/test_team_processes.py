@@ -149,12 +149,11 @@ def test_a_robot_of_a_safe_team_filters_its_own_actions(planner: Path):
     env = dp.make("crossing-v0", num_robots=4)
     close = np.array([0.0, 0.0, 0.7, 0.0, 0.9, 0.0], np.float32)
     partner = np.array([0.2, 0.0, -0.7, 0.0, np.nan, np.nan], np.float32)
-    acted = [
-        load_member(planner, env.joint_spec, "robot_0", MODES["silent"], limits)(0).act(close, {"robot_1": partner}, 0)[
-            0
-        ]
+    members = [
+        load_member(planner, env.joint_spec, "robot_0", MODES["silent"], limits)(0)
         for limits in (None, env.robot_limits)
     ]
+    acted = [member.act(close, {"robot_1": partner}, 0)[0] for member in members]
     assert acted[1][0] < acted[0][0]
     del env.robot_limits
     with pytest.raises(ValueError, match="what its robots can do"):
