@@ -12,6 +12,7 @@ from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import Policy, SensingPolicy
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import PlanningStats, RecedingHorizonPolicy
+from diffplan.planners.team import DecentralizedTeam
 from diffplan.spec import Actions, JointSpec, Observations, watched
 from diffplan.trajectory import Plan, Trajectory
 
@@ -82,8 +83,8 @@ class WithPartners:
         spec: of the environment.
 
     Raises:
-        ValueError: a partner that the environment does not have, or nobody left to command; a policy with a safety
-            filter or refinement that does not know its ``partners``.
+        ValueError: a partner that the environment does not have, or nobody left to command; a team, or a policy with a
+            safety filter or refinement, that does not know its ``partners``.
     """
 
     def __init__(self, policy: Policy, partners: Policy, names: Sequence[str], spec: JointSpec):
@@ -92,12 +93,12 @@ class WithPartners:
             raise ValueError(f"partners {list(names)} must be some, not all, of {list(spec.names)}.")
         for one in policy.policies.values() if isinstance(policy, TeamOfPolicies) else (policy,):
             if (
-                isinstance(one, RecedingHorizonPolicy)
-                and (one.safety is not None or one.refine)
+                isinstance(one, DecentralizedTeam | RecedingHorizonPolicy)
+                and (isinstance(one, DecentralizedTeam) or one.safety is not None or one.refine)
                 and not set(names) <= set(one.partners)
             ):
                 raise ValueError(
-                    f"the policy filters or refines actions of {list(names)}, too, whom it does not command; make it "
+                    f"the policy filters, refines or speaks for {list(names)}, too, whom it does not command; make it "
                     f"with partners={list(names)}."
                 )
         self.policy, self.partners, self.names, self.spec = policy, partners, tuple(names), spec

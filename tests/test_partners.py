@@ -274,7 +274,7 @@ def test_a_safety_filter_counts_on_no_partner_that_it_does_not_command(planner) 
     assert found["robot_0"][0] < safety.filter_actions(spec, seen, wanted)["robot_0"][0]
     policy, partners = dp.RecedingHorizonPolicy(planner, safety=safety), ScriptedPartners(("robot_1",), ("bold",), 0.1)
     for one in (policy, TeamOfPolicies({"robot_0": Spy(), "robot_2": policy})):
-        with pytest.raises(ValueError, match=r"filters or refines actions of \['robot_1'\], too, whom it does not"):
+        with pytest.raises(ValueError, match=r"speaks for \['robot_1'\], too, whom it does not"):
             dp.WithPartners(one, partners, ("robot_1",), spec)
 
 

@@ -1,5 +1,7 @@
 import dataclasses
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +115,37 @@ def test_a_late_plan_never_reaches_the_robots_and_is_counted(planner) -> None:
     (actions,) = policy(observations)
     assert policy.stats.late == 1
     assert all((action == 0).all() for action in actions.values())
+
+
+def test_what_is_planned_anew_and_what_is_planned_on_share_one_deadline(planner, monkeypatch) -> None:
+    left = []
+
+    def answer(questions: list, sampling: Any) -> list[dp.Plan]:
+        left.append(sampling.deadline_ms)
+        time.sleep(0.03)
+        return [dp.DiffusionPlanner.answer(planner, [one])[0] for one in questions]
+
+    policy = dp.RecedingHorizonPolicy(planner, deadline_ms=60_000)
+    _, (both,) = start((0,))
+    policy.reset([0, 1])
+    policy([{"robot_0": both["robot_0"]}, both])
+    monkeypatch.setattr(planner, "answer", answer)
+    policy([both, both])  # one joins in the first
+    assert left[0] > 59_900 and left[1] <= left[0] - 30
+    policy.deadline_ms = 55
+    policy([{"robot_0": both["robot_0"]}, both])
+    late = policy.stats.late
+    policy._episodes[0].plan = None
+    policy([both, both])
+    assert policy.stats.late > late  # each took less
+
+
+def test_guides_that_move_no_plan_are_refused_at_once(planner) -> None:
+    early = dp.ConstraintGuide.separation(0.2, levels=(0.0, 0.5))
+    dp.RecedingHorizonPolicy(planner, guides=[early], warm_start_level=0.5)
+    for options in ({"warm_start_level": 0.8}, {"warm_start_level": None, "num_inference_steps": 1}):
+        with pytest.raises(ValueError, match="guide 'separation' moves plans at noise levels"):
+            dp.RecedingHorizonPolicy(planner, guides=[early], **options)
 
 
 def test_a_plan_that_is_not_finite_never_reaches_the_robots(planner) -> None:

@@ -459,7 +459,7 @@ class Listening:
 
 
 def test_a_robot_that_somebody_else_drives_neither_acts_nor_speaks_in_a_team(planner) -> None:
-    env, team = dp.make("crossing-v0", num_robots=2), DecentralizedTeam(planner, Manners(speak=True))
+    env, team = dp.make("crossing-v0", num_robots=2), DecentralizedTeam(planner, partners=("robot_1",))
     partners = ScriptedPartners(("robot_1",), ("late",), env.joint_spec.dt)
     together = dp.WithPartners(team, partners, ("robot_1",), env.joint_spec)
     together.reset([0])
@@ -470,6 +470,33 @@ def test_a_robot_that_somebody_else_drives_neither_acts_nor_speaks_in_a_team(pla
     members = team._episodes[0].members
     assert not members["robot_0"].heard and members["robot_1"].told is None
     assert members["robot_0"].told is not None and team.stats.plans == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"speaks for \['robot_1'\], too.*partners=\['robot_1'\]"):
+        dp.WithPartners(DecentralizedTeam(planner), partners, ("robot_1",), env.joint_spec)
+    with pytest.raises(ValueError, match=r"partners=\['robot_9'\] are not in the team"):
+        DecentralizedTeam(planner, partners=("robot_9",))
+
+
+def test_a_robot_of_a_team_acts_also_where_a_sensor_failed(planner) -> None:
+    team = DecentralizedTeam(planner)
+    team.reset([0])
+    blind = NEAR["robot_1"].copy()
+    blind[2] = np.nan
+    (actions,) = team([{**NEAR, "robot_1": blind}])
+    assert all(np.isfinite(actions[name]).all() for name in NEAR)
+
+
+def test_who_has_no_actions_is_planned_for_and_does_not_speak() -> None:
+    walker = dp.Role(1, (), (), position=(0,))
+    spec = dp.JointSpec({"a": "point", "b": "walker"}, {"point": dp.Role(1, (-9.0,), (9.0,)), "walker": walker})
+    normalizer = dp.Normalizer("gaussian", [[0.0, 0.0]] * 2, [[1.0, 1.0]] * 2)
+    network = StandardNormal(2, HORIZON, num_roles=2)
+    team = DecentralizedTeam(dp.DiffusionPlanner(network, make_scheduler("flow"), normalizer, spec, HORIZON))
+    team.reset([0])
+    for _ in range(2):
+        (actions,) = team([{"a": np.zeros(1), "b": np.ones(1)}])
+    members = team._episodes[0].members
+    assert list(actions) == ["a"] and not members["a"].heard and members["b"].told is None
+    assert members["a"].plan.agent_mask.all()
 
 
 def test_a_policy_that_senses_is_told_the_infos_that_belong_to_its_observations() -> None:

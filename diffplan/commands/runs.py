@@ -59,8 +59,8 @@ class Train:
         scale: scale windows by up to this factor, likewise.
         value_steps: then train a value function too, for so many steps; it becomes part of the planner.
         discount: of the value function's rewards; those more than 1 / (1 - discount) steps ahead count little.
-        reach: let the value function expect a team whose actions are refined, by so many standard deviations
-            from those of the data; give about half of the later --refine.
+        reach: let the value function expect a team whose actions are refined, by so much from those of the data;
+            give about half of the later --refine.
         steps: optimiser steps in all, also when resumed.
         batch_size: windows a step, over all processes.
         learning_rate: peak of the schedule.
@@ -234,8 +234,9 @@ class Evaluate:
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.
         realism: weight of how likely a plan looks to the unguided network, in the ranking.
-        refine: how far the value function may move first actions, in standard deviations; less where candidates agree.
-        refine_price: share of the returns' spread that a move by a standard deviation must gain; only with --refine.
+        refine: how far the value function may move first actions, in standard deviations of the data's (with another
+            normalizer than gaussian, in its units); less where candidates agree.
+        refine_price: share of the returns' spread that a move by one of these must gain; only with --refine.
         decode_actions: read actions off the planned observations (inverse dynamics).
         deadline_ms: plan in this time, for all episodes of a batch together (--batch-size 1: as a robot does); a plan
             that takes longer is not used, and counted.

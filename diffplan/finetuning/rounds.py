@@ -51,7 +51,7 @@ class Acting:
         num_samples: candidates a plan, ranked by the value function; two at least to ``refine``.
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
         guided: whether the value's gradient moves plans as they are denoised, too, with that weight.
-        refine: how far the critics may move first actions, in standard deviations of the data's; None: this, its price,
+        refine: how far the critics may move first actions, see ``RecedingHorizonPolicy``; None: this, its price,
             ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round; later every
             evaluation tries another way, too, which takes over if it scores higher.
         refine_price: what such a move must gain, see ``RecedingHorizonPolicy``; only with ``refine``.

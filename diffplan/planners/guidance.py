@@ -86,17 +86,6 @@ class Guidance:
                 f"guide {guide.name!r} has no gradient; compute it from the estimate's tensors, or set levels=None."
             )
 
-    def check_levels(self, levels: Sequence[float]) -> None:
-        """Raises ``ValueError`` when a guide that should move plans does so at none of the noise levels visited."""
-        for guide in self.guides:
-            if guide.levels is not None and guide.weight > 0 and not any(_moves(guide, level) for level in levels):
-                visited = [round(level, 2) for level in levels if level < PURE_NOISE]
-                raise ValueError(
-                    f"guide {guide.name!r} moves plans at noise levels {guide.levels}; {visited} are visited, beside "
-                    "pure noise, of which nothing can be known: take more denoising steps, widen its levels, or set "
-                    "levels=None to rank."
-                )
-
     def terms(self, clean: Float[Tensor, "BS N W D"]) -> dict[str, Float[Tensor, "B S"]]:
         """Every guide's weighted log-weight of every candidate; guides of one name add."""
         found: dict[str, Tensor] = {}
@@ -210,6 +199,18 @@ def _depends(values: Tensor, plans: Tensor) -> bool:
     """Whether values have a gradient in plans."""
     with torch.enable_grad():
         return values.requires_grad and torch.autograd.grad(values.sum(), plans, allow_unused=True)[0] is not None
+
+
+def check_levels(guides: Sequence[Guide], levels: Sequence[float]) -> None:
+    """Raises ``ValueError`` when a guide that should move plans does so at none of the noise levels visited."""
+    for guide in guides:
+        if guide.levels is not None and guide.weight > 0 and not any(_moves(guide, level) for level in levels):
+            visited = [round(level, 2) for level in levels if level < PURE_NOISE]
+            raise ValueError(
+                f"guide {guide.name!r} moves plans at noise levels {guide.levels}; {visited} are visited, beside pure "
+                "noise, of which nothing can be known: take more denoising steps, widen its levels, or set levels=None "
+                "to rank."
+            )
 
 
 def _moves(guide: Guide, level: float) -> bool:

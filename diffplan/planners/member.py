@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from diffplan.planners.guidance import check_levels
 from diffplan.planners.guides import Guide
 from diffplan.planners.manners import Manners, TeamStats
 from diffplan.planners.messages import Message
@@ -28,6 +29,7 @@ from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import covers, shifted
 from diffplan.planners.question import Question, Sampling
 from diffplan.planners.safety import SafetyFilter
+from diffplan.planners.sampling import noise_levels
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Cells, Plan
 
@@ -49,7 +51,7 @@ class TeamMember:
             to do the same, but one that only goes on is avoided, too.
 
     Raises:
-        ValueError: the spec has no robot of this name.
+        ValueError: the spec has no robot of this name, or a guide moves plans at no noise level that is visited.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class TeamMember:
         self.planner, self.name, self.manners, self.seed = planner, name, manners or Manners(), seed
         self.stats = TeamStats() if stats is None else stats
         self.guides, self.safety = tuple(guides), safety
+        for steps, level in ((self.manners.num_inference_steps, 1.0), (1, self.manners.warm_start_level)):
+            check_levels(self.guides, noise_levels(planner.scheduler, steps, level)[:-1])
         self.index = planner.spec.names.index(name)
         self.step = -1
         self.plan: Plan | None = None

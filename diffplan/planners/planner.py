@@ -20,7 +20,7 @@ from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, find_planner
 from diffplan.planners.deadline import Deadline, Pace
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
-from diffplan.planners.guidance import Guidance
+from diffplan.planners.guidance import Guidance, check_levels
 from diffplan.planners.guides import Guide
 from diffplan.planners.inference import infer, steered
 from diffplan.planners.judging import DRAWS, realism
@@ -284,18 +284,17 @@ class DiffusionPlanner(DiffusionPipeline):
         )
         present = exists[:, :, self.history].any(-1)
         latents, beliefs = infer(self, questions, values, known & exists, present)
-        levels = noise_levels(self.scheduler, sampling.num_inference_steps)
         warm = [question.warm_start for question in questions if question.warm_start is not None]
         if warm and len(warm) < len(questions):
             raise ValueError("some questions have a warm_start and some do not; ask them in two calls.")
-        if warm:
-            levels = [sampling.warm_start_level * level for level in levels]
+        first = sampling.warm_start_level if warm else 1.0
+        levels = noise_levels(self.scheduler, sampling.num_inference_steps, first)
         number = deadline.affordable(sampling.num_samples, len(levels) - 1, len(questions))
         opened = openness(self.config["action_spread"])
         guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, opened)
         guidance.check(self.horizon, self._tried)
         self._tried = tuple(sampling.guides)
-        guidance.check_levels(levels[:-1])
+        check_levels(sampling.guides, levels[:-1])
         noise = torch.stack([self._noise(question.seed, number) for question in questions])
         noisy = steered(self, noise, values, known & exists, present) * levels[0]
         if warm:

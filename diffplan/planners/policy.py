@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from diffplan.planners.guidance import check_levels
 from diffplan.planners.guides import Guide
 from diffplan.planners.openness import openness
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question, Sampling
 from diffplan.planners.refinement import CANDIDATES, PRICE, check_candidates, refine_first_actions
 from diffplan.planners.safety import SafetyFilter
+from diffplan.planners.sampling import noise_levels
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan
 
@@ -72,11 +74,12 @@ class RecedingHorizonPolicy:
         target_return: see there.
         guidance_scale: see there.
         realism: see there.
-        refine: how far the planner's value function may move the first action of a plan uphill, in standard deviations
-            of the data's actions; less where the data leave little open, or candidates differ little, as particles do,
-            and not at all where a deadline leaves one. 0 leaves it as planned. Wants ``execute_steps=1``.
-        refine_price: share of the returns' spread that moving an action by a standard deviation must gain; an action
-            stays as planned where it gains less.
+        refine: how far the planner's value function may move the first action of a plan uphill, in the normaliser's
+            units, standard deviations of the data's actions for a Gaussian one; less where the data leave little open,
+            or candidates differ little, as particles do, and not at all where a deadline leaves one. 0 leaves it as
+            planned. Wants ``execute_steps=1``.
+        refine_price: share of the returns' spread that moving an action by such a unit must gain; an action stays as
+            planned where it gains less.
         deadline_ms: planning makes do with this time, see there; a plan that still takes longer (all plans of a batch
             are made together) is not used: the robots follow the last one, or brake: the action nearest to 0; counted
             in ``stats``.
@@ -146,6 +149,9 @@ class RecedingHorizonPolicy:
             realism=realism,
             deadline_ms=deadline_ms,
         )
+        for steps, level in ((num_inference_steps, 1.0), (warm_start_steps, warm_start_level)):
+            if level is not None:
+                check_levels(self.sampling.guides, noise_levels(planner.scheduler, steps, level)[:-1])
         self.partners = tuple(partners)
         self.memory = planner.history if memory is None else min(memory, planner.history)
         self.safety, self.stats = safety, PlanningStats()
@@ -187,11 +193,12 @@ class RecedingHorizonPolicy:
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
         warm = [one for one in due if self.warm_start_level is not None and covers(one[0].plan, one[1])]
         cold = [one for one in due if not any(one is other for other in warm)]
+        began = time.perf_counter()
         for group in (cold, warm):
             if group:
-                self._plan(group, group is warm)
+                self._plan(group, group is warm, began)
 
-    def _plan(self, group: list[tuple[_Episode, Observations]], warm: bool) -> None:
+    def _plan(self, group: list[tuple[_Episode, Observations]], warm: bool, began: float) -> None:
         questions = [
             Question(
                 seen,
@@ -206,11 +213,14 @@ class RecedingHorizonPolicy:
         sampling = self.sampling
         if warm:
             sampling = dataclasses.replace(sampling, num_inference_steps=self.warm_start_steps)
+        if self.deadline_ms is not None:
+            left = self.deadline_ms - 1e3 * (started - began + self._refining)
+            sampling = dataclasses.replace(sampling, deadline_ms=max(left, self.deadline_ms / 10))
         plans = self.made(questions, sampling, [(episode.seed, episode.steps) for episode, _ in group])
         elapsed = time.perf_counter() - started
         self.stats.seconds.append(elapsed)
         self.stats.plans.append(len(plans))
-        late = self.deadline_ms is not None and 1e3 * elapsed > self.deadline_ms
+        late = self.deadline_ms is not None and 1e3 * (started + elapsed - began) > self.deadline_ms
         for (episode, _), plan in zip(group, plans, strict=True):
             finite = bool(np.isfinite(plan.actions).all() and np.isfinite(plan.observations).all())
             self.stats.late += late
@@ -220,9 +230,6 @@ class RecedingHorizonPolicy:
 
     def made(self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]) -> list[Plan]:
         """The plans to follow; ``moments`` tell each question's episode, by its seed, and step."""
-        if self.deadline_ms is not None:
-            left = max(self.deadline_ms / 2, self.deadline_ms - 1e3 * self._refining)
-            sampling = dataclasses.replace(sampling, deadline_ms=left)
         plans = self.planner.answer(questions, sampling)
         if self.refine and self.planner.value_function is not None:
             started = time.perf_counter()

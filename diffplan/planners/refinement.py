@@ -61,10 +61,10 @@ def refine_first_actions(
     """Plans (all of the same agents) whose best candidate's first joint action has a higher value.
 
     Ascends min Q(o_0, a_0), the team's, within the actions' bounds; no agent's action moves farther than ``radius``, in
-    standard deviations of the data's actions (root mean square over its entries), less where the candidates differ
-    little (see ``WHOLE_REACH``; of a plan with one candidate nothing moves), nor where a standard deviation gains less
-    than ``price`` of the returns' spread (see ``PRICE``), nor where the twin critics disagree (see ``AGREEMENT``).
-    ``partners`` do as they are foreseen.
+    the normaliser's units, standard deviations of the data's actions for a Gaussian one (root mean square over its
+    entries), less where the candidates differ little (see ``WHOLE_REACH``; of a plan with one candidate nothing moves),
+    nor where a unit gains less than ``price`` of the returns' spread (see ``PRICE``), nor where the twin critics
+    disagree (see ``AGREEMENT``). ``partners`` do as they are foreseen.
     """
     spec, O = plans[0].spec, plans[0].spec.observation_size
     cells = np.concatenate([first_cells(plan.best()) for plan in plans])  # [B, N, 1, D]

@@ -37,8 +37,12 @@ def make_scheduler(name: str) -> Scheduler:
     raise ValueError(f"scheduler={name!r}; choose one of {SCHEDULERS}.")
 
 
-def noise_levels(scheduler: Scheduler, num_inference_steps: int) -> list[float]:
-    """The noise levels that a scheduler visits, K + 1 numbers from the noisiest down to 0."""
+def noise_levels(scheduler: Scheduler, num_inference_steps: int, first: float = 1.0) -> list[float]:
+    """The noise levels that a scheduler visits, K + 1 numbers from the noisiest down to 0, times ``first``."""
+    return [first * level for level in _levels(scheduler, num_inference_steps)]
+
+
+def _levels(scheduler: Scheduler, num_inference_steps: int) -> list[float]:
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps={num_inference_steps}; sampling needs at least one step.")
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):

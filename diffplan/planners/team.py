@@ -22,8 +22,8 @@ from diffplan.trajectory import Plan
 class DecentralizedTeam:
     """A team of ``TeamMember``s, one per robot and episode, with a simulated radio between them; a ``Policy``.
 
-    Every member decides by itself; only the calls of the network are put together, for speed. A robot that is only
-    watched (NaN in what it observes, as ``WithPartners`` shows those of others) neither acts nor speaks.
+    Every member decides by itself; only the calls of the network are put together, for speed. Who has no actions
+    (a pedestrian, say) neither acts nor speaks.
 
     Args:
         planner: for the environment's agents (see ``DiffusionPlanner.for_agents``).
@@ -31,6 +31,10 @@ class DecentralizedTeam:
         link: how bad the connection between them is.
         guides: what everyone's plans should be like, see ``TeamMember``.
         safety: by which everyone changes its own action, see there; its ``stats`` count all members' calls.
+        partners: robots that others drive (see ``WithPartners``): they neither act nor speak.
+
+    Raises:
+        ValueError: partners that the planner does not know, or guides that move plans at no noise level visited.
 
     Example:
         ``evaluate(DecentralizedTeam(planner, link=Link(loss=0.3, delay=3)), env)``
@@ -43,12 +47,16 @@ class DecentralizedTeam:
         link: Link | None = None,
         guides: Sequence[Guide] = (),
         safety: SafetyFilter | None = None,
+        partners: Sequence[str] = (),
     ):
+        if strangers := [name for name in partners if name not in planner.spec.agents]:
+            raise ValueError(f"partners={strangers} are not in the team; it has {list(planner.spec.agents)}.")
         self.planner, self.manners, self.link = planner, manners or Manners(), link or Link()
-        self.guides, self.safety = tuple(guides), safety
+        self.guides, self.safety, self.partners = tuple(guides), safety, tuple(partners)
         self.stats = TeamStats()
         self._episodes: list[_Episode] = []
         self._infos: Sequence[Mapping[str, Any] | None] = ()
+        self._member(planner.spec.names[0], seed=0)  # raises
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Starts one episode a seed, each with members that know nothing yet; statistics go on counting."""
@@ -60,6 +68,9 @@ class DecentralizedTeam:
 
     def _member(self, name: str, seed: int) -> TeamMember:
         return TeamMember(self.planner, name, self.manners, seed, self.stats, self.guides, self.safety)
+
+    def _acts(self, name: str) -> bool:
+        return name not in self.partners and self.planner.spec.role_of(name).action_size > 0
 
     def sense(self, infos: Sequence[Mapping[str, Any] | None]) -> None:
         """Takes the environments' ``infos`` before the call that they belong to: ``infos[agent]["sensed"]`` is what a
@@ -77,7 +88,7 @@ class DecentralizedTeam:
             infos = self._infos[index] if self._infos else None
             if strangers := [name for name in seen or {} if name not in episode.members]:
                 raise ValueError(f"observations of {strangers}; the planner knows {list(episode.members)}.")
-            own = {name: observation for name, observation in (seen or {}).items() if np.isfinite(observation).all()}
+            own = {name: row for name, row in (seen or {}).items() if self._acts(name)}
             for name, observation in own.items():
                 member = episode.members[name]
                 for arrived in episode.channel.deliver(name, episode.step):
