@@ -13,7 +13,8 @@ mean of the Gaussian (estimate, C) times the weight exp(g):
 is measured for every guide and cell by one more gradient a little further on: exact for Gaussians where cells do not
 depend on each other, an approximation otherwise. Of a ``steady`` guide it is measured once, at the first level at which
 it moves plans; C is taken to shrink from there as it does where the clean cells are N(0, 1). No cell moves farther than
-a few standard deviations of what is open.
+a few standard deviations of what is open, and none to where such a guide likes the plan less: a trained network's J is
+not exact, and guides may tie neighbouring steps together.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from diffplan.spec import JointSpec
 TRUST = 2.0  # standard deviations that one level may move a cell's entries, on average
 FEW = 8  # candidates that tell a steady guide's curvature
 PROBE = 0.1  # of a standard deviation: how far on the curvature is measured
+HALVINGS = 5  # of a shift that would be for the worse, before none is made
 WORST = -1e30  # what a log-weight that is not a number counts as
 LEAST_SIGNAL = 0.05  # of 1 - s: close to pure noise J is nearly 0, and the formula nearly 0 / 0
 PURE_NOISE = 0.999  # at this level and above samples tell nothing: J is 0, and no guide moves anything
@@ -149,7 +151,21 @@ class Guidance:
                     self._bends[index] = bends[index]
         bend = spread**2 * torch.stack([bends[index] for index in moving])
         shift = covariant((pulls / (1 + bend)).sum(0))
-        return clean, clean + shift * (TRUST * limit / _length(shift).clamp(min=1e-9)).clamp(max=1)
+        shift = shift * (TRUST * limit / _length(shift).clamp(min=1e-9)).clamp(max=1)
+        return clean, clean + self._shortened(moving, clean, shift)
+
+    def _shortened(
+        self, moving: Sequence[int], clean: Float[Tensor, "BS N W D"], shift: Float[Tensor, "BS N W D"]
+    ) -> Float[Tensor, "BS N W D"]:
+        """The shift, halved, at last to 0, for candidates that the guides which are not steady would like less then."""
+        judges = [self.guides[index] for index in moving if not self.guides[index].steady]
+        before = self._sum(judges, clean) if judges else None
+        for _ in range(HALVINGS if judges else 0):
+            worse = (self._sum(judges, clean + shift) < before).reshape(-1, 1, 1, 1)
+            if not worse.any():
+                return shift
+            shift = torch.where(worse, shift / 2, shift)
+        return torch.where(worse, 0, shift) if judges else shift
 
     def _curvature(
         self,
