@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffplan.datasets.manifest import MANIFEST
-from diffplan.files import alone, explained_write_errors, read_json, sha256, sync, write_json
+from diffplan.files import alone, explained_write_errors, read_json, sha256, share, sync, write_json
 from diffplan.planner_folder import INDEX
 
 PREFIX = "step_"
@@ -34,6 +34,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
             temporary.mkdir(parents=True)
             file = temporary / "state.safetensors"
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+            share(file)
             sync(file)
             write_json(temporary / "manifest.json", {"step": step, "sha256": sha256(file), **facts})
             shutil.rmtree(target, ignore_errors=True)

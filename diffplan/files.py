@@ -39,6 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            share(temporary)
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)
@@ -82,6 +83,13 @@ def alone(folder: Path) -> Iterator[None]:
         except OSError:  # no folder, or a disk without locks
             pass
         yield
+
+
+def share(path: Path) -> None:
+    """Lets those read a file who may read any new one; safetensors writes for its owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def sync(path: Path) -> None:

@@ -240,6 +240,8 @@ def test_guided_plans_and_safe_episodes(run: Path, capsys: pytest.CaptureFixture
     assert returns[0] not in returns[1:]
     assert main(["evaluate", str(run), "--episodes", "2", "--safe"]) == 0
     assert "filter       changed 0 of 24 joint actions, 0 infeasible" in capsys.readouterr().out
+    counted = answer(capsys, "evaluate", run, "--episodes", 2, "--safe")["filter"]
+    assert (counted["changed"], counted["calls"], counted["infeasible"]) == (0, 24, 0)
 
 
 def test_a_sweep_over_a_guides_weight_is_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -281,6 +283,21 @@ def test_a_value_function_is_trained_into_a_planner_that_is_there(
     assert "nan" not in "".join(capsys.readouterr())  # no step is left, so there is no loss to show
     assert DiffusionPlanner.from_pretrained(copy).value_function is not None
     assert "values" in answer(capsys, "plan", copy, "--guide", "value=1", "--num-samples", 2)["plan"]
+
+
+def test_what_training_cannot_do_is_refused_before_it_begins(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "run"
+    assert "--value-steps -1; give 0" in complaint(capsys, "train", store, "--out", out, *SIZES, "--value-steps", "-1")
+    track = tmp_path / "track.csv"
+    track.write_text("time,agent,x,y\n" + "".join(f"{t},a,{t},0\n" for t in range(12)))
+    assert main(["data", "import", "table", str(track), "--out", str(tmp_path / "data"), "--rate", "1"]) == 0
+    capsys.readouterr()
+    for flags in (("--best", "0.5"), ("--return-conditioning",)):
+        said = complaint(capsys, "train", tmp_path / "data", "--out", out, "--horizon", "4", *flags)
+        assert "all episodes have the same return" in said
+    assert not out.exists()
 
 
 def test_a_planner_is_fine_tuned_and_its_curve_drawn(

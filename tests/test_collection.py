@@ -280,6 +280,13 @@ def test_an_error_keeps_the_episodes_before_it(tmp_path):
     assert len(store) == 4
 
 
+def test_an_error_in_the_first_episode_is_in_nobodys_way(tmp_path):
+    with pytest.raises(ValueError, match="style='left_first' does not fit"):
+        collect_episodes("crossing-v0", out=tmp_path, episodes=1, style="left_first", workers=0, progress=False)
+    store = collect_episodes("crossing-v0", out=tmp_path, episodes=1, style="clockwise", workers=0, progress=False)
+    assert len(store) == 1
+
+
 def test_a_collection_killed_before_its_first_manifest_goes_on(tmp_path):
     code = f"""
 import os, signal, sys

@@ -77,6 +77,7 @@ def test_the_interval_of_a_few_numbers_is_wide_and_that_of_one_unknown() -> None
     assert one.value == 3 and np.isnan([one.low, one.high]).all()
     certain = share_interval([[1.0]])
     assert (certain.value, certain.high) == (1, 1) and 0.1 < certain.low < 0.3
+    assert share_interval([[1.0, 0.0]]).low >= 0 and share_interval([[1.0] + [0.0] * 99]).high < 0.06
 
 
 def test_the_interval_over_several_seeds_is_that_of_drawing_seeds_and_then_episodes() -> None:

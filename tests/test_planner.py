@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import diffplan as dp
+from diffplan.checkpoints import save_checkpoint
 from diffplan.planners import Question, make_scheduler
 from diffplan.planners.judging import realism
 from diffplan.trajectory import Cells, Plan
@@ -326,6 +328,17 @@ def test_a_saved_planner_keeps_the_order_of_agents_and_roles(tmp_path: Path) -> 
     reloaded = dp.DiffusionPlanner.from_pretrained(tmp_path)
     assert reloaded.spec.names == ("zoe", "abe")
     assert list(reloaded.spec.roles) == ["speaker", "listener"]
+
+
+def test_what_is_saved_may_be_read_by_whom_the_umask_lets(planner, observations, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        planner.save_pretrained(tmp_path / "planner")
+        planner(observations).save(tmp_path / "plan.safetensors")
+        save_checkpoint(tmp_path / "checkpoints", 1, {"one": torch.zeros(1)}, {})
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o640}
 
 
 def test_saving_over_something_that_is_no_planner_is_refused(planner, tmp_path: Path) -> None:

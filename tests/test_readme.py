@@ -12,7 +12,7 @@ TINIER = {
     "steps=1_000)": "steps=2)",
     "steps=10_000": "steps=2",
     "steps=8_000": "steps=2",
-    "steps=20_000": "steps=120, episodes=3, critic_steps=2, evaluate_every=120, evaluation_episodes=1",
+    "steps=20_000": "steps=120, episodes=3, critic_steps=2, evaluate_every=120, evaluation_episodes=2",
     "episodes=100": "episodes=1",
 }
 TINY = {"episodes=1_000": "episodes=3", "steps=3_000": "steps=2", "episodes=100": "episodes=1"}

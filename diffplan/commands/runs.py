@@ -1,7 +1,7 @@
 """Training planners and putting them to the test."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -129,6 +129,9 @@ class Train:
             layout = (self.horizon, self.history, self.normalizer, self.stride)
             dataset = load_dataset(self.path, *layout, inside=self.inside, crowd=self.crowd)
             imitated = dataset.best(self.best)
+        returns = dataset.store.mean_returns[dataset.episodes]
+        if (self.best < 1 or self.return_conditioning) and returns.min() == returns.max():
+            raise ValueError("all episodes have the same return: leave out --best and --return-conditioning.")
         if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
             raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         planner = DiffusionPlanner.for_dataset(
@@ -194,6 +197,8 @@ class Train:
         """The value function to train; raises ``ValueError`` before any work where its options make no sense."""
         from diffplan.models import ValueFunction
 
+        if self.value_steps < 0:
+            raise ValueError(f"--value-steps {self.value_steps}; give 0 (no value function) or more, e.g. 5000.")
         if not self.value_steps:
             if (self.discount, self.reach) != (Train.discount, Train.reach):
                 raise ValueError("--discount and --reach are of values; give --value-steps, e.g. 5000, too.")
@@ -294,14 +299,15 @@ class Evaluate:
             max_steps=self.max_steps,
             progress=not self.json,
         )
+        counted = None if safety is None else asdict(safety.stats)
         if self.json:
-            return show(report.to_dict(), as_json=True)
+            return show(report.to_dict() | ({"filter": counted} if counted else {}), as_json=True)
         together = min(self.batch_size, self.episodes)
         planning = f"{report.plan_ms:.1f}" + f" (a plan; up to {together} are made at once)" * (together > 1)
         facts = {**report.summary(), "plan_ms": planning, "fallbacks": report.fallbacks}
-        if safety is not None:
-            stats = safety.stats
-            facts["filter"] = f"changed {stats.changed} of {stats.calls} joint actions, {stats.infeasible} infeasible"
+        if counted:
+            told = "changed {changed} of {calls} joint actions, {infeasible} infeasible"
+            facts["filter"] = told.format(**counted)
         show(facts)
 
     def _check(self) -> None:

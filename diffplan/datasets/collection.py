@@ -88,6 +88,8 @@ def collect_episodes(
     finally:  # also after Ctrl-C or an error, be it amid an append: what is complete is kept
         store = TrajectoryStore.open(out)
         store.append(recorded[len(store) - first :])
+        if not len(store):  # nothing to go on with, and in nobody's way
+            (store.path / MANIFEST).unlink()
     return store
 
 

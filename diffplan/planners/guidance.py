@@ -159,13 +159,15 @@ class Guidance:
     ) -> Float[Tensor, "BS N W D"]:
         """The shift, halved, at last to 0, for candidates that the guides which are not steady would like less then."""
         judges = [self.guides[index] for index in moving if not self.guides[index].steady]
-        before = self._sum(judges, clean) if judges else None
-        for _ in range(HALVINGS if judges else 0):
+        if not judges:
+            return shift
+        before = self._sum(judges, clean)
+        for _ in range(HALVINGS):
             worse = (self._sum(judges, clean + shift) < before).reshape(-1, 1, 1, 1)
             if not worse.any():
                 return shift
             shift = torch.where(worse, shift / 2, shift)
-        return torch.where(worse, 0, shift) if judges else shift
+        return torch.where(worse, 0, shift)
 
     def _curvature(
         self,

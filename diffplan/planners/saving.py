@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from diffplan.datasets.normalizer import Normalizer
-from diffplan.files import explained_write_errors, inside, read_json, sha256, sync, write_json
+from diffplan.files import explained_write_errors, inside, read_json, sha256, share, sync, write_json
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
@@ -63,6 +63,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             yield temporary
             files = sorted(file for file in temporary.rglob("*") if file.is_file())
             for file in files:
+                share(file)
                 sync(file)
             write_json(temporary / MANIFEST, {file.relative_to(temporary).as_posix(): sha256(file) for file in files})
             shutil.rmtree(old, ignore_errors=True)
