@@ -105,6 +105,7 @@ def train_value(
     expectile = default_expectile(reach) if expectile is None else expectile
     _check(value, dataset, expectile, target_rate, reach)
     check_out(out, resume)
+    dataset = dataset.every_step()
     settings = {"steps": steps, "batch_size": batch_size, "return_steps": return_steps}
     for name, count in (settings | {"log_every": log_every, "checkpoint_every": checkpoint_every}).items():
         if count < 1:

@@ -338,7 +338,7 @@ def test_a_batch_holds_the_set_share_of_online_episodes(offline: dp.TrajectoryDa
     online.append([offline.store[index] for index in (3, 4, 5)])
     replay.refresh()
     draw = replay.draw(16, np.random.default_rng(0))
-    windows, transitions = replay.windows(draw), replay.transitions(draw, 0.9, 2)
+    windows, transitions = replay.windows(draw), replay.transitions(16, np.random.default_rng(0), 0.9, 2)
     assert (windows.episode >= 60).sum() == 4
     assert set(windows.episode[windows.episode >= 60]) <= {61, 62}  # the two newest
     assert (windows.episode == transitions.episode).all() and (windows.step == transitions.step).all()
@@ -360,6 +360,18 @@ def test_episodes_of_better_return_are_drawn_more_often_by_their_priority(
     assert good / bad == pytest.approx(np.exp(2.0), rel=0.15)
     ranks = offline.return_ranks[episodes[episodes < 60]]
     assert ranks.mean() == pytest.approx(0.66, abs=0.04)  # of a rank with density ~ e^2x
+    episodes = replay.transitions(4_000, np.random.default_rng(0), 0.9, 2).episode  # critics see all alike
+    assert offline.return_ranks[episodes[episodes < 60]].mean() == pytest.approx(0.5, abs=0.04)
+
+
+def test_critics_learn_of_every_step_also_where_windows_do_not(offline: dp.TrajectoryDataset, tmp_path: Path) -> None:
+    sparse = dp.load_dataset(offline.store.path, offline.horizon, stride=5, inside=True)
+    assert sparse.every_step().stride == 1 and offline.every_step() is offline
+    batch = Replay(sparse, dp.TrajectoryStore.create(tmp_path, offline.spec), 0.5, None).transitions(
+        4_000, np.random.default_rng(0), 0.9, 1
+    )
+    ends = offline.store.lengths[batch.episode] - 1
+    assert (batch.step == ends).any() and set(batch.step.tolist()) == set(range(int(ends.max()) + 1))
 
 
 def test_the_denoiser_learns_from_the_better_half_and_what_is_as_good(

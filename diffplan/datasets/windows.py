@@ -125,6 +125,13 @@ class TrajectoryDataset:
         like = (self.horizon, self.history, self.stride, self.normalizer)
         return type(self)(self.store, *like, chosen, self.inside, self.crowd)
 
+    def every_step(self) -> Self:
+        """The windows at every step of the same episodes, to their very ends: those of which values are learned."""
+        if self.stride == 1 and not self.inside:
+            return self
+        episodes = self.episodes.tolist()
+        return type(self)(self.store, self.horizon, self.history, 1, self.normalizer, episodes, crowd=self.crowd)
+
     def sample(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> WindowBatch:
         """``batch_size`` windows, with replacement: ``start_share`` of them from episodes' first steps."""
         if self.crowd is None:

@@ -136,7 +136,9 @@ class PolicyGradient(FrozenPrior):
         return acting.beside_partners(self.explorer, self.planner.spec)
 
     def refining(self, reach: float, price: float) -> None:
-        """Does not concern it."""
+        """Nothing is refined: V is of what is done, on which advantages rest."""
+        if self.learning.expectile is None:
+            self.critics.expectile = 0.5
 
     def met(self, episodes: TrajectoryDataset, seeds: Sequence[int]) -> None:
         """Finds out how much better than expected each trial of these episodes went."""

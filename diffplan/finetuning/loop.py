@@ -56,7 +56,9 @@ class FinetuningReport:
     Args:
         method: what learned.
         offline: score of the planner as it was given, acting by its first sample.
-        best: score of the planner as it is now: of the best round.
+        best: score of the planner as it is now, of the best round: the highest of many tests of the same starts, so
+            higher than another test would find (by 0.06 of a success rate of 0.8, had nothing changed in 25 tests of
+            100 episodes). Evaluate it on other starts to know.
         rows: the metrics of every round; ``score``, ``low`` and ``high`` stand in those that were evaluated.
         environment_steps: joint steps that were acted.
         rollbacks: how often a bad round was undone.

@@ -39,7 +39,8 @@ class Learning:
     Args:
         critic_batch_size: transitions a step.
         critic_learning_rate: of AdamW, constant; also of the noise policy and its critic.
-        expectile: see ``train_value``, whose ``reach`` is half of what acting refines; None as there.
+        expectile: see ``train_value``, whose ``reach`` is half of what acting refines; None as there, but 0.5 under
+            ``"gradient"``, whose advantages need the value of what is done.
         target_rate: see ``train_value``; likewise ``return_steps``.
         batch_size: windows a step of the denoiser or the noise policy.
         learning_rate: of the denoiser, see ``train``; constant, after a warm-up over the first updates.
@@ -154,8 +155,7 @@ class FrozenPrior:
     def learn(self, update: int, rng: np.random.Generator) -> dict[str, float]:
         """Takes one step, a function of nothing but ``rng`` and what ``tensors`` gives; returns its losses."""
         value, how = self.critics.value, self.learning
-        draw = self.replay.draw(how.critic_batch_size, rng)
-        batch = self.replay.transitions(draw, value.config.discount, how.return_steps)
+        batch = self.replay.transitions(how.critic_batch_size, rng, value.config.discount, how.return_steps)
         self.critics.optimizer.param_groups[0]["lr"] = self.pace * how.critic_learning_rate
         value.train()
         parts = {name: float(loss.detach()) for name, loss in self.critics.update(batch, update).items()}

@@ -30,7 +30,8 @@ class Replay:
         online_share: share of every batch that comes from the online store, once it holds episodes.
         newest: draw only from so many newest online episodes; None: from all. Bounds what is mapped into memory.
         priority: windows of episodes with the best return among the offline ones are drawn up to e^priority times as
-            often as of those with the worst; 0: all alike.
+            often as of those with the worst; 0: all alike. Transitions, of which critics learn, are always drawn alike:
+            chosen by return, they would teach that a gamble pays.
 
     The attribute ``since`` is the first online episode to draw from.
     """
@@ -106,11 +107,13 @@ class Replay:
         """The windows drawn."""
         return self._joined([(dataset, dataset.batch(indices)) for dataset, indices in draw])
 
-    def transitions(self, draw: Draw, discount: float, steps: int) -> TransitionBatch:
-        """The transitions of up to ``steps`` steps from the presents of the windows drawn."""
-        return self._joined(
-            [(dataset, take_transitions(dataset, indices, discount, steps)) for dataset, indices in draw]
-        )
+    def transitions(self, batch_size: int, rng: np.random.Generator, discount: float, steps: int) -> TransitionBatch:
+        """Transitions of up to ``steps`` steps, in the same proportion, from any step of an episode."""
+        fresh = 0 if self.online is None else round(self.online_share * batch_size)
+        sizes = ((self.offline, batch_size - fresh), (self.online or self.offline, fresh))
+        parts = [(dataset.every_step(), size) for dataset, size in sizes if size]
+        drawn = [(dataset, dataset.draw(size, rng)) for dataset, size in parts]
+        return self._joined([(dataset, take_transitions(dataset, at, discount, steps)) for dataset, at in drawn])
 
     def _joined(self, parts: list[tuple[TrajectoryDataset, Batch]]) -> Batch:
         numbered = [replace(batch, episode=batch.episode + self._first_number(dataset)) for dataset, batch in parts]
