@@ -268,7 +268,7 @@ def test_a_guide_moves_plans_of_agents_in_their_own_frames(tmp_path: Path, resam
     free = planner(start, past=past, num_samples=32)
     guided = planner(start, past=past, num_samples=32, guides=[left], resample=resample)
     side = [(one.positions("walker_0")[:, -1] - start["walker_0"])[:, 1] for one in (free, guided)]
-    assert abs(side[0].mean()) < 0.7 and side[1].min() > 0.7
+    assert abs(side[0].mean()) < 0.7 and side[1].mean() > 1.3
 
 
 def test_frames_need_a_position_and_the_normalizer_made_for_them(tmp_path: Path) -> None:

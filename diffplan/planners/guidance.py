@@ -13,8 +13,8 @@ mean of the Gaussian (estimate, C) times the weight exp(g):
 is measured for every guide and cell by one more gradient a little further on: exact for Gaussians where cells do not
 depend on each other, an approximation otherwise. Of a ``steady`` guide it is measured once, at the first level at which
 it moves plans; C is taken to shrink from there as it does where the clean cells are N(0, 1). No cell moves farther than
-a few standard deviations of what is open, and none to where such a guide likes the plan less: a trained network's J is
-not exact, and guides may tie neighbouring steps together.
+a few standard deviations of what is open. Guides that are not steady move plans one after the other, and none to where
+these together like it less: a trained network's J is not exact, and guides may tie neighbouring steps together.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,20 +150,28 @@ class Guidance:
                 if self.guides[index].steady:
                     self._bends[index] = bends[index]
         bend = spread**2 * torch.stack([bends[index] for index in moving])
-        shift = covariant((pulls / (1 + bend)).sum(0))
-        shift = shift * (TRUST * limit / _length(shift).clamp(min=1e-9)).clamp(max=1)
-        return clean, clean + self._shortened(moving, clean, shift)
+        pushes, moved = pulls / (1 + bend), clean
+        steady = [self.guides[index].steady for index in moving]
+
+        def shift(push: Tensor) -> Tensor:
+            way = covariant(push)
+            return way * (TRUST * limit / _length(way).clamp(min=1e-9)).clamp(max=1)
+
+        if any(steady):
+            moved = moved + shift(pushes[steady].sum(0))
+        judges = [self.guides[index] for index in moving if not self.guides[index].steady]
+        for push, one in zip(pushes, steady, strict=True):
+            if not one:  # each by itself: a strong one that ties steps together would take the others' shifts with it
+                moved = moved + self._shortened(judges, moved, shift(push))
+        return clean, moved
 
     def _shortened(
-        self, moving: Sequence[int], clean: Float[Tensor, "BS N W D"], shift: Float[Tensor, "BS N W D"]
+        self, judges: Sequence[Guide], plan: Float[Tensor, "BS N W D"], shift: Float[Tensor, "BS N W D"]
     ) -> Float[Tensor, "BS N W D"]:
-        """The shift, halved, at last to 0, for candidates that the guides which are not steady would like less then."""
-        judges = [self.guides[index] for index in moving if not self.guides[index].steady]
-        if not judges:
-            return shift
-        before = self._sum(judges, clean)
+        """A shift of a plan, halved, at last to 0, for candidates that these guides would like less after it."""
+        before = self._sum(judges, plan)
         for _ in range(HALVINGS):
-            worse = (self._sum(judges, clean + shift) < before).reshape(-1, 1, 1, 1)
+            worse = (self._sum(judges, plan + shift) < before).reshape(-1, 1, 1, 1)
             if not worse.any():
                 return shift
             shift = torch.where(worse, shift / 2, shift)
