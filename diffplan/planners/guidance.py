@@ -12,9 +12,10 @@ mean of the Gaussian (estimate, C) times the weight exp(g):
 ``C g`` alone (arXiv 2209.14687, 2204.03458) overshoots where the weight is curved. How H bends the gradient along C g
 is measured for every guide and cell by one more gradient a little further on: exact for Gaussians where cells do not
 depend on each other, an approximation otherwise. Of a ``steady`` guide it is measured once, at the first level at which
-it moves plans; C is taken to shrink from there as it does where the clean cells are N(0, 1). No cell moves farther than
-a few standard deviations of what is open. Guides that are not steady move plans one after the other, and none to where
-these together like it less: a trained network's J is not exact, and guides may tie neighbouring steps together.
+it moves plans; C is taken to shrink from there as it does where the clean cells are N(0, 1). No guide moves a cell
+farther than a few standard deviations of what is open. Guides that are not steady move plans one after the other, and
+none to where these together like it less: a trained network's J is not exact, and guides may tie neighbouring steps
+together.
 """
 
 from collections.abc import Callable, Sequence

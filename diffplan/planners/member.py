@@ -69,8 +69,9 @@ class TeamMember:
         self.planner, self.name, self.manners, self.seed = planner, name, manners or Manners(), seed
         self.stats = TeamStats() if stats is None else stats
         self.guides, self.safety = tuple(guides), safety
-        for steps, level in ((self.manners.num_inference_steps, 1.0), (1, self.manners.warm_start_level)):
-            check_levels(self.guides, noise_levels(planner.scheduler, steps, level)[:-1])
+        if self.guides:  # a team has new members for every episode
+            for steps, level in ((self.manners.num_inference_steps, 1.0), (1, self.manners.warm_start_level)):
+                check_levels(self.guides, noise_levels(planner.scheduler, steps, level)[:-1])
         self.index = planner.spec.names.index(name)
         self.step = -1
         self.plan: Plan | None = None
