@@ -197,7 +197,7 @@ def test_a_run_acts_in_the_way_that_scores_best_also_after_it_was_killed(
 ) -> None:
     """A value gradient scores best at first, then refining at no price, which is tried after the fourth round."""
 
-    def score(run: Run, policy: dp.RecedingHorizonPolicy) -> Interval:
+    def score(run: Run, policy: dp.RecedingHorizonPolicy, final: bool = False) -> Interval:
         (guided,) = [guide.levels is not None for guide in policy.sampling.guides] or [False]
         assert policy.sampling.num_samples == (1 if guided or not policy.sampling.guides else 2)
         value = 2.0 if run.rounds and (policy.refine, policy.refine_price) == (1.0, 0.0) else float(guided)
@@ -280,15 +280,17 @@ def test_the_saved_planner_is_that_of_the_best_round(straight: tuple[Path, Finet
     out, report = straight
     assert report.best.value == max(row["score"] for row in report.rows if "score" in row)
     policy = QUICK["acting"].policy(dp.DiffusionPlanner.from_pretrained(out))
-    found = dp.evaluate(policy, Line, episodes=3, seed=evaluation_seed(0)).summary()["return"]
-    assert found.value == pytest.approx(report.best.value, abs=1e-4)
+    for final, score in ((False, report.best), (True, report.final)):
+        found = dp.evaluate(policy, Line, episodes=3, seed=evaluation_seed(0, final)).summary()["return"]
+        assert found.value == pytest.approx(score.value, abs=1e-4)
+    assert report.final.value != report.best.value
 
 
 def test_a_score_below_the_floor_brings_the_best_weights_back(
     tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.0, 1.0, -3.0, -2.0, -1.0])  # as it was given, as it acts from then on, after each round
-    monkeypatch.setattr(Run, "_score", lambda *_: scored(next(scores), 0.1))
+    monkeypatch.setattr(Run, "_score", lambda _, __, final=False: scored(0.0 if final else next(scores), 0.1))
     report = tune(tmp_path)
     assert [row["rolled_back"] for row in report.rows] == [False, True, True, True]
     tensors, facts = load_checkpoint(checkpoints(tmp_path / "checkpoints")[-1])
@@ -615,7 +617,7 @@ def test_partners_that_change_raise_the_share_of_what_is_met_since(
     tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([3.0, 4.0, -3.0, -2.0, -1.0])  # as given, as it acts, the best anew, the newest, at the end
-    monkeypatch.setattr(Run, "_score", lambda *_: scored(next(scores)))
+    monkeypatch.setattr(Run, "_score", lambda _, __, final=False: scored(0.0 if final else next(scores)))
     brief = {"steps": 4 * 20 * STEPS, "episodes": 20, "updates_per_step": 0.01, "method": "noise"}
     report = tune(
         tmp_path, **brief, evaluate_every=10**6, acting=Acting(2, refine=0.5, partners=Partner(2), watched=("b",))

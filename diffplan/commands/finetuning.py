@@ -133,6 +133,7 @@ class Finetune:
             "steps": report.environment_steps,
             "offline": asdict(report.offline) if self.json else str(report.offline),
             "best": asdict(report.best) if self.json else str(report.best),
+            "final": asdict(report.final) if self.json else str(report.final),
             **(report.acting.way if trusted else {}),
             "rollbacks": report.rollbacks,
             "signs": report.signs,

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,10 @@ class FinetuningReport:
     Args:
         method: what learned.
         offline: score of the planner as it was given, acting by its first sample.
-        best: score of the planner as it is now, of the best round: the highest of many tests of the same starts, so
-            higher than another test would find (by 0.06 of a success rate of 0.8, had nothing changed in 25 tests of
-            100 episodes). Evaluate it on other starts to know.
+        best: score of the best round: the highest of many tests of the same starts, so higher than another test would
+            find (by 0.06 of a success rate of 0.8, had nothing changed in 25 tests of 100 episodes).
+        final: score of the planner as it is now, which is that of the best round, from as many starts by which nothing
+            was chosen.
         rows: the metrics of every round; ``score``, ``low`` and ``high`` stand in those that were evaluated.
         environment_steps: joint steps that were acted.
         rollbacks: how often a bad round was undone.
@@ -73,6 +74,7 @@ class FinetuningReport:
     method: str
     offline: Interval
     best: Interval
+    final: Interval
     rows: list[dict[str, Any]]
     environment_steps: int
     rollbacks: int
@@ -134,8 +136,9 @@ def finetune(
         updates_per_step: steps of learning for each environment step.
         critic_steps: of training a value function first, where the planner has none.
         score: what counts of an evaluation: ``"return"`` or ``"success"``.
-        evaluate_every: environment steps between two evaluations; there is one at the end, too, and before the first
-            round some: of the planner as it was given, as it acts, and of what ``acting`` leaves open to try.
+        evaluate_every: environment steps between two evaluations; there is one at the end, too (and of what is kept one
+            more, from other starts), and before the first round some: of the planner as it was given, as it acts, and
+            of what ``acting`` leaves open to try.
         evaluation_episodes: of each; always the same starts, which are not those of the rounds.
         floor: go back to the best round when the whole interval of a score is below this; None: below the interval of
             the planner as it was given; after partners (or the world) changed, of the best one, which is scored anew.
@@ -218,11 +221,12 @@ def finetune(
             while run.acted < steps:
                 run.round()
                 show(run.acted, run.watch.best.value)
-    acting = replace(run.acting, **run.best_way)
+        final = run.final()
     return FinetuningReport(
         name,
         run.offline,
         run.watch.best,
+        final,
         run.log.rows,
         run.acted,
         run.watch.rollbacks,
@@ -230,8 +234,8 @@ def finetune(
         run.drift.found,
         time.perf_counter() - started,
         out / "metrics.jsonl",
-        learner.team(acting),
-        acting,
+        learner.team(run.kept_acting),
+        run.kept_acting,
     )
 
 

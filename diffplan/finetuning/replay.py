@@ -133,6 +133,6 @@ def round_seeds(seed: int, round_: int, episodes: int) -> Int[np.ndarray, "E"]:
     return np.random.SeedSequence([seed, round_, 2]).generate_state(episodes).astype(np.int64)
 
 
-def evaluation_seed(seed: int) -> int:
-    """The ``seed`` of ``evaluate`` for a run's own evaluations: the same starts every time, and no others' ones."""
-    return int(np.random.SeedSequence([seed, 3]).generate_state(1)[0])
+def evaluation_seed(seed: int, final: bool = False) -> int:
+    """The ``seed`` of ``evaluate`` for a run's own evaluations: the same starts every time, but others at the end."""
+    return int(np.random.SeedSequence([seed, 5 if final else 3]).generate_state(1)[0])

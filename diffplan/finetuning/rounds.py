@@ -301,8 +301,17 @@ class Run:
     def _score_of(self, way: dict[str, Any]) -> Interval:
         return self._score(self.method.team(replace(self.acting, **way)))
 
-    def _score(self, policy: Policy) -> Interval:
-        report = tested(self.worlds, policy, self.facts["seed"], self.facts["evaluation_episodes"])
+    def final(self) -> Interval:
+        """Scores what is kept once more, from starts by which nothing was chosen."""
+        return self._score(self.method.team(self.kept_acting), final=True)
+
+    @property
+    def kept_acting(self) -> Acting:
+        """How the best round acted."""
+        return replace(self.acting, **self.best_way)
+
+    def _score(self, policy: Policy, final: bool = False) -> Interval:
+        report = tested(self.worlds, policy, self.facts["seed"], self.facts["evaluation_episodes"], final)
         return report.summary().get(self.facts["score"], Interval(0.0, 0.0, 0.0))  # a success of which nothing is told
 
     def _starts(self) -> list[Observations]:
@@ -350,7 +359,9 @@ class Run:
             self.log.close()
 
 
-def tested(worlds: Sequence[ParallelEnv], policy: Policy, seed: int, episodes: int) -> EvaluationReport:
-    """Runs a policy from the starts of a run's evaluations."""
-    first = evaluation_seed(seed)
+def tested(
+    worlds: Sequence[ParallelEnv], policy: Policy, seed: int, episodes: int, final: bool = False
+) -> EvaluationReport:
+    """Runs a policy from the starts of a run's evaluations, or from those of its last one."""
+    first = evaluation_seed(seed, final)
     return evaluate_in(worlds, policy, [episode_seed(first, index) for index in range(episodes)])
