@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from diffplan.envs import make
     from diffplan.evaluation import evaluate
     from diffplan.finetuning import finetune
+    from diffplan.futures_training import train_futures
     from diffplan.models import JointDenoiser, NoisePolicy, PartnerEncoder, ValueFunction
     from diffplan.partners import TeamOfPolicies, WithPartners, watch_partner
     from diffplan.planners import (
         ConstraintGuide,
         DecentralizedTeam,
         DiffusionPlanner,
+        Futures,
         GoalGuide,
         Guide,
         Link,
@@ -81,6 +83,7 @@ __all__ = [
     "ConstraintGuide",
     "DecentralizedTeam",
     "DiffusionPlanner",
+    "Futures",
     "GoalGuide",
     "Guide",
     "JointDenoiser",
@@ -136,6 +139,7 @@ __all__ = [
     "run_team",
     "save_video",
     "train",
+    "train_futures",
     "train_value",
     "watch_partner",
 ]
@@ -147,6 +151,7 @@ _HOMES = {
     "ConstraintGuide": "planners",
     "DecentralizedTeam": "planners",
     "DiffusionPlanner": "planners",
+    "Futures": "planners",
     "GoalGuide": "planners",
     "Guide": "planners",
     "JointDenoiser": "models",
@@ -201,6 +206,7 @@ _HOMES = {
     "run_team": "processes.team",
     "save_video": "rollout",
     "train": "training",
+    "train_futures": "futures_training",
     "train_value": "value_training",
     "watch_partner": "partners",
 }

@@ -119,7 +119,7 @@ def train(
             f"styles are of {styles.family.shape[1:]} episodes and agents, {dataset.store.path} has "
             f"{(len(dataset.store), dataset.spec.num_agents)}; make them of this store: StyleTable.of(store, families)."
         )
-    _check_positive(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_counts(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     half = uses_bfloat16(precision, torch.cuda.is_available())
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_world_size(accelerator.num_processes)
@@ -172,12 +172,12 @@ def train(
     loss_of = _Loss(model, dataset, exercises, start_share, share, seed, accelerator.process_index)
     folder = Path(out) if out is not None and accelerator.is_main_process else None
     started, keeping = time.perf_counter(), Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
-    with keeping as kept, _bar(progress and accelerator.is_main_process, steps, first) as advance:
+    with keeping as kept, learning_bar(progress and accelerator.is_main_process, steps, first) as advance:
         log = MetricsLog(folder, first, tensorboard)
         for step in range(first, steps):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
                 loss = loss_of(step)
-            rate = learning_rate * _schedule(step, steps)
+            rate = learning_rate * schedule(step, steps)
             with kept.step():
                 run.update(loss, rate, step)
                 if (step + 1) % log_every == 0 or step + 1 == steps:
@@ -296,7 +296,8 @@ def check_world_size(num_processes: int) -> None:
             )
 
 
-def _check_positive(**counts: int) -> None:
+def check_counts(**counts: int) -> None:
+    """Raises ``ValueError`` where one of them is not positive."""
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}={count}; it must be at least 1.")
@@ -348,7 +349,7 @@ def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) ->
         )
 
 
-def _schedule(step: int, steps: int) -> float:
+def schedule(step: int, steps: int) -> float:
     """Linear warm-up, then cosine decay to 0."""
     warmup = min(WARMUP_STEPS, max(1, steps // 10))
     if step < warmup:
@@ -357,7 +358,8 @@ def _schedule(step: int, steps: int) -> float:
 
 
 @contextmanager
-def _bar(shown: bool, steps: int, first: int) -> Iterator[Any]:
+def learning_bar(shown: bool, steps: int, first: int) -> Iterator[Any]:
+    """A progress bar that is told every step's loss."""
     columns = (
         TextColumn("training"),
         BarColumn(),

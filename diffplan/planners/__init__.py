@@ -1,6 +1,7 @@
 """Sampling plans, guiding them, and acting on them."""
 
 from diffplan.planners.channel import Link
+from diffplan.planners.futures import Futures
 from diffplan.planners.guides import ConstraintGuide, Estimate, GoalGuide, Guide, ValueGuide
 from diffplan.planners.manners import Manners
 from diffplan.planners.member import TeamMember
@@ -20,6 +21,7 @@ __all__ = [
     "DecentralizedTeam",
     "DiffusionPlanner",
     "Estimate",
+    "Futures",
     "GoalGuide",
     "Guide",
     "Link",

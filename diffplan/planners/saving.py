@@ -22,6 +22,7 @@ from diffplan.planner_folder import INDEX, replaced
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
+FUTURES = "futures"  # in the provenance of a planner that is told which future to draw
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER_CLASSES = (FlowMatchEulerDiscreteScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
 COMPONENTS: dict[str, tuple[Any, ...]] = {

@@ -1,0 +1,173 @@
+"""Training of a fixed number of futures by the best of them (multiple hypotheses, arXiv 1612.00197).
+
+One step: of every window the network draws all futures, from pure noise in one step; the one that is nearest to what
+happened, or now and then any other, learns from it. So each comes to stand for the part of what may happen to which it
+is nearest, at its middle. All randomness of a step comes from (seed, step), so a resumed run is bit-identical.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffplan.augmentation import Augmentation
+from diffplan.checkpoints import Kept, check_out, load_newest
+from diffplan.datasets.windows import TrajectoryDataset
+from diffplan.denoising import Exercise, Exercises
+from diffplan.metrics import MetricsLog
+from diffplan.planners.estimator import uses_bfloat16
+from diffplan.planners.futures import Futures
+from diffplan.questions import QuestionMix
+from diffplan.training import (
+    DenoiserRun,
+    TrainingReport,
+    check_counts,
+    check_planner_fits,
+    diagnosis,
+    learning_bar,
+    schedule,
+)
+
+OTHERS = (0.5, 0.02)  # how often any future learns instead of the nearest: at first, and from half the steps on
+
+
+def train_futures(
+    futures: Futures,
+    dataset: TrajectoryDataset,
+    *,
+    steps: int = 3_000,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    ema_decay: float = 0.999,
+    mix: QuestionMix | None = None,
+    start_share: float = 0.0,
+    roles: Sequence[str] | None = None,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 1_000,
+    log_every: int = 50,
+    progress: bool = True,
+) -> TrainingReport:
+    """Trains futures in place; afterwards their network holds the averaged weights.
+
+    Losses are distances to what happened of the futures that learned, in the normaliser's units: the root of an agent's
+    squared errors of a step, all entries together, as displacement errors are where these are positions.
+
+    Args:
+        futures: from ``Futures.of`` a trained planner.
+        dataset: windows to learn from; those of the planner's training.
+        steps: optimiser steps in all, also when resumed. One takes as long as ``futures.count / 3`` of ``train``'s.
+        batch_size: windows a step.
+        learning_rate: as of ``train``.
+        ema_decay: of the averaged weights.
+        mix: how often each question is asked.
+        start_share: as of ``train``.
+        roles: whose errors say which future is nearest; None: everybody's. All agents' futures learn.
+        augmentation: as of ``train``.
+        seed: of everything random.
+        out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
+        resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.
+        checkpoint_every: steps between two checkpoints; there is one at the end, too, and one when interrupted.
+        log_every: steps between two lines of metrics.
+        progress: show a bar with the time left.
+
+    Raises:
+        ValueError: futures and dataset do not fit, or the checkpoint is of another run.
+        FloatingPointError: a loss is not finite; the message names the step and the windows.
+    """
+    planner, spec = futures.planner, dataset.spec
+    check_out(out, resume)
+    check_planner_fits(planner, dataset)
+    check_counts(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    if not (0 < learning_rate < math.inf and 0 <= ema_decay < 1 and 0 <= start_share <= 1):
+        told = f"learning_rate={learning_rate}, ema_decay={ema_decay}, start_share={start_share}"
+        raise ValueError(f"{told}; the first is above 0, the second 0 to below 1, the third a share, 0 to 1.")
+    if strange := [role for role in roles or () if role not in spec.roles]:
+        raise ValueError(f"roles={strange} are none of {[*spec.roles]}.")
+    if augmentation is not None:
+        augmentation.check(spec, planner.normalizer.config.kind)
+    mix, device = mix or QuestionMix(), planner.denoiser.device
+    half = uses_bfloat16("auto", device.type == "cuda")
+    facts = {
+        "futures": [futures.count, futures.per_agent, roles and [*roles]],
+        "numbers": [steps, batch_size, learning_rate, ema_decay, start_share, half, seed],
+        "mix": asdict(mix),
+        "data": dataset.store.fingerprint,
+        "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
+        "augmentation": augmentation and asdict(augmentation),
+    }
+    denoiser = planner.denoiser.train()
+    run = DenoiserRun(denoiser, learning_rate, ema_decay, half)
+    folder = None if out is None else Path(out)
+    first = load_newest(folder, facts, run.load) if resume and folder else 0
+    settings = (spec, dataset.history, denoiser.config.patch_size, mix, None, None, augmentation, device)
+    exercises = Exercises(*settings)
+    chooses = torch.tensor([roles is None or role in roles for role in spec.agents.values()], device=device)
+    started, log = time.perf_counter(), MetricsLog(folder, first)
+    with (
+        Kept(folder, first, steps, checkpoint_every, run.tensors, facts) as kept,
+        learning_bar(progress, steps, first) as advance,
+    ):
+        for step in range(first, steps):
+            rng = np.random.default_rng([seed, step])
+            windows = dataset.sample(batch_size, rng, start_share)
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            exercise = exercises(windows, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = _loss(futures, exercise, chooses[: exercise.clean.shape[1]], step / steps, generator)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(diagnosis(f"training step {step}", windows, exercise.clean))
+            rate = learning_rate * schedule(step, steps)
+            with kept.step():
+                run.update(loss, rate, step)
+                if (step + 1) % log_every == 0 or step + 1 == steps:
+                    row = {"step": step + 1, "loss": float(loss.detach()), "learning_rate": rate}
+                    log.write(row | {"seconds": time.perf_counter() - started})
+            advance(float(loss.detach()))
+            kept.save_if_due()
+    log.close()
+    denoiser.load_state_dict(run.ema)
+    denoiser.eval()
+    if folder is not None:
+        futures.save_pretrained(folder / "planner")
+    logged, losses = [row["step"] for row in log.rows], [row["loss"] for row in log.rows]
+    return TrainingReport(logged, losses, time.perf_counter() - started, log.path)
+
+
+def _loss(futures: Futures, exercise: Exercise, chooses: Tensor, progress: float, generator: torch.Generator) -> Tensor:
+    """How far off those futures are that learn from each window."""
+    B, N, S, alone = *exercise.clean.shape[:2], futures.count, futures.per_agent
+    unknown = (exercise.levels > 0)[..., None] & ~exercise.known
+    noise = torch.randn(exercise.clean.shape, generator=generator).to(exercise.clean.device)
+    asked = replace(
+        exercise,
+        sample=torch.where(unknown, noise, exercise.clean),
+        levels=(exercise.levels > 0).float(),
+    )
+    order = torch.arange(S).expand(B, N, S)
+    if alone:  # of agents side by side not the same ones
+        order = torch.rand(B, N, S, generator=generator).argsort(-1)
+    order = order.to(exercise.clean.device)
+    with torch.no_grad():
+        off = torch.stack([_distances(futures, asked, order[..., s]) for s in range(S)])  # [S, B, N]
+    nearest = (off if alone else (off * chooses).sum(-1, keepdim=True)).argmin(0)
+    often = max(OTHERS[1], OTHERS[0] * (1 - 2 * progress))
+    other, any_ = torch.rand(2, *nearest.shape, generator=generator).to(nearest.device)
+    learning = torch.where(other < often, (any_ * S).long(), nearest).expand(B, N)
+    off = _distances(futures, asked, order.gather(2, learning[..., None])[..., 0])
+    return off.sum() / exercise.learned.any(-1).sum().clamp(min=1)
+
+
+def _distances(futures: Futures, asked: Exercise, which: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    """How far each agent's drawn future is from what happened, added up over the steps to be foreseen."""
+    told = replace(asked, latents=torch.nn.functional.one_hot(which, futures.count).float())
+    wrong = (told.estimate(futures.planner.denoiser) - asked.clean) * asked.learned
+    return (wrong.square().sum(-1) + 1e-6).sqrt().mul(asked.learned.any(-1)).sum(-1)

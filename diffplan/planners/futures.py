@@ -1,0 +1,131 @@
+"""A fixed number of futures, made at once by a network that was taught to have one of them right.
+
+Samples say what may happen, as often as it does; a few of them say little. A network that is taught by the best of its
+answers alone (arXiv 1612.00197, section 3) spreads them over what may happen as means of clusters are
+(``representatives``), without drawing hundreds of samples first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from diffplan.models.denoiser import JointDenoiser
+from diffplan.planner_folder import find_planner
+from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.question import Question, Sampling
+from diffplan.planners.saving import FUTURES, load_components, load_provenance
+from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.trajectory import Cells, Plan
+
+CODE_STD = 0.5  # of what tells futures apart, before training
+PARTS = ("observations", "actions")  # of a plan
+
+
+@dataclass(frozen=True)
+class Futures:
+    """A planner whose denoiser is told which of its futures to draw, and draws it in one step.
+
+    Args:
+        planner: its denoiser takes latents: which future, one of ``latent_size``.
+        per_agent: futures are right agent by agent; those of one index are no joint future.
+
+    Example:
+        ``futures = Futures.of(planner); train_futures(futures, dataset); plan = futures(observations)``
+    """
+
+    planner: DiffusionPlanner
+    per_agent: bool = False
+
+    @classmethod
+    def of(cls, planner: DiffusionPlanner, count: int = 20, *, per_agent: bool = False, seed: int = 0) -> Self:
+        """Futures to be trained, from a planner's weights, which it keeps.
+
+        Args:
+            planner: trained. What it infers of partners, values and returns plays no part.
+            count: how many futures.
+            per_agent: each agent shall have its own right one among them, instead of all agents one together.
+            seed: of what tells futures apart at first.
+
+        Raises:
+            ValueError: ``count`` is not positive.
+        """
+        if count < 1:
+            raise ValueError(f"count={count}; ask for at least one future.")
+        config = {name: value for name, value in planner.denoiser.config.items() if not name.startswith("_")}
+        denoiser = JointDenoiser(**config | {"latent_size": count}).eval().to(planner.denoiser.device)
+        weights = {k: v for k, v in planner.denoiser.state_dict().items() if not k.startswith("embed_latent.")}
+        codes = CODE_STD * torch.randn(config["width"], count + 1, generator=torch.Generator().manual_seed(seed))
+        denoiser.load_state_dict(weights | {"embed_latent.weight": codes})
+        own = DiffusionPlanner(
+            denoiser, planner.scheduler, planner.normalizer, planner.spec, planner.horizon, planner.history
+        )
+        own.precision, own.provenance = planner.precision, dict(planner.provenance)
+        return cls(own, per_agent)
+
+    @property
+    def count(self) -> int:
+        """How many futures."""
+        return int(self.planner.denoiser.config.latent_size)
+
+    def for_agents(self, spec: JointSpec) -> Self:
+        """The same for another team of the same roles. Raises as ``DiffusionPlanner.for_agents``."""
+        return replace(self, planner=self.planner.for_agents(spec))
+
+    def __call__(
+        self,
+        observations: Mapping[str, Any],
+        *,
+        past: Sequence[tuple[Observations, Actions]] = (),
+        given: Cells | None = None,
+        seed: int = 0,
+    ) -> Plan:
+        """All futures as a plan's candidates; arguments and errors as of ``DiffusionPlanner.__call__``."""
+        return self.answer([Question(observations, past, given, seed=seed)])[0]
+
+    def answer(self, questions: Sequence[Question]) -> list[Plan]:
+        """All futures of each question, in one batch; of a question no warm start is used, nor latents."""
+        codes = self.codes()
+        asked = [replace(one, warm_start=None, latents=code) for one in questions for code in codes]
+        plans = self.planner.answer(asked, Sampling(num_inference_steps=1))
+        return [_together(plans[first : first + self.count]) for first in range(0, len(plans), self.count)]
+
+    def codes(self) -> Float[np.ndarray, "S N S"]:
+        """What the denoiser is told for each future; where futures are each agent's own, in an order of its own."""
+        one = np.eye(self.count, dtype=np.float32)
+        order = np.random.default_rng(0) if self.per_agent else None
+        agents = range(self.planner.spec.num_agents)
+        return np.stack([one if order is None else one[order.permutation(self.count)] for _ in agents], axis=1)
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Writes a folder as ``DiffusionPlanner.save_pretrained`` does."""
+        self.planner.provenance |= {FUTURES: "agents" if self.per_agent else "joint"}
+        self.planner.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Reads what ``save_pretrained`` or ``train_futures`` wrote.
+
+        Raises:
+            ValueError: no planner is there, it is damaged, or none that draws futures.
+        """
+        whole = find_planner(folder)
+        components, settings = load_components(whole)
+        planner, provenance = DiffusionPlanner(**components, **settings), load_provenance(whole)
+        kind = provenance.get(FUTURES)
+        if kind not in ("agents", "joint") or not planner.denoiser.config.latent_size:
+            raise ValueError(
+                f"{whole} holds a planner that samples; make it one of futures: Futures.of, train_futures."
+            )
+        planner.provenance = provenance
+        return cls(planner, kind == "agents")
+
+
+def _together(plans: list[Plan]) -> Plan:
+    """Plans of one candidate each as one plan."""
+    observations, actions = (np.concatenate([getattr(one, name) for one in plans]) for name in PARTS)
+    return replace(plans[0], observations=observations, actions=actions, belief=None)
