@@ -62,7 +62,7 @@ def test_joint_futures_are_what_agents_do_together(
     again = dp.Futures.from_pretrained(tmp_path)
     np.testing.assert_array_equal(again(SEEN).observations, plan.observations)
     assert not again.per_agent
-    with pytest.raises(ValueError, match=r"holds futures; read it with Futures\.from_pretrained"):
+    with pytest.raises(ValueError, match=r"holds futures; read them with Futures\.from_pretrained"):
         dp.DiffusionPlanner.from_pretrained(tmp_path)
 
 

@@ -115,14 +115,9 @@ class Futures:
         """
         whole = find_planner(folder)
         components, settings = load_components(whole)
-        planner, provenance = DiffusionPlanner(**components, **settings), load_provenance(whole)
-        kind = provenance.get(FUTURES)
-        if kind not in ("agents", "joint") or not planner.denoiser.config.latent_size:
-            raise ValueError(
-                f"{whole} holds a planner that samples; make it one of futures: Futures.of, train_futures."
-            )
-        planner.provenance = provenance
-        return cls(planner, kind == "agents")
+        planner = DiffusionPlanner(**components, **settings)
+        planner.provenance = load_provenance(whole, futures=True)
+        return cls(planner, planner.provenance[FUTURES] == "agents")
 
 
 def _together(plans: list[Plan]) -> Plan:

@@ -104,17 +104,21 @@ def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: _component(folder, index, name) for name in present} | absent, settings
 
 
-def load_provenance(folder: Path) -> dict[str, Any]:
+def load_provenance(folder: Path, futures: bool = False) -> dict[str, Any]:
     """What a planner remembers of where it comes from; nothing in folders of earlier versions.
 
-    Raises ``ValueError`` when the file holds something else than names and values.
+    Raises ``ValueError`` when the file holds something else than names and values, or if ``futures`` are there that
+    are not asked for, or the other way round.
     """
     file = folder / PROVENANCE
-    if not file.is_file():
-        return {}
-    facts = read_json(file)
+    facts = read_json(file) if file.is_file() else {}
     if not isinstance(facts, dict):
         raise ValueError(f"{file} holds no dictionary; restore it from a copy or remove it.")
+    if futures != (facts.get(FUTURES) in ("joint", "agents")):
+        other = (
+            "a planner that samples; read it with DiffusionPlanner" if futures else "futures; read them with Futures"
+        )
+        raise ValueError(f"{folder} holds {other}.from_pretrained.")
     return facts
 
 
