@@ -19,6 +19,7 @@ from diffplan.files import alone, explained_write_errors, read_json, sha256, sha
 from diffplan.planner_folder import INDEX
 
 PREFIX = "step_"
+RESULTS = ("checkpoints", "planner", "planners")  # what runs leave in their folders
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 2) -> None:
@@ -69,10 +70,19 @@ def check_out(out: str | Path | None, resume: bool) -> None:
     for file, what in ((INDEX, "a saved planner itself"), (MANIFEST, "a store of episodes")):
         if out is not None and (Path(out) / file).exists():
             raise ValueError(f"{out} is {what}, no run; choose another folder, e.g. runs/{Path(out).name}.")
-    if out is not None and not resume and checkpoints(Path(out) / "checkpoints"):
-        raise ValueError(f"{out} already holds a run; pass resume=True to go on with it, or choose another folder.")
+    if out is not None and not resume and any((Path(out) / name).exists() for name in RESULTS):
+        raise ValueError(f"{out} holds a run already; go on by resume=True (--resume), or choose another folder.")
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the run to continue.")
+
+
+def check_counts(seed: int, **counts: int) -> None:
+    """Raises ``ValueError`` where one of them is not positive, or the seed is below 0."""
+    if seed < 0:
+        raise ValueError(f"seed={seed}; seeds are 0 or more.")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count}; it must be at least 1.")
 
 
 @contextmanager

@@ -168,8 +168,9 @@ def evaluate(
         TypeError: no policy.
         ValueError: the policy's agents are not the environment's.
     """
-    if episodes < 1 or batch_size < 1:
-        raise ValueError(f"episodes={episodes}, batch_size={batch_size}; both must be at least 1.")
+    if episodes < 1 or batch_size < 1 or seed < 0:
+        told = f"episodes={episodes}, batch_size={batch_size}, seed={seed}"
+        raise ValueError(f"{told}; the first two must be at least 1, seeds are 0 or more.")
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps}; give a positive whole number, or None for the environment's own end.")
     seeds = [episode_seed(seed, i) for i in range(episodes)]

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffplan.augmentation import Augmentation
-from diffplan.checkpoints import Kept, check_out, load_newest
+from diffplan.checkpoints import Kept, check_counts, check_out, load_newest
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.denoising import Exercise, Exercises
 from diffplan.metrics import MetricsLog
@@ -27,7 +27,6 @@ from diffplan.questions import QuestionMix
 from diffplan.training import (
     DenoiserRun,
     TrainingReport,
-    check_counts,
     check_planner_fits,
     diagnosis,
     learning_bar,
@@ -86,7 +85,7 @@ def train_futures(
     planner, spec = futures.planner, dataset.spec
     check_out(out, resume)
     check_planner_fits(planner, dataset)
-    check_counts(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_counts(seed, steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     if not (0 < learning_rate < math.inf and 0 <= ema_decay < 1 and 0 <= start_share <= 1):
         told = f"learning_rate={learning_rate}, ema_decay={ema_decay}, start_share={start_share}"
         raise ValueError(f"{told}; the first is above 0, the second 0 to below 1, the third a share, 0 to 1.")

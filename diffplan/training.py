@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffplan.augmentation import Augmentation
-from diffplan.checkpoints import Kept, check_out, load_newest
+from diffplan.checkpoints import Kept, check_counts, check_out, load_newest
 from diffplan.datasets.statistics import Statistics
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
@@ -110,6 +110,8 @@ def train(
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
     _check(planner, dataset, out, resume, start_share, change_weight=change_weight, action_weight=action_weight)
+    if tensorboard and out is None:
+        raise ValueError("tensorboard=True needs out=, the folder for its files.")
     if not (0 < learning_rate < math.inf and 0 <= ema_decay < 1):
         told = f"learning_rate={learning_rate}, ema_decay={ema_decay}"
         raise ValueError(f"{told}; the first is above 0, the second 0 to below 1.")
@@ -119,7 +121,7 @@ def train(
             f"styles are of {styles.family.shape[1:]} episodes and agents, {dataset.store.path} has "
             f"{(len(dataset.store), dataset.spec.num_agents)}; make them of this store: StyleTable.of(store, families)."
         )
-    check_counts(steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_counts(seed, steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     half = uses_bfloat16(precision, torch.cuda.is_available())
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_world_size(accelerator.num_processes)
@@ -294,13 +296,6 @@ def check_world_size(num_processes: int) -> None:
                 f"{name}={asked}, but {num_processes} process(es) joined; start with "
                 f"`torchrun --nproc_per_node {asked} -m diffplan train ...`."
             )
-
-
-def check_counts(**counts: int) -> None:
-    """Raises ``ValueError`` where one of them is not positive."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count}; it must be at least 1.")
 
 
 def _check(

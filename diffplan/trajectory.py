@@ -112,9 +112,9 @@ class Trajectory:
             raise ValueError(
                 f"{len(observations)} observations for {len(actions)} actions; expected one more than actions."
             )
-        foreign = sorted({name for step in rewards for name in step} - set(spec.names))
-        if foreign:
-            raise ValueError(f"rewards of agents {foreign}, but the spec has {list(spec.names)}.")
+        for what, steps in {"rewards": rewards, "terminations": terminations, "truncations": truncations}.items():
+            if foreign := sorted({name for step in steps for name in step} - set(spec.names)):
+                raise ValueError(f"{what} of agents {foreign}, but the spec has {list(spec.names)}.")
         stacked = [spec.stack_observations(one) for one in observations]
 
         def column(steps: Sequence[Mapping[str, Any]], dtype: type) -> np.ndarray:

@@ -86,11 +86,11 @@ def calibration(
         seed: of the draw.
 
     Raises:
-        ValueError: value function and dataset do not fit, or fewer than 2 samples.
+        ValueError: value function and dataset do not fit, fewer than 2 samples, or no share.
     """
     check_fits(value, dataset)
-    if samples < 2:
-        raise ValueError(f"samples={samples}; choose at least 2.")
+    if samples < 2 or not 0 <= start_share <= 1:
+        raise ValueError(f"samples={samples}, start_share={start_share}; choose 2 or more, and a share, 0 to 1.")
     indices = dataset.draw(samples, np.random.default_rng(seed), start_share)
     longest = int(dataset.store.lengths[dataset.episodes].max())
     parts = [_compared(value, dataset, part, longest) for part in np.array_split(indices, -(-samples // _CHUNK))]

@@ -25,12 +25,13 @@ from jaxtyping import Bool
 from rich.progress import track
 from torch import Tensor
 
-from diffplan.checkpoints import Kept, check_out, load_newest
+from diffplan.checkpoints import Kept, check_counts, check_out, load_newest
 from diffplan.datasets.transitions import TransitionBatch, reward_statistics, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.metrics import MetricsLog
 from diffplan.models.value import ValueFunction, lower_twin, uphill
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
+from diffplan.planners.parts import check_value
 from diffplan.planners.refinement import normalized_bounds
 from diffplan.spec import JointSpec
 
@@ -103,13 +104,11 @@ def train_value(
         FloatingPointError: a loss is not finite; the message names the step and the place.
     """
     expectile = default_expectile(reach) if expectile is None else expectile
-    _check(value, dataset, expectile, target_rate, reach)
+    _check(value, dataset, learning_rate, expectile, target_rate, reach)
     check_out(out, resume)
     dataset = dataset.every_step()
     settings = {"steps": steps, "batch_size": batch_size, "return_steps": return_steps}
-    for name, count in (settings | {"log_every": log_every, "checkpoint_every": checkpoint_every}).items():
-        if count < 1:
-            raise ValueError(f"{name}={count}; it must be at least 1.")
+    check_counts(seed, **settings, log_every=log_every, checkpoint_every=checkpoint_every)
     value.train()
     learner = ValueLearner(value, dataset, learning_rate, expectile, target_rate, reach)
     facts = settings | {
@@ -259,19 +258,19 @@ def check_fits(value: ValueFunction, dataset: TrajectoryDataset) -> None:
     """Raises ``ValueError`` unless the value function was made for cells such as the dataset's, and it normalises."""
     if dataset.normalizer is None:
         raise ValueError("the dataset has no normalizer; load it with the planner's, normalizer=planner.normalizer.")
-    spec = dataset.spec
-    sizes = {"observation_size": spec.observation_size, "action_size": spec.action_size, "num_roles": len(spec.roles)}
-    got = {name: value.config[name] for name in sizes}
-    if got != sizes:
-        raise ValueError(
-            f"the value function was made for {got}, but {dataset.store.path} has {sizes}; "
-            "make one with ValueFunction.for_dataset(dataset)."
-        )
+    check_value(value, dataset.spec, str(dataset.store.path))
 
 
 def _check(
-    value: ValueFunction, dataset: TrajectoryDataset, expectile: float, target_rate: float, reach: float
+    value: ValueFunction,
+    dataset: TrajectoryDataset,
+    learning_rate: float,
+    expectile: float,
+    target_rate: float,
+    reach: float,
 ) -> None:
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate}; it must be a positive number.")
     if not 0 < expectile < 1:
         raise ValueError(f"expectile={expectile}; choose more than 0 and less than 1, e.g. 0.7.")
     if not 0 < target_rate <= 1:

@@ -4,9 +4,10 @@
 
 DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``,
 ``score_train.npz``). Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what
-people did. Two samplers: *marginal* takes 20 futures of each person by itself, *joint* takes 20 whole scenes; both are
-means of clusters of 50 to 600 joint samples, fewer in large crowds. Joint means of walkers are moved clear of each
-other. Basketball players know who is in their team, and where the hoops are.
+people did: *marginal* are 20 futures of each person by itself, *joint* 20 whole scenes, each drawn by a network that
+was taught to have one of its 20 right (``Futures``). Beside them stand means of clusters of 50 to 600 joint samples,
+fewer in large crowds, by which agent attention is judged, too. Joint futures of walkers are moved clear of each other.
+Basketball players know who is in their team, and where the hoops are.
 ``collisions``: the share of people in joint futures who come closer than 0.2 m to anybody, also between two frames.
 ``region_80``: how often people are within the distance of the samples' mean that holds 80 % of these. Nothing is chosen
 on test data. Planners and scores lie below runs/real.
@@ -14,9 +15,9 @@ on test data. Planners and scores lie below runs/real.
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1"
 TOUCH = 0.2  # m: who comes closer collides
 CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)  # m; chosen on zara1's validation files
 DENOISING_STEPS = 8
+FUTURES_OF = {True: "clusters of samples", False: "the same without agent attention"}
+LAYOUT: dict[str, Any] = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "inside": True}
 FEET = 3.28084
 AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
 JOINT = "joint AgentFormer (arXiv 2305.06292)"
@@ -61,7 +64,7 @@ PUBLISHED = {  # means of the five folds
     "nba_rebound_joint_ade": {"noisy constant velocity": 2.09},
     "nba_rebound_joint_fde": {"noisy constant velocity": 4.70},
 }
-MEASURES = ("marginal_ade", "marginal_fde", "joint_ade", "joint_fde", "collisions", "real_collisions", "inside_80")
+MEASURES = ("marginal_ade", "marginal_fde", "joint_ade", "joint_fde", "collisions", "real_collisions")
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,13 @@ class Kind:
     augmentation: Augmentation
     samples: int  # of a window, for all its agents together
     touch: float  # who comes closer collides, in the data's units
+    futures_steps: int
+    roles: tuple[str, ...] | None  # who is forecast
     clear: dp.ConstraintGuide | None = None  # what joint futures are moved to fulfil
 
 
-WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, CLEAR)
-PLAYERS = Kind(None, 12, 160, 30_000, Augmentation(mirror=True), 2_000, TOUCH * FEET)
+WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, 1_000, None, CLEAR)
+PLAYERS = Kind(None, 12, 160, 30_000, Augmentation(mirror=True), 2_000, TOUCH * FEET, 3_000, ("home", "away"))
 
 
 def kind_of(name: str) -> Kind:
@@ -150,8 +155,7 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
     if (out / "planner").exists():
         return dp.DiffusionPlanner.from_pretrained(out)
     kind = kind_of(name)
-    layout = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "normalizer": "motion", "inside": True}
-    dataset = dp.load_dataset(store.path, **layout, crowd=kind.crowd)
+    dataset = dp.load_dataset(store.path, **LAYOUT, normalizer="motion", crowd=kind.crowd)
     whole = OBSERVED + FORECAST  # one token a person
     options = {"patch_size": whole, "frames": True, "pace": True, "neighbours": kind.neighbours, "width": kind.width}
     planner = dp.DiffusionPlanner.for_dataset(dataset, **options, agent_attention=attention, seed=seed)
@@ -162,12 +166,27 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
     return planner
 
 
+def teach(name: str, store: TrajectoryStore, seed: int, per_agent: bool) -> dp.Futures:
+    """Twenty futures from a planner's weights; those that are there already are read."""
+    out = FOLDER / f"{name}_{'agents' if per_agent else 'scenes'}_{seed}"
+    if (out / "planner").exists():
+        return dp.Futures.from_pretrained(out)
+    planner, kind = train(name, store, seed, True), kind_of(name)
+    futures = dp.Futures.of(planner, FUTURES, per_agent=per_agent, seed=seed)
+    dataset = dp.load_dataset(store.path, **LAYOUT, normalizer=planner.normalizer, crowd=kind.crowd)
+    dp.train_futures(
+        futures, dataset, steps=kind.futures_steps, mix=FORECASTS, roles=kind.roles,
+        augmentation=kind.augmentation, seed=seed, out=out, resume=True, progress=False,
+    )  # fmt: skip
+    return futures
+
+
 # --- forecasts and their scores
 
 
-def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore, kind: Kind) -> Iterator[tuple[dp.Plan, Any]]:
-    """Every window's plan, and the positions [N, 12, 2] that people really took."""
-    windows = TrajectoryDataset(store, FORECAST + 1, OBSERVED - 1, inside=True)
+def asked(store: TrajectoryStore) -> Iterator[tuple[JointSpec, Question, np.ndarray]]:
+    """Of every window who is there, what is asked, and the positions [N, 12, 2] that people really took."""
+    windows = TrajectoryDataset(store, **LAYOUT)
     for first in range(0, len(windows), 64):
         batch = windows.batch(np.arange(first, min(first + 64, len(windows))))
         for index, (cells, mask) in enumerate(zip(batch.cells, batch.agent_mask, strict=True), start=first):
@@ -175,29 +194,34 @@ def forecasts(planner: dp.DiffusionPlanner, store: TrajectoryStore, kind: Kind) 
             team = JointSpec({name: store.spec.agents[name] for name in names}, store.spec.roles, store.spec.dt)
             seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
-            question = Question(seen[-1], past, seed=index)
-            samples = int(np.clip(kind.samples // len(names), 50, 600))
-            plan = planner.for_agents(team).answer([question], Sampling(samples, DENOISING_STEPS))[0]
-            yield plan, cells[mask, OBSERVED:]
+            yield team, Question(seen[-1], past, seed=index), cells[mask, OBSERVED:]
 
 
-def score(plan: dp.Plan, real: np.ndarray, kind: Kind) -> tuple[int, dict[str, float]]:
+def sampled(planner: dp.DiffusionPlanner, team: JointSpec, question: Question, kind: Kind) -> dp.Plan:
+    samples = int(np.clip(kind.samples // team.num_agents, 50, 600))
+    return planner.for_agents(team).answer([question], Sampling(samples, DENOISING_STEPS))[0]
+
+
+def score(
+    alone: dp.Plan, together: dp.Plan, real: np.ndarray, kind: Kind, samples: dp.Plan | None = None
+) -> tuple[int, dict[str, float]]:
     """How many people, and each measure of the best of 20 futures; only people's forecasts are scored."""
-    people = [index for index, role in enumerate(plan.spec.agents.values()) if role not in ("ball", "hoop")]
-    alone, together = (representatives(plan, FUTURES, per_agent=per_agent) for per_agent in (True, False))
+    people = [index for index, role in enumerate(together.spec.agents.values()) if role not in ("ball", "hoop")]
     if kind.clear is not None and len(people) > 1:
         together = projected(together, kind.clear)
-    alone, together, real = alone.observations[:, people, 1:], together.observations[:, people, 1:], real[people]
-    off, joint = (np.linalg.norm(futures - real, axis=-1) for futures in (alone, together))
-    return len(people), {
+    own, joint, real = alone.observations[:, people, 1:], together.observations[:, people, 1:], real[people]
+    off, off_together = (np.linalg.norm(futures - real, axis=-1) for futures in (own, joint))
+    found = {
         "marginal_ade": off.mean(-1).min(0).mean(),
         "marginal_fde": off[..., -1].min(0).mean(),
-        "joint_ade": joint.mean((1, 2)).min(),
-        "joint_fde": joint[..., -1].mean(1).min(),
-        "collisions": colliding(together, kind.touch).mean(),
+        "joint_ade": off_together.mean((1, 2)).min(),
+        "joint_fde": off_together[..., -1].mean(1).min(),
+        "collisions": colliding(joint, kind.touch).mean(),
         "real_collisions": colliding(real[None], kind.touch).mean(),
-        "inside_80": inside(plan.observations[:, people, 1:], real, 0.8),
     }
+    if samples is not None:
+        found["inside_80"] = inside(samples.observations[:, people, 1:], real, 0.8)
+    return len(people), found
 
 
 def inside(futures: np.ndarray, real: np.ndarray, share: float) -> float:
@@ -218,17 +242,38 @@ def colliding(futures: np.ndarray, limit: float) -> np.ndarray:
 
 
 def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
-    """Trains on a fold (or on basketball) and scores its test windows; what is there already is read."""
+    """Trains on a fold (or on basketball) and scores clusters of samples; what is there already is read."""
     path = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}.json"
-    if path.exists() and set(MEASURES) <= set(found := read_json(path)):
+    if path.exists() and {*MEASURES, "inside_80"} <= set(found := read_json(path)):
         return found
     known, unseen = stores(data, name)
-    planner, kind = train(name, known, seed, attention), kind_of(name)
-    scores = [score(plan, real, kind) for plan, real in forecasts(planner, unseen, kind)]
+    planner, kind, scores = train(name, known, seed, attention), kind_of(name), []
+    for team, question, real in asked(unseen):
+        plan = sampled(planner, team, question, kind)
+        alone, together = (representatives(plan, FUTURES, per_agent=per_agent) for per_agent in (True, False))
+        scores.append(score(alone, together, real, kind, plan))
+    return written(path, name, scores)
+
+
+def run_futures(data: Path, name: str, seed: int) -> dict[str, Any]:
+    """The same of futures that were taught."""
+    path = FOLDER / f"{name}_futures_{seed}.json"
+    if path.exists():
+        return read_json(path)
+    known, unseen = stores(data, name)
+    alone, together = (teach(name, known, seed, per_agent) for per_agent in (True, False))
+    scores = [
+        score(alone.for_agents(team).answer([one])[0], together.for_agents(team).answer([one])[0], real, kind_of(name))
+        for team, one, real in asked(unseen)
+    ]
+    return written(path, name, scores)
+
+
+def written(path: Path, name: str, scores: list[tuple[int, dict[str, float]]]) -> dict[str, Any]:
     people = np.array([number for number, _ in scores])
     if name in FOLDS and (counted := (int((people > 1).sum()), int(people[people > 1].sum()))) != FOLDS[name]:
         raise ValueError(f"{name} has {counted} windows and people in them, the published protocol {FOLDS[name]}.")
-    result = {"people": people.tolist()} | {m: [float(one[m]) for _, one in scores] for m in MEASURES}
+    result = {"people": people.tolist()} | {m: [float(one[m]) for _, one in scores] for m in scores[0][1]}
     write_json(path, result)
     return result
 
@@ -241,7 +286,8 @@ def merged(results: list[dict[str, Any]], name: str) -> Scores:
 
     block = np.concatenate([np.arange(len(one["people"])) for one in results])
     block //= 1 if name == "nba" else OBSERVED + FORECAST
-    return Scores(together("people"), block, {measure: together(measure) for measure in MEASURES})
+    measures = [measure for measure in (*MEASURES, "inside_80") if measure in results[0]]
+    return Scores(together("people"), block, {measure: together(measure) for measure in measures})
 
 
 def main() -> None:
@@ -255,14 +301,18 @@ def main() -> None:
     for row in arguments.rows:
         stores(arguments.data, row)  # not by two workers at once
     jobs = [(arguments.data, row, seed, True) for seed in range(arguments.seeds) for row in arguments.rows]
+    taught = [job[:3] for job in jobs]
     jobs += [(arguments.data, row, 0, False) for row in arguments.rows if row in ("zara1", "nba")]
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), follow_parent) as pool:
-        results = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
+        clusters = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
+        futures = dict(zip(taught, pool.map(run_futures, *zip(*taught, strict=True)), strict=True))
     command = f"python scripts/benchmark_real.py --data DIR --rows {' '.join(arguments.rows)} --seeds {arguments.seeds}"
-    scores = {
-        (row, attention): merged([one for job, one in results.items() if job[1::2] == (row, attention)], row)
-        for row, attention in dict.fromkeys(job[1::2] for job in jobs)
-    }
+    scores = {}
+    for row, attention in dict.fromkeys(job[1::2] for job in jobs):
+        found = [one for job, one in clusters.items() if job[1::2] == (row, attention)]
+        scores[row, FUTURES_OF[attention]] = merged(found, row)
+    for row in arguments.rows:
+        scores[row, "taught"] = merged([one for job, one in futures.items() if job[1] == row], row)
     found = all_figures(scores, arguments.seeds, command)
     if "nba" in arguments.rows:
         found.append(latency(arguments.data, command))
@@ -274,32 +324,36 @@ def main() -> None:
 def draw(data: Path, path: Path, people: int = 6) -> None:
     """Draws twenty futures of the first window of zara1 with so many people, over what they did."""
     store = walkers(data, read_json(data / "eth_ucy" / "splits.json")["zara1"]["test"], "zara1_test")
-    planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "zara1_joint_0")
-    plan, real = next(pair for pair in forecasts(planner, store, WALKERS) if len(pair[1]) == people)
+    futures = dp.Futures.from_pretrained(FOLDER / "zara1_scenes_0")
+    team, question, real = next(one for one in asked(store) if len(one[2]) == people)
+    plan = projected(futures.for_agents(team).answer([question])[0], CLEAR)
     there, nothing = np.ones(real.shape[1::-1], bool), np.zeros(real.shape[1::-1])[1:]
     steps = (nothing[..., None][..., :0], nothing, nothing.astype(bool), nothing.astype(bool))
-    futures = projected(representatives(plan, FUTURES), CLEAR)
-    dp.plot_plan(futures, Trajectory(plan.spec, real.swapaxes(0, 1), *steps, there)).savefig(path)
+    dp.plot_plan(plan, Trajectory(plan.spec, real.swapaxes(0, 1), *steps, there)).savefig(path)
 
 
 def latency(data: Path, command: str, calls: int = 100) -> Figure:
-    """How long 20 joint futures of a ball, ten players and two hoops take, on one core."""
+    """How long 20 joint futures of a ball, ten players and two hoops take, on one core: samples, and taught ones."""
     torch.set_num_threads(1)
-    _, store = stores(data, "nba")
+    _, question, _ = next(asked(stores(data, "nba")[1]))
     planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "nba_joint_0")
-    cells = TrajectoryDataset(store, FORECAST + 1, OBSERVED - 1, inside=True).batch(np.arange(1)).cells[0]
-    seen = [dict(zip(store.spec.names, cells[:, step], strict=True)) for step in range(OBSERVED)]
-    past = [(observations, dict.fromkeys(store.spec.names, np.zeros(0, np.float32))) for observations in seen[:-1]]
-    times = []
-    for seed in range(calls + 5):
-        started = time.perf_counter()
-        planner(seen[-1], past=past, num_samples=FUTURES, seed=seed)
-        times.append(1_000 * (time.perf_counter() - started))
-    median, (low, high) = np.median(times[5:]), np.quantile(times[5:], (0.025, 0.975))
-    return Figure("real_latency_20_ms", float(median), float(low), float(high), "ms", 1, calls, command)
+    futures = dp.Futures.from_pretrained(FOLDER / "nba_scenes_0")
+
+    def timed(answer: Callable[[Question], Any]) -> tuple[float, float, float]:
+        times = []
+        for seed in range(calls + 5):
+            started = time.perf_counter()
+            answer(replace(question, seed=seed))
+            times.append(1_000 * (time.perf_counter() - started))
+        low, high = np.quantile(times[5:], (0.025, 0.975))
+        return float(np.median(times[5:])), float(low), float(high)
+
+    taught = Figure("", *timed(lambda one: futures.answer([one])), "ms", 1, calls, "")
+    samples = timed(lambda one: planner.answer([one], Sampling(FUTURES)))
+    return Figure("real_latency_20_ms", *samples, "ms", 1, calls, command, {"taught": taught})
 
 
-def all_figures(scores: dict[tuple[str, bool], Scores], seeds: int, command: str) -> list[Figure]:
+def all_figures(scores: dict[tuple[str, str], Scores], seeds: int, command: str) -> list[Figure]:
     def figure(label: str, mean: Interval, unit: str, windows: int, beside: dict[str, Figure] | None = None) -> Figure:
         published = {
             name: Figure("", value, value, value, unit, 0, windows, "")
@@ -308,36 +362,50 @@ def all_figures(scores: dict[tuple[str, bool], Scores], seeds: int, command: str
         beside = (beside or {}) | published
         return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside)
 
+    def beside(row: str, measure: str, unit: str, windows: int) -> dict[str, Figure]:
+        """What the same measure is of other futures."""
+        others = {kind: scores[row, kind] for kind in FUTURES_OF.values() if (row, kind) in scores}
+        return {kind: figure("", other.mean(measure), unit, windows) for kind, other in others.items()}
+
     found = []
-    for (row, attention), one in scores.items():
-        if not attention:
-            continue
+    for row in dict.fromkeys(row for row, _ in scores):
+        one, clusters = scores[row, "taught"], scores[row, FUTURES_OF[True]]
         unit, name = ("feet", "nba_rebound") if row == "nba" else ("m", row)
         windows = int((one.people > 1).sum())
         for measure in MEASURES[:4]:
-            beside = {}
-            if (row, False) in scores:
-                beside["no agent attention"] = figure("", scores[row, False].mean(measure), unit, windows)
-            found.append(figure(f"{name}_{measure}", one.mean(measure), unit, windows, beside))
-        real = figure("", one.mean("real_collisions"), "share", windows)
-        found.append(figure(f"collisions_{row}", one.mean("collisions"), "share", windows, {"real people": real}))
-        found.append(figure(f"region_80_{row}", one.mean("inside_80"), "share", windows))
-        if (row, False) in scores:
-            saved = one.gain(scores[row, False], "joint_ade")
+            found.append(
+                figure(f"{name}_{measure}", one.mean(measure), unit, windows, beside(row, measure, unit, windows))
+            )
+        others = {"real people": figure("", one.mean("real_collisions"), "share", windows)}
+        others |= beside(row, "collisions", "share", windows)
+        found.append(figure(f"collisions_{row}", one.mean("collisions"), "share", windows, others))
+        found.append(figure(f"region_80_{row}", clusters.mean("inside_80"), "share", windows))
+        if (row, FUTURES_OF[False]) in scores:
+            saved = clusters.gain(scores[row, FUTURES_OF[False]], "joint_ade")
             found.append(figure(f"joint_gain_{row}", saved, "share", windows))
-    folds = [scores[fold, True] for fold in FOLDS if (fold, True) in scores]
-    if len(folds) == len(FOLDS):
-        windows = sum(int((one.people > 1).sum()) for one in folds)
+    if all((fold, "taught") in scores for fold in FOLDS):
+        windows = sum(int((scores[fold, "taught"].people > 1).sum()) for fold in FOLDS)
         for measure in MEASURES[:4]:
-            means = [one.mean(measure) for one in folds]
-            half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(folds)
-            value = float(np.mean([mean.value for mean in means]))
-            found.append(figure(f"eth_ucy_{measure}", Interval(value, value - half, value + half), "m", windows))
-        eth = scores["eth", True]
+            mean, other = (
+                _mean_of([scores[fold, kind].mean(measure) for fold in FOLDS]) for kind in ("taught", FUTURES_OF[True])
+            )
+            others = {FUTURES_OF[True]: figure("", other, "m", windows)}
+            found.append(figure(f"eth_ucy_{measure}", mean, "m", windows, others))
         for end in ("ade", "fde"):
-            mean = eth.mean(f"joint_{end}", by_person=False)
-            found.append(figure(f"eth_joint_published_{end}", mean, "m", len(eth.people)))
+            mean, other = (
+                scores["eth", kind].mean(f"joint_{end}", by_person=False) for kind in ("taught", FUTURES_OF[True])
+            )
+            windows = len(scores["eth", "taught"].people)
+            others = {FUTURES_OF[True]: figure("", other, "m", windows)}
+            found.append(figure(f"eth_joint_published_{end}", mean, "m", windows, others))
     return found
+
+
+def _mean_of(means: list[Interval]) -> Interval:
+    """Of independent ones."""
+    half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(means)
+    value = float(np.mean([mean.value for mean in means]))
+    return Interval(value, value - half, value + half)
 
 
 if __name__ == "__main__":

@@ -308,7 +308,7 @@ def test_a_planner_is_fine_tuned_and_its_curve_drawn(
     first = answer(capsys, *command)
     assert (first["method"], first["steps"]) == ("critic", 48)
     assert answer(capsys, *command, "--resume")["best"] == first["best"]
-    assert "holds a run already; continue it with --resume" in complaint(capsys, *command)
+    assert "holds a run already; go on by resume=True (--resume)" in complaint(capsys, *command)
     drawn = answer(capsys, "plot", out, "--kind", "finetuning", "--out", tmp_path / "curve.png")["out"]
     assert iio.imread(drawn).std() > 1
     assert parse(shlex.split(first["act with"])[1:])

@@ -102,6 +102,19 @@ def test_agents_that_leave_and_join_are_recorded_as_such():
     np.testing.assert_allclose(episode.rewards, episode.actions[:, :, 0])
 
 
+def test_environments_that_were_made_are_closed_and_those_that_were_given_are_not(tmp_path: Path):
+    closed = []
+
+    class Door(Relay):
+        def close(self):
+            closed.append(self)
+
+    given = Door()
+    for name, env in (("made", Door), ("given", given)):
+        collect_episodes(env, Steady, out=tmp_path / name, episodes=1, workers=0, progress=False)
+    assert len(closed) == 1 and closed[0] is not given
+
+
 def test_arrays_and_dictionaries_that_are_used_again_are_remembered_as_they_were():
     class Reusing(Relay):
         def _observe(self, agents):

@@ -128,6 +128,16 @@ def test_candidates_are_cut_to_what_time_allows() -> None:
     assert Deadline(None, known=Pace(10.0)).affordable(64, calls=5) == 64
 
 
+def test_the_next_plan_counts_on_what_calls_take_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guides begin late in a plan: its last call, the dearest, is not what all of them take."""
+    times = iter([0.0, 0.0, 1.0, 2.0, 6.0, 6.0])  # made, started, three calls, done
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    deadline = Deadline(None)
+    deadline.start()
+    assert not any(deadline.over(2) for _ in range(3))
+    assert deadline.pace(2) == Pace(1.0, 0.0)
+
+
 def test_a_deadline_leaves_time_for_guides_that_rank(planner: dp.DiffusionPlanner) -> None:
     def slow(plan: Estimate) -> torch.Tensor:
         time.sleep(0.001 * plan.observations.shape[1])  # a millisecond a candidate

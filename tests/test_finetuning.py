@@ -703,7 +703,7 @@ def test_arguments_that_make_no_sense_are_refused(
 def test_a_run_is_neither_overwritten_nor_resumed_otherwise(
     straight: tuple[Path, FinetuningReport], tune: Callable, pretrained: Path, offline: dp.TrajectoryDataset
 ) -> None:
-    with pytest.raises(ValueError, match="already holds a run; pass resume=True"):
+    with pytest.raises(ValueError, match="holds a run already; go on by resume=True"):
         tune(straight[0])
     with pytest.raises(ValueError, match="is of another run: {'updates_per_step': 0.2} there, {'updates_per_step': 1}"):
         tune(straight[0], resume=True, updates_per_step=1)

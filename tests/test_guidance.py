@@ -12,6 +12,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import ConstraintGuide, Estimate, GoalGuide, Guide, Question, make_scheduler
+from diffplan.planners.finishing import finished
 from diffplan.planners.judging import rank, realism
 from diffplan.planners.openness import OPEN, action_spread
 from diffplan.planners.question import Sampling
@@ -274,6 +275,41 @@ def test_clearance_counts_how_far_a_body_is_inside_the_margin_of_an_obstacle() -
     seen = torch.tensor([[0.2, 0, 1, 0, 0.5], [0.3, 0, 1, 0, 0.5], [0.4, 0, 1, 0, 0.5]])[None, :, None, None]
     plans = Estimate(spec, seen, torch.zeros(1, 3, 1, 1, 0), seen, torch.ones(1, 1, dtype=torch.bool))
     torch.testing.assert_close(ConstraintGuide.clearance(0.2).log_weight(plans), -torch.tensor([[0.0, 0.25, 1.0]]))
+
+
+def test_agents_make_way_for_obstacles_not_these_for_them() -> None:
+    role = dp.Role(5, (), (), (0, 1), obstacles=(2, 3, 4), radius=0.1)  # obstacles that move
+    spec = dp.JointSpec({"robot": "robot"}, {"robot": role})
+    seen = torch.tensor([0.3, 0, 1, 0, 0.5])[None, None, None, None].requires_grad_()
+    plans = Estimate(spec, seen, torch.zeros(1, 1, 1, 1, 0), seen, torch.ones(1, 1, dtype=torch.bool))
+    (pull,) = torch.autograd.grad(ConstraintGuide.clearance(0.2).log_weight(plans).sum(), seen)
+    assert pull.flatten()[0] < 0 and not pull.flatten()[2:].any()
+
+
+@pytest.mark.parametrize(("ended", "asked"), [(0.7, []), (0.8, [[0.45, 0.0]])])
+def test_guided_plans_that_end_at_a_high_noise_level_are_estimated_once_more(ended: float, asked: list) -> None:
+    """From half the noise on, in which known entries and less well known cells keep what is known of them."""
+    plans, noise, values = torch.full((2, 1, 3, 2), 5.0), torch.ones(1, 2, 1, 3, 2), torch.full((1, 1, 3, 2), 9.0)
+    known, exists, ceiling = (
+        torch.zeros(1, 1, 3, 2, dtype=torch.bool),
+        torch.ones(1, 1, 3, 2, dtype=torch.bool),
+        torch.ones(1, 1, 3),
+    )
+    known[:, :, 0], ceiling[:, :, 2] = True, 0.1
+    seen, down = [], []
+
+    def estimate(noisy: torch.Tensor, _: object, levels: list[float]) -> torch.Tensor:
+        seen.append(noisy)
+        down.append(levels)
+        return torch.zeros_like(noisy)
+
+    for guides in ([], [dataclasses.replace(near_two(), levels=None)], [near_two()]):
+        sampling = Sampling(num_samples=2, guides=guides)
+        found = finished(plans, ended, noise, values, (known, exists, ceiling), 2, sampling, estimate)
+    assert down == asked
+    assert torch.equal(found, plans if not asked else torch.zeros_like(plans))
+    for noisy in seen:
+        torch.testing.assert_close(noisy[0, 0, :, 0], torch.tensor([9.0, 0.55 * 5 + 0.45, 0.9 * 5 + 0.1]))
 
 
 def test_a_goal_draws_the_named_agent_only() -> None:

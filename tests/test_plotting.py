@@ -143,6 +143,31 @@ def test_the_time_between_dots_is_not_rounded_away(plan):
     assert "every 0.625 s" in [text.get_text() for text in plot_plan(slower).legends[0].get_texts()]
 
 
+@pytest.mark.parametrize("count", [4, 30])
+def test_the_legend_of_all_agents_is_in_the_picture_and_titles_beside_each_other(plan, count: int):
+    spec = dp.JointSpec({f"robot_{i}": "robot" for i in range(count)}, plan.spec.roles, dt=plan.spec.dt)
+    sizes = [(plan.num_samples, count, *part.shape[2:]) for part in (plan.observations, plan.actions)]
+    cells = [np.resize(part[:, :1], size) for part, size in zip((plan.observations, plan.actions), sizes, strict=True)]
+    crowd = dp.Plan(spec, *cells, np.ones(count, bool))
+    told = dict.fromkeys(spec.names[:4], "goes straight on")
+    for figure in (dp.plot_plan(crowd), dp.plot_what_if(crowd, crowd, told)):
+        figure.canvas.draw()
+        legend, *_ = figure.legends
+        shown, place = {text.get_text() for text in legend.get_texts()}, legend.get_window_extent()
+        assert shown > set(spec.names)
+        assert 0 <= place.y0 < place.y1 <= figure.bbox.height
+        assert all(axes.title.get_window_extent().width < figure.bbox.width / 2 for axes in figure.axes)
+
+
+def test_obstacles_are_drawn_where_all_candidates_know_them():
+    env = make("crossing-v0", num_robots=2, layout="obstacles")
+    episode = run_episode(env, behavior_policy("crossing-v0"), env.joint_spec, seed=3)
+    plan = recorded(episode.spec, np.stack([episode.observations[:H]] * 2), np.stack([episode.actions[:H]] * 2))
+    assert len(dp.plot_plan(plan).axes[0].patches) == 3
+    plan.observations[1, :, :, list(episode.spec.role_of("robot_0").obstacles)[:3]] += 0.5
+    assert len(dp.plot_plan(plan).axes[0].patches) == 2
+
+
 def test_absent_agents_are_not_drawn(plan):
     without = dataclasses.replace(plan, agent_mask=np.array([True, False, True, True]))
     figure = plot_plan(without.sample(0))

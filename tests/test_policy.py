@@ -213,6 +213,40 @@ def test_choices_that_make_no_sense_are_refused(planner) -> None:
         dp.RecedingHorizonPolicy(planner, execute_steps=9)
 
 
+def test_what_only_ranks_is_refused_where_there_is_one_candidate(planner) -> None:
+    ranks = dp.ConstraintGuide.speed(1.0, levels=None)
+    with pytest.raises(ValueError, match="speed only rank candidates, and there is one; give num_samples=2"):
+        dp.RecedingHorizonPolicy(planner, guides=[ranks])
+    with pytest.raises(ValueError, match="realism only rank candidates"):
+        dp.RecedingHorizonPolicy(planner, realism=1.0)
+    with pytest.raises(ValueError, match="speed only rank candidates"):
+        dp.TeamMember(planner, "robot_0", guides=[ranks])
+
+
+def test_later_plans_of_one_step_are_guided_without_resampling(planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = dp.RecedingHorizonPolicy(planner, guides=[dp.ConstraintGuide.speed(0.1)], num_samples=4, resample=True)
+    _, observations = start((0,))
+    told, answer = [], planner.answer
+    monkeypatch.setattr(planner, "answer", lambda q, sampling: told.append(sampling.resample) or answer(q, sampling))
+    policy.reset([0])
+    for _ in range(2):
+        policy(observations)
+    assert told == [True, False]
+
+
+def test_parts_that_do_not_fit_are_refused_when_the_planner_is_made(planner) -> None:
+    parts = planner.components | {"spec": planner.spec, "horizon": planner.horizon}
+    with pytest.raises(ValueError, match=r"the normalizer has \[roles, entries\] \(1, 3\), the spec \(1, \d+\)"):
+        dp.DiffusionPlanner(**parts | {"normalizer": dp.Normalizer("gaussian", [[0.0] * 3], [[1.0] * 3])})
+    foreign = dp.ValueFunction(4, 2)
+    with pytest.raises(ValueError, match="the value function was made for .*'observation_size': 4"):
+        dp.DiffusionPlanner(**parts | {"value_function": foreign})
+    other = dp.DiffusionPlanner(**parts)
+    other.value_function = foreign
+    with pytest.raises(ValueError, match="the value function was made for"):
+        dp.RecedingHorizonPolicy(other, refine=1.0)
+
+
 def test_an_action_that_was_planned_to_be_legal_and_is_not_is_not_done() -> None:
     role = dp.Role(2, (0.0, 0.0), (1.0, 1.0), discrete=True, legal=(0, 1))
     spec = dp.JointSpec({"a": "chooser"}, {"chooser": role}, dt=1.0)

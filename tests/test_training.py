@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_and_says_what_to_do(tmp_path
 def test_a_run_is_not_overwritten_unasked(crossing_store: Path, tmp_path: Path) -> None:
     planner, dataset = fresh(crossing_store)
     dp.train(planner, dataset, **RUN, out=tmp_path)
-    with pytest.raises(ValueError, match="already holds a run; pass resume=True"):
+    with pytest.raises(ValueError, match="holds a run already; go on by resume=True"):
         dp.train(planner, dataset, **RUN, out=tmp_path)
 
 

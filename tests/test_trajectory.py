@@ -43,6 +43,7 @@ def test_a_rollout_stacks_into_one_more_observation_than_actions() -> None:
     [
         ({"actions": [{"a": [0.5]}]}, "3 observations for 1 actions; expected one more"),
         ({"rewards": [{"a": 1.0}, {"A": 1.0}]}, "rewards of agents ['A'], but the spec has ['a', 'b']"),
+        ({"terminations": [{}, {"A": True}]}, "terminations of agents ['A'], but the spec has ['a', 'b']"),
         ({"rewards": [{"a": 1.0}]}, "rewards has shape (1, 2), expected (2, 2)"),
         ({"actions": [{"a": [0.5]}, {"a": [np.nan]}]}, "actions is not finite at step 1, agent 'a' (1 such numbers)"),
     ],

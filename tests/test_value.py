@@ -408,7 +408,7 @@ def test_a_resumed_value_function_is_the_same_to_the_bit(line, tmp_path: Path) -
     whole, resumed = (dp.ValueFunction.for_dataset(line, **SMALL) for _ in range(2))
     report = dp.train_value(whole, line, **options)
     assert np.allclose(dp.plot_learning_curve(options["out"]).axes[0].lines[0].get_ydata(), report.losses)
-    with pytest.raises(ValueError, match="holds a run; pass resume=True"):
+    with pytest.raises(ValueError, match="holds a run already; go on by resume=True"):
         dp.train_value(resumed, line, **options)
     shutil.rmtree(tmp_path / "checkpoints" / "step_00000004")
     again = dp.train_value(resumed, line, resume=True, **options)
@@ -491,7 +491,7 @@ def test_mistakes_are_named_before_any_work(line, average, tmp_path: Path) -> No
         dp.train_value(average, line, reach=-1)
     with pytest.raises(ValueError, match="steps=0; it must be at least 1"):
         dp.train_value(average, line, steps=0)
-    with pytest.raises(ValueError, match="samples=1; choose at least 2"):
+    with pytest.raises(ValueError, match="samples=1, start_share=0.0; choose 2 or more"):
         calibration(average, line, samples=1)
     with pytest.raises(ValueError, match=r"width=30 is not a multiple of num_heads=4; use 28"):
         dp.ValueFunction(6, 2, width=30)

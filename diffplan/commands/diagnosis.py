@@ -18,7 +18,7 @@ class Guidance:
 
     Args:
         path: folder of a run or of a planner.
-        guide: what plans should be like: value, value:AGENT, separation, separation:METRES,
+        guide: what plans should be like: value, value:AGENT, rank (by value), separation, separation:METRES,
             clearance:METRES or speed:LIMIT.
         weights: strengths to try; 0 is the unguided planner.
         env: environment to act in; by default the one that the data are from.

@@ -92,8 +92,6 @@ class Finetune:
         from diffplan.datasets import load_dataset
         from diffplan.finetuning import METHODS, Acting, finetune
 
-        if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner", "planners")):
-            raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         if self.refine is None and (self.guided or self.refine_price != Finetune.refine_price):
             raise ValueError(
                 "--guided and --refine-price are of a --refine that is given, e.g. --refine 0; else ways are tried."

@@ -132,8 +132,6 @@ class Train:
         returns = dataset.store.mean_returns[dataset.episodes]
         if (self.best < 1 or self.return_conditioning) and returns.min() == returns.max():
             raise ValueError("all episodes have the same return: leave out --best and --return-conditioning.")
-        if not self.resume and any((self.out / name).exists() for name in ("checkpoints", "planner")):
-            raise ValueError(f"{self.out} holds a run already; continue it with --resume, or choose another --out.")
         planner = DiffusionPlanner.for_dataset(
             dataset,
             width=self.width,
@@ -183,6 +181,7 @@ class Train:
                 out=self.out / "value",
                 resume=self.resume,
                 checkpoint_every=self.checkpoint_every,
+                log_every=self.log_every,
                 progress=not self.json,
             )
             planner.register_modules(value_function=value)

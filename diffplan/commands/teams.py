@@ -20,7 +20,7 @@ class Team:
 
     For example:
       diffplan team runs/crossing
-      diffplan team runs/crossing --env crossing-v0 --robots 4 --transport zenoh
+      diffplan team runs/crossing --env crossing-v0 --robots 4
       diffplan team runs/crossing --mode silent --safe
       diffplan team runs/crossing --seconds 60 --rate 10 --loss 0.3
       diffplan team runs/crossing --kill robot_1@30 --json
@@ -31,7 +31,6 @@ class Team:
         robots: how many; by default as many as that environment has.
         option: an option of the environment as NAME=VALUE; repeat it for more.
         mode: how robots agree on a way: by messages, by drawing the same noise (shared), or not at all (silent).
-        transport: what carries frames and messages.
         rate: steps a second; by default as many as a second of the environment has.
         episodes: how many; by default 1, or as many as fit into --seconds.
         seconds: stop then, also amid an episode.
@@ -48,7 +47,6 @@ class Team:
     robots: int | None = None
     option: Options = field(default_factory=list)
     mode: Literal["messages", "shared", "silent"] = "messages"
-    transport: Literal["zenoh"] = "zenoh"
     rate: float | None = None
     episodes: int | None = None
     seconds: float | None = None

@@ -90,6 +90,7 @@ def collect_episodes(
         store.append(recorded[len(store) - first :])
         if not len(store):  # nothing to go on with, and in nobody's way
             (store.path / MANIFEST).unlink()
+        recorder.close()
     return store
 
 
@@ -280,11 +281,17 @@ class _Recorder:
         if isinstance(env, str):
             policy = policy or functools.partial(behavior_policy, env, recipe.skill, recipe.style)
             env = functools.partial(make, env, **options)
+        self.given = recipe.env
         self.env = env if _is_made(env) else env()
         self.policy: BehaviorPolicy = policy if _is_made(policy) else _made(policy)
         if not (_is_made(self.policy) and callable(self.policy)):
             raise ValueError(f"{_name(policy)} gives {self.policy!r}, no behaviour policy: {_NEEDED}")
         self.spec = spec_from_env(self.env)
+
+    def close(self) -> None:
+        """Closes the environment, unless it was given."""
+        if self.env is not self.given:
+            self.env.close()
 
     def record(self, seed: int, index: int) -> Trajectory:
         episode_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from diffplan.envs.behavior import SkilledPolicy
 from diffplan.envs.scene import SceneEnv
 from diffplan.envs.transport_expert import MEDIUM_NOISE, STYLES, TransportExpert
-from diffplan.envs.transport_model import DT, PILLAR_RADIUS, SUBSTEPS, V_MAX, build_model, place
+from diffplan.envs.transport_model import DT, PILLAR_RADIUS, ROBOT_RADIUS, SUBSTEPS, V_MAX, build_model, place
 from diffplan.spec import Actions, JointSpec, Observations, Role
 
 POSITION_TOLERANCE, YAW_TOLERANCE, HOLD_STEPS = 0.05, np.deg2rad(10.0), 5
@@ -56,7 +56,7 @@ class TransportEnv(SceneEnv):
         self.possible_agents = [f"robot_{i}" for i in range(num_robots)]
         self.agents: list[str] = []
         static, pillar = tuple(range(8, 15)), (12, 13, 14)
-        role = Role(15, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, velocity=(2, 3), obstacles=pillar)
+        role = Role(15, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, (2, 3), pillar, ROBOT_RADIUS)
         agents = dict.fromkeys(self.possible_agents, "robot")
         options = {"num_robots": num_robots, "max_steps": max_steps}
         self.joint_spec = JointSpec(agents, {"robot": role}, DT, "transport-v0", options)

@@ -19,7 +19,7 @@ from pettingzoo import ParallelEnv
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from diffplan.checkpoints import check_out, checkpoints
+from diffplan.checkpoints import check_counts, check_out, checkpoints
 from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
@@ -153,7 +153,10 @@ def finetune(
     """
     out, name = Path(out), AUTO if method == "auto" else method
     counts = {"steps": steps, "episodes": episodes, "critic_steps": critic_steps, "evaluate_every": evaluate_every}
-    _check(planner, offline, name, score, {**counts, "evaluation_episodes": evaluation_episodes}, online_share)
+    check_counts(seed, **counts, evaluation_episodes=evaluation_episodes)
+    _check(planner, offline, name, score, online_share)
+    if evaluation_episodes == 1:
+        raise ValueError("evaluation_episodes=1; of one there is no interval, give 2 or more.")
     if not 0 <= updates_per_step < float("inf"):
         raise ValueError(f"updates_per_step={updates_per_step}; it must be 0 or more.")
     if newest is not None and newest < 1:
@@ -252,16 +255,12 @@ def _check(
     offline: TrajectoryDataset,
     method: str,
     score: str,
-    counts: dict[str, int],
     online_share: float,
 ) -> None:
     if method not in METHODS:
         raise ValueError(f"method={method!r}; choose 'auto' or one of {tuple(METHODS)}.")
     if score not in ("return", "success"):
         raise ValueError(f"score={score!r}; choose 'return' or 'success'.")
-    for name, count in counts.items():
-        if count < (least := 2 if name == "evaluation_episodes" else 1):  # of one there is no interval
-            raise ValueError(f"{name}={count}; it must be at least {least}.")
     if not 0 < online_share <= 1:
         raise ValueError(f"online_share={online_share}; it is a share of a batch, more than 0 and at most 1.")
     check_planner_fits(planner, offline)

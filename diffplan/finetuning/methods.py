@@ -88,6 +88,9 @@ class Learning:
             raise ValueError(f"target_rate={self.target_rate}; choose at most 1, e.g. 0.005.")
         if not 0 <= self.trace <= 1:
             raise ValueError(f"trace={self.trace}; choose 0 to 1, e.g. 0.95.")
+        if not (0 <= self.start_share <= 1 and 0 <= self.ema_decay < 1):
+            told = f"start_share={self.start_share}, ema_decay={self.ema_decay}"
+            raise ValueError(f"{told}; give 0 to 1, and 0 to below 1.")
         if not 0 <= self.trust < float("inf"):
             raise ValueError(f"trust={self.trust}; give 0 (no trust region) or more.")
 

@@ -103,11 +103,14 @@ class Acting:
         if planner.value_function is None:
             raise ValueError("the planner has no value function to rank plans by; train one with train_value.")
         value = ValueGuide(planner.value_function, weight=self.value_weight)
-        guides: list[Guide] = [value if self.guided else replace(value, levels=None)]
+        guides: list[Guide] = [value] if self.guided else []
+        if self.num_samples > 1:  # what there is to rank
+            guides = [value if self.guided else replace(value, levels=None)]
+            guides += [] if exploration is None else [exploration]
         policy = RecedingHorizonPolicy(
             planner,
             num_samples=self.num_samples,
-            guides=guides if exploration is None else [*guides, exploration],
+            guides=guides,
             refine=self.refine or 0.0,
             refine_price=self.refine_price,
             partners=self.watched,

@@ -96,7 +96,10 @@ class JointDenoiser(SavedNetwork):
             raise ValueError(f"prediction={prediction!r}; choose 'sample' or 'velocity'.")
         _check_entries(size, window, neighbours, history, position=position, velocity=velocity, goal=goal)
         if pace and size != len({*position, *velocity, *goal}):
-            raise ValueError("pace needs cells that hold nothing but position, velocity and goal; leave it out.")
+            raise ValueError(
+                "pace needs frames (for_dataset(frames=True), --frames), and cells that hold nothing but position, "
+                "velocity and goal; leave it out."
+            )
         _check_changes(size, changes, from_present and prediction == "sample")
         self.num_tokens = window // patch_size
         self.embed_sample = nn.Linear(patch_size * size, width)

@@ -7,7 +7,7 @@ RESERVE = 0.1  # share of the time that is kept for what nobody foresees
 
 
 class Pace(NamedTuple):
-    """Seconds that a plan's last call of the network took for one candidate, and that what followed took for one.
+    """Seconds that a call of the network took for one candidate, mean of a plan's, and that what followed took for one.
 
     What follows: guides rank, and more.
     """
@@ -21,14 +21,14 @@ class Deadline:
 
     Args:
         milliseconds: until the plan must be there.
-        calls_after: calls of the network that follow the denoising.
+        calls_after: calls of the network that follow the denoising, if as long as those of it.
         known: of an earlier plan; None: of none.
     """
 
-    def __init__(self, milliseconds: float | None, calls_after: int = 0, known: Pace | None = None):
+    def __init__(self, milliseconds: float | None, calls_after: float = 0, known: Pace | None = None):
         self.last, self.calls_after, self.known = time.perf_counter(), calls_after, known
         self.end = None if milliseconds is None else self.last + (1 - RESERVE) * milliseconds / 1e3
-        self._call: float | None = None
+        self._calls: list[float] = []  # seconds of each, for one candidate
 
     def start(self) -> None:
         """Called before the first call of the network."""
@@ -51,13 +51,14 @@ class Deadline:
         """Called after every call of the network for so many candidates: whether another one would be too late."""
         now = time.perf_counter()
         took, self.last = now - self.last, now
-        self._call = took / candidates
+        self._calls.append(took / candidates)
         after = self.known.after * candidates if self.known else 0.0
         return self.end is not None and now + took * (1 + self.calls_after) + after > self.end
 
     def pace(self, candidates: int) -> Pace | None:
         """Called when a plan of so many candidates is there: what the next one may count on."""
-        if self._call is None:
+        if not self._calls:
             return None
-        after = (time.perf_counter() - self.last) / candidates - self.calls_after * self._call
-        return Pace(self._call, max(0.0, after))
+        call = sum(self._calls) / len(self._calls)
+        after = (time.perf_counter() - self.last) / candidates - self.calls_after * call
+        return Pace(call, max(0.0, after))

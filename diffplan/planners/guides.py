@@ -150,6 +150,7 @@ class ConstraintGuide(Guide):
             for index, name in enumerate(estimate.spec.names):
                 role, seen = estimate.spec.role_of(name), estimate.observations[:, :, index]
                 discs = seen[..., list(role.obstacles)].reshape(*seen.shape[:-1], -1, 3)  # x, y, radius
+                discs = discs.detach()  # agents make way, not what is foreseen of obstacles
                 gaps = _length(seen[..., None, list(role.position)] - discs[..., :2]) - discs[..., 2] - role.radius
                 totals.append((1 - gaps / margin).relu().square().sum((2, 3)))
             return estimate.per_agent(torch.stack(totals, dim=-1))

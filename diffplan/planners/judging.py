@@ -49,3 +49,10 @@ def rank(planner: "DiffusionPlanner", plan: Plan, guides: Sequence[Guide]) -> di
     cells = warm_grid(plan, planner.spec, planner.normalizer, planner.horizon, 0, plan.num_samples)
     terms = guidance.terms(torch.from_numpy(cells).to(planner.device))
     return {name: term[0].cpu().numpy() for name, term in terms.items()}
+
+
+def check_ranked(guides: Sequence[Guide], num_samples: int, realism: float = 0.0) -> None:
+    """Raises ``ValueError`` where something only ranks candidates and there is one, which it would cost time for."""
+    idle = [guide.name for guide in guides if guide.levels is None] + ["realism"] * bool(realism)
+    if num_samples == 1 and idle:
+        raise ValueError(f"{', '.join(idle)} only rank candidates, and there is one; give num_samples=2 or more.")

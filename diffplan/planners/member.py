@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from diffplan.planners.guidance import check_levels
 from diffplan.planners.guides import Guide
+from diffplan.planners.judging import check_ranked
 from diffplan.planners.manners import Manners, TeamStats
 from diffplan.planners.messages import Message
 from diffplan.planners.planner import DiffusionPlanner
@@ -51,7 +52,8 @@ class TeamMember:
             to do the same, but one that only goes on is avoided, too.
 
     Raises:
-        ValueError: the spec has no robot of this name, or a guide moves plans at no noise level that is visited.
+        ValueError: the spec has no robot of this name, or a guide moves plans at no noise level that is visited, or
+            only ranks: a member makes one plan.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class TeamMember:
         self.planner, self.name, self.manners, self.seed = planner, name, manners or Manners(), seed
         self.stats = TeamStats() if stats is None else stats
         self.guides, self.safety = tuple(guides), safety
+        check_ranked(self.guides, 1)
         if self.guides:  # a team has new members for every episode
             for steps, level in ((self.manners.num_inference_steps, 1.0), (1, self.manners.warm_start_level)):
                 check_levels(self.guides, noise_levels(planner.scheduler, steps, level)[:-1])

@@ -20,6 +20,7 @@ from diffplan.datasets.normalizer import Normalizer
 from diffplan.planners.guides import ALWAYS, Estimate, Guide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import covers, shifted
+from diffplan.planners.question import Sampling
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Plan
 
@@ -51,8 +52,9 @@ class PartnerParticles:
         unknown = [name for name in partners if name not in planner.spec.agents]
         if unknown or not partners:
             raise ValueError(f"partners={list(partners)}; name some of {list(planner.spec.names)}.")
-        if num_particles < 2 or not std > 0:
+        if num_particles < 2 or not 0 < std < float("inf"):
             raise ValueError(f"num_particles={num_particles}, std={std}; give 2 or more, and a positive distance (m).")
+        Sampling(num_particles, num_inference_steps, level)  # raises where these are none
         self.planner, self.partners, self.num_particles, self.std = planner, tuple(partners), num_particles, std
         self.level, self.num_inference_steps = level, num_inference_steps
         self._plan: Plan | None = None

@@ -2,17 +2,33 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
+from diffplan.models.value import ValueFunction
 from diffplan.spec import JointSpec
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
 
 
+def check_value(value: ValueFunction, spec: JointSpec, whose: str = "the planner") -> None:
+    """Raises ``ValueError`` unless the value function was made for such observations, actions and roles."""
+    sizes = {"observation_size": spec.observation_size, "action_size": spec.action_size, "num_roles": len(spec.roles)}
+    if (got := {name: value.config[name] for name in sizes}) != sizes:
+        raise ValueError(
+            f"the value function was made for {got}, but {whose} has {sizes}; "
+            "make one with ValueFunction.for_dataset(dataset)."
+        )
+
+
 def check_parts(
     denoiser: JointDenoiser,
+    normalizer: Normalizer,
+    value_function: ValueFunction | None,
     encoder: PartnerEncoder | None,
     noise_policy: NoisePolicy | None,
     spec: JointSpec,
@@ -20,6 +36,11 @@ def check_parts(
     history: int,
 ) -> None:
     """Raises ``ValueError`` where the parts of a planner do not fit each other."""
+    if (shape := np.shape(normalizer.config.center)) != (len(spec.roles), spec.size):
+        wanted = (len(spec.roles), spec.size)
+        raise ValueError(f"the normalizer has [roles, entries] {shape}, the spec {wanted}; use that of the dataset.")
+    if value_function is not None:
+        check_value(value_function, spec)
     if denoiser.config.window != history + horizon:
         raise ValueError(f"the denoiser was made for {denoiser.config.window} cells, not {history + horizon}.")
     if denoiser.config.size != spec.size or denoiser.config.num_roles != len(spec.roles):
@@ -36,6 +57,11 @@ def check_parts(
             )
     if encoder is None:
         return
+    if (encoder.config.size, encoder.config.num_roles) != (spec.size, len(spec.roles)):
+        raise ValueError(
+            f"the partner encoder was made for D={encoder.config.size} and {encoder.config.num_roles} roles, the spec "
+            f"has D={spec.size} and {len(spec.roles)}; make both for one dataset."
+        )
     if encoder.config.history != history:
         raise ValueError(
             f"the partner encoder reads {encoder.config.history} past cells, the planner has history={history}; "

@@ -20,6 +20,7 @@ from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, find_planner
 from diffplan.planners.deadline import Deadline, Pace
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
+from diffplan.planners.finishing import HOLDING, finished
 from diffplan.planners.guidance import Guidance, check_levels
 from diffplan.planners.guides import Guide
 from diffplan.planners.inference import infer, steered
@@ -83,7 +84,8 @@ class DiffusionPlanner(DiffusionPipeline):
         if spec is None:
             raise ValueError("spec is missing; pass the JointSpec of the agents, e.g. dataset.spec.")
         self.spec = spec if isinstance(spec, JointSpec) else JointSpec.from_dict(spec)
-        check_parts(denoiser, partner_encoder, noise_policy, self.spec, horizon, history)
+        parts = (denoiser, normalizer, value_function, partner_encoder, noise_policy)
+        check_parts(*parts, self.spec, horizon, history)
         self.register_modules(
             denoiser=denoiser,
             scheduler=scheduler,
@@ -276,7 +278,8 @@ class DiffusionPlanner(DiffusionPipeline):
         """Samples plans for many questions in one batch, all with a warm start or none; see ``__call__``."""
         if not questions:
             return []
-        deadline = Deadline(sampling.deadline_ms, DRAWS * bool(sampling.realism) + sampling.decode_actions, self._pace)
+        calls_after = DRAWS * bool(sampling.realism) + sampling.decode_actions + HOLDING * sampling.moves
+        deadline = Deadline(sampling.deadline_ms, calls_after, self._pace)
         layout = (self.spec, self.normalizer, self.horizon, self.history)
         grids = [known_grid(question, *layout) for question in questions]
         values, known, exists, ceiling = (
@@ -307,12 +310,9 @@ class DiffusionPlanner(DiffusionPipeline):
         grid = (known, exists, ceiling)
         latents = latents if latents is None else latents.repeat_interleave(number, 0)
         chain = self._sample(sample.flatten(0, 1), grid, levels, sampling, latents, guidance, deadline, seeds)
-        if sampling.decode_actions:
-            observed = torch.arange(self.spec.size, device=self.denoiser.device) < self.spec.observation_size
-            sample = torch.where(known[:, None] | observed, chain[-1].reshape(noise.shape), noise) * exists[:, None]
-            plain = dataclasses.replace(sampling, guides=(), resample=False)
-            grid = (known | observed, exists, torch.ones_like(ceiling))
-            chain[-1] = self._sample(sample.flatten(0, 1), grid, [1.0, 0.0], plain, latents)[-1]
+        plain = dataclasses.replace(sampling, guides=(), resample=False)
+        parts = (chain[-1], levels[len(chain) - 2], noise, values, grid, self.spec.observation_size, sampling)
+        chain[-1] = finished(*parts, lambda noisy, grid, down: self._sample(noisy, grid, down, plain, latents)[-1])
         terms = {name: term.cpu().numpy() for name, term in guidance.terms(chain[-1]).items()}
         shown = chain if sampling.return_chain else chain[-1:]
         grids_of = [self._physical(step.reshape(noise.shape)) for step in shown]

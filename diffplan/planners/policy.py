@@ -12,7 +12,9 @@ from jaxtyping import Float
 
 from diffplan.planners.guidance import check_levels
 from diffplan.planners.guides import Guide
+from diffplan.planners.judging import check_ranked
 from diffplan.planners.openness import openness
+from diffplan.planners.parts import check_value
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question, Sampling
 from diffplan.planners.refinement import CANDIDATES, PRICE, check_candidates, refine_first_actions
@@ -70,7 +72,7 @@ class RecedingHorizonPolicy:
             keeps its joint way but not the noise that was in the data; more steps sample anew, noise and all.
         decode_actions: read actions off the planned observations, see ``DiffusionPlanner.__call__``.
         guides: what plans should be like, see ``DiffusionPlanner.__call__``.
-        resample: treat the candidates as particles, see there.
+        resample: treat the candidates as particles, see there; later plans of one step are guided without.
         target_return: see there.
         guidance_scale: see there.
         realism: see there.
@@ -131,9 +133,12 @@ class RecedingHorizonPolicy:
             raise ValueError(f"refine_price={refine_price}; give a share of the returns' spread, 0 or more.")
         if refine and planner.value_function is None:
             raise ValueError(f"refine={refine} needs a planner with a value function; train one with train_value.")
+        if refine and planner.value_function is not None:
+            check_value(planner.value_function, planner.spec)
         if num_samples is None:
             num_samples = CANDIDATES if refine else 1
         check_candidates(num_samples, refine)
+        check_ranked(guides, num_samples, realism)
         self.planner, self.execute_steps, self.deadline_ms = planner, execute_steps, deadline_ms
         self.refine, self.refine_price = float(refine), float(refine_price)
         self.warm_start_level, self.warm_start_steps = warm_start_level, warm_start_steps
@@ -212,7 +217,8 @@ class RecedingHorizonPolicy:
         started = time.perf_counter()
         sampling = self.sampling
         if warm:
-            sampling = dataclasses.replace(sampling, num_inference_steps=self.warm_start_steps)
+            resample = sampling.resample and self.warm_start_steps > 1
+            sampling = dataclasses.replace(sampling, num_inference_steps=self.warm_start_steps, resample=resample)
         if self.deadline_ms is not None:
             left = self.deadline_ms - 1e3 * (started - began + self._refining)
             sampling = dataclasses.replace(sampling, deadline_ms=max(left, self.deadline_ms / 10))

@@ -69,7 +69,9 @@ class Sampling:
                 "guides= takes a list of guides; ConstraintGuide(function) makes one of a function, and keeps plans "
                 "where that is 0."
             )
-        if self.resample and not any(guide.levels is not None and guide.weight > 0 for guide in self.guides):
+        if self.realism and any(guide.name == "realism" for guide in self.guides):
+            raise ValueError("a guide is named 'realism', as the term that realism= adds; give it another name.")
+        if self.resample and not self._pulled:
             raise ValueError("resample=True needs guides that move plans (levels=); else every candidate counts alike.")
         if self.resample and self.num_samples < 2:
             raise ValueError("resample=True needs candidates to choose from; give num_samples=2 or more.")
@@ -85,6 +87,15 @@ class Sampling:
             raise ValueError(
                 f"deadline_ms={self.deadline_ms}; give a positive number of milliseconds, or None for no deadline."
             )
+
+    @property
+    def moves(self) -> bool:
+        """Whether guides move plans by their gradient, and what comes of that is kept."""
+        return self._pulled and not self.resample
+
+    @property
+    def _pulled(self) -> bool:
+        return any(guide.levels is not None and guide.weight > 0 for guide in self.guides)
 
 
 def known_grid(

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -53,7 +54,9 @@ def plot_plan(
     _check_agents(plan, executed, goals)
     mapped = [name for name in names if has_position(plan.spec, name)]
     timed = [name for name in names if name not in mapped]
-    width, height = 6.4 * bool(mapped), max(4.8 * bool(mapped), 0.6 + 1.8 * len(timed))
+    width, height = 6.4 * bool(mapped), 0.6 + 1.8 * len(timed)
+    if mapped:
+        height = max(height, 4.8, _legend_height(mapped))
     figure = Figure((width + 7.2 * bool(timed), height), layout="constrained")
     left = right = figure
     if mapped and timed:
@@ -86,8 +89,8 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     foreign = [name for name in told if name not in names]
     if foreign or not told:
         raise ValueError(f"told={dict(told)}; name agents among {names} and what they do.")
-    figure = Figure((8.6, 3.7), layout="constrained")
-    titles = ("nobody is told anything", ", ".join(f"{name} {what}" for name, what in told.items()))
+    figure = Figure((8.6, max(3.7, _legend_height(names))), layout="constrained")
+    titles = ("nobody is told anything", fill(", ".join(f"{name} {what}" for name, what in told.items()), 36))
     points = [plan.positions(name)[..., :2].reshape(-1, 2) for plan in (free, given) for name in names]
     low, high = _square(np.concatenate(points))
     for axes, plan, title, marked in zip(figure.subplots(1, 2), (free, given), titles, ((), told), strict=True):
@@ -99,6 +102,11 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     handles = [*_agent_handles(given, names), *_stroke_handles(given, _dot_spacing(given), False, False), edge]
     figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
     return figure
+
+
+def _legend_height(names: Collection[str]) -> float:
+    """Inches that a legend of these agents, and of what strokes mean, takes."""
+    return 0.24 * (len(names) + 8)
 
 
 def _square(points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
@@ -178,12 +186,13 @@ def _draw_from_above(
 
 
 def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
-    """The round obstacles (x, y, radius in m) that the agents see now, each once."""
+    """The round obstacles (x, y, radius in m) that the agents see now, in all candidates alike, each once."""
     seen: list[list[float]] = []
     for name in names:
         entries = list(plan.spec.role_of(name).obstacles)
-        now = plan.observations[0, plan.spec.names.index(name), 0, entries].reshape(-1, 3).round(4)
-        seen += [disc for disc in now.tolist() if disc not in seen]
+        now = plan.observations[:, plan.spec.names.index(name), 0, entries].reshape(plan.num_samples, -1, 3)
+        known = np.ptp(now, axis=0).max(-1, initial=0) < 1e-3
+        seen += [disc for disc in now[0, known].round(4).tolist() if disc not in seen]
     return seen
 
 

@@ -1,0 +1,53 @@
+"""What becomes of plans when the walk down the noise levels is over."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffplan.planners.question import Sampling
+
+TORN = 0.72  # noise level above which guides tear plans apart, should these end there
+HOLDS = 0.45  # level from which the network puts such plans together again
+HOLDING = 0.3  # of a guided call: what that takes
+Grid: TypeAlias = tuple[Bool[Tensor, "B N W D"], Bool[Tensor, "B N W D"], Float[Tensor, "B N W"]]
+
+
+def finished(
+    plans: Float[Tensor, "BS N W D"],
+    ended: float,
+    noise: Float[Tensor, "B S N W D"],
+    values: Float[Tensor, "B N W D"],
+    grid: Grid,
+    observation_size: int,
+    sampling: Sampling,
+    estimate: Callable[[Tensor, Grid, list[float]], Tensor],
+) -> Float[Tensor, "BS N W D"]:
+    """Plans that hold together, their actions read off their observations where that is asked for.
+
+    Where guides move plans at a high noise level, much is open, and what they make of a cell need not fit the next one.
+    Lower down the network mends that; for plans that end higher up, for want of steps or time, it is asked once more.
+
+    Args:
+        plans: as sampled.
+        ended: the noise level of the last estimate.
+        noise: that the plans began with.
+        values: the known entries.
+        grid: what is known, what exists, and the noise levels above which no cell starts.
+        observation_size: entries of a cell that are an observation's.
+        sampling: how the plans were sampled.
+        estimate: goes from noisy plans down noise levels, unguided.
+    """
+    known, exists, ceiling = grid
+    if sampling.moves and ended > TORN:
+        level = ceiling.clamp(max=HOLDS)[:, None, :, :, None]
+        noisy = torch.lerp(plans.reshape(noise.shape), noise, level)
+        noisy = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
+        plans = estimate(noisy.flatten(0, 1), grid, [HOLDS, 0.0])
+    if sampling.decode_actions:
+        observed = torch.arange(values.shape[-1], device=values.device) < observation_size
+        noisy = torch.where(known[:, None] | observed, plans.reshape(noise.shape), noise) * exists[:, None]
+        plans = estimate(noisy.flatten(0, 1), (known | observed, exists, torch.ones_like(ceiling)), [1.0, 0.0])
+    return plans
