@@ -686,7 +686,7 @@ def test_the_curve_of_a_run_is_drawn_with_its_intervals(
         ({"score": "luck"}, "score='luck'; choose 'return' or 'success'"),
         ({"score": "success"}, r"score='success', but of success nothing was told in 3 episodes"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
-        ({"evaluation_episodes": 1}, "evaluation_episodes=1; it must be at least 2"),
+        ({"evaluation_episodes": 1}, "evaluation_episodes=1; of one there is no interval"),
         ({"priority": -1.0}, "priority=-1.0; give 0"),
         ({"floor": -np.inf}, "floor=-inf; give a finite score"),
         ({"online_share": 0.0}, "online_share=0.0; it is a share of a batch"),
