@@ -12,6 +12,7 @@ TINIER = {
     "steps=1_000)": "steps=2)",
     "steps=10_000": "steps=2",
     "steps=8_000": "steps=2",
+    "steps=3_000": "steps=2",
     "steps=20_000": "steps=120, episodes=3, critic_steps=2, evaluate_every=120, evaluation_episodes=2",
     "episodes=100": "episodes=1",
 }
@@ -40,7 +41,8 @@ def test_the_how_to_runs(tmp_path: Path, monkeypatch) -> None:
     namespace: dict = {}
     exec(compile(code, "howto.md", "exec"), namespace)
     assert namespace["paths"].shape == (20, 24, 2)
-    assert np.isfinite(namespace["better"].best.value)
+    assert namespace["plan"].num_samples == 20
+    assert np.isfinite(namespace["better"].final.value)
 
 
 def test_every_command_that_the_readme_and_the_how_to_show_exists() -> None:
