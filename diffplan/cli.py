@@ -51,7 +51,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if sys.platform == "linux" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)):
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen MuJoCo's default cannot draw
     debug, arguments = "--debug" in arguments, [one for one in arguments if one != "--debug"]
-    name = " ".join(["diffplan", *(one for one in arguments[:1] if one in COMMANDS)])
+    words = 2 if isinstance(COMMANDS.get((*arguments, "")[0]), Group) else 1
+    name = " ".join(["diffplan", *(one for one in arguments[:words] if arguments[0] in COMMANDS and one[:1] != "-")])
     if arguments == ["--version"]:
         print(f"diffplan {__version__}")
         return 0

@@ -107,6 +107,9 @@ def train(
     Raises:
         ValueError: planner and dataset do not fit, entries that the spec calls static change in the first episodes, or
             the checkpoint is of another run.
+        TypeError: a store in place of its windows.
+        ImportError: TensorBoard is missing.
+        RuntimeError: fewer processes joined than a launcher started.
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
     _check(planner, dataset, out, resume, start_share, change_weight=change_weight, action_weight=action_weight)

@@ -236,7 +236,7 @@ class DiffusionPlanner(DiffusionPipeline):
             seed: the same seed gives the same plan.
             latents: what is known of each agent, see ``Question``.
             num_samples: S, how many candidates.
-            num_inference_steps: denoising steps; from a warm start as many, closer together.
+            num_inference_steps: denoising steps; from a warm start as many, closer; constraints are kept best with 5.
             warm_start_level: see ``warm_start``.
             decode_actions: read the actions off the planned observations (inverse dynamics: one more call of the
                 network) instead of keeping those that were sampled along.
@@ -256,6 +256,7 @@ class DiffusionPlanner(DiffusionPipeline):
         Raises:
             ValueError: agents, widths, grids or guides that do not fit the spec, or settings that make no sense;
                 nothing is sampled then.
+            TypeError: guides that are none.
         """
         sampling = Sampling(
             num_samples=num_samples,

@@ -90,6 +90,10 @@ class RecedingHorizonPolicy:
             a spec whose roles say where position and velocity are.
         memory: past steps to plan with; None: as many as the planner takes.
 
+    Raises:
+        ValueError: numbers out of their ranges, partners that are not in the plan, guides that move no plan, or only
+            rank where there is one candidate, or ``refine`` without a value function.
+
     Example:
         ``policy = RecedingHorizonPolicy(planner); policy.reset([0]); actions, = policy([observations])``
     """

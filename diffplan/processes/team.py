@@ -104,6 +104,7 @@ def run_team(
         ValueError: no planner there, or not for such robots; settings that make no sense; robots to kill that there
             are not. No process is started then.
         RuntimeError: a robot did not start; its last words are in the message.
+        ImportError: zenoh is missing: ``pip install "diffplan[team]"``.
     """
     planned, kill = read_spec(planner), dict(kill or {})
     spec = spec_from_env(env, planned.dt)
