@@ -256,7 +256,7 @@ class Plan:
 
     def with_term(self, name: str, term: Float[np.ndarray, "S"]) -> "Plan":
         """The plan with one more term, which counts in ``values``."""
-        others = 0 if self.values is None else self.values - self.terms.get(name, 0)
+        others = 0 if self.values is None else self.values.astype(np.float64) - self.terms.get(name, 0)
         return dataclasses.replace(self, terms={**self.terms, name: term}, values=others + term)
 
     def actions_at(self, step: int) -> Actions:

@@ -268,6 +268,16 @@ def test_a_value_that_is_no_number_is_never_the_best() -> None:
     assert plan.best().observations.item() == plan.observations.max()
 
 
+def test_where_all_candidates_break_a_hard_constraint_the_others_rank() -> None:
+    planner = exact_planner(GaussianPrior)
+    soft = dataclasses.replace(near_two(), levels=None)
+    hard = ConstraintGuide(lambda plan: plan.positions.sum((2, 3, 4)) * 0 + 1, 1e9, None, "hard")
+    asked = {"num_samples": 64, "seed": 1}
+    alone, both = (planner(unknown(planner), guides=guides, **asked) for guides in ([soft], [soft, hard]))
+    assert (both.terms["hard"] == -1e9).all()
+    assert both.best().observations.item() == alone.best().observations.item()
+
+
 def test_clearance_counts_how_far_a_body_is_inside_the_margin_of_an_obstacle() -> None:
     """A disc of radius 0.5 at (1, 0); robots of radius 0.1 whose surfaces are 0.2, 0.1 and 0 m from it; margin 0.2."""
     role = dp.Role(5, (), (), (0, 1), static=(2, 3, 4), obstacles=(2, 3, 4), radius=0.1)

@@ -199,7 +199,7 @@ def plan_from_grid(
         chain[-1][..., :O],
         chain[-1][..., O:],
         np.asarray(exists[:, 0].any(-1)),
-        np.sum(list(terms.values()), axis=0) if terms else None,
+        np.stack([*terms.values()]).sum(0, dtype=np.float64) if terms else None,
         chain if len(chain) > 1 else None,
         terms,
         num_inference_steps,
