@@ -4,10 +4,10 @@
 
 DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``,
 ``score_train.npz``). Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what
-people did: *marginal* are 20 futures of each person by itself, *joint* 20 whole scenes, each drawn by a network that
-was taught to have one of its 20 right (``Futures``). Beside them stand means of clusters of 50 to 600 joint samples,
-fewer in large crowds, by which agent attention is judged, too. Joint futures of walkers are moved clear of each other.
-Basketball players know who is in their team, and where the hoops are.
+people did: *marginal* are 20 futures of each person by itself, *joint* 20 whole scenes. Walkers' are means of clusters
+of 50 to 600 joint samples, fewer in large crowds; joint ones are moved clear of each other. Basketball players' are
+drawn by networks that were taught to have one of 20 right (``Futures``), with means of clusters beside them, by which
+agent attention is judged. Players know who is in their team, and where the hoops are.
 ``collisions``: the share of people in joint futures who come closer than 0.2 m to anybody, also between two frames.
 ``region_80``: how often people are within the distance of the samples' mean that holds 80 % of these. Nothing is chosen
 on test data. Planners and scores lie below runs/real.
@@ -47,7 +47,7 @@ FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1"
 TOUCH = 0.2  # m: who comes closer collides
 CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)  # m; chosen on zara1's validation files
 DENOISING_STEPS = 8
-FUTURES_OF = {True: "clusters of samples", False: "the same without agent attention"}
+FUTURES_OF = {True: "clusters of samples", False: "no agent attention"}
 LAYOUT: dict[str, Any] = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "inside": True}
 FEET = 3.28084
 AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
@@ -78,12 +78,12 @@ class Kind:
     augmentation: Augmentation
     samples: int  # of a window, for all its agents together
     touch: float  # who comes closer collides, in the data's units
-    futures_steps: int
+    futures_steps: int  # 0: none are taught
     roles: tuple[str, ...] | None  # who is forecast
     clear: dp.ConstraintGuide | None = None  # what joint futures are moved to fulfil
 
 
-WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, 1_000, None, CLEAR)
+WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, 0, None, CLEAR)
 PLAYERS = Kind(None, 12, 160, 30_000, Augmentation(mirror=True), 2_000, TOUCH * FEET, 3_000, ("home", "away"))
 
 
@@ -301,18 +301,18 @@ def main() -> None:
     for row in arguments.rows:
         stores(arguments.data, row)  # not by two workers at once
     jobs = [(arguments.data, row, seed, True) for seed in range(arguments.seeds) for row in arguments.rows]
-    taught = [job[:3] for job in jobs]
+    taught = [job[:3] for job in jobs if kind_of(job[1]).futures_steps]
     jobs += [(arguments.data, row, 0, False) for row in arguments.rows if row in ("zara1", "nba")]
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), follow_parent) as pool:
         clusters = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
-        futures = dict(zip(taught, pool.map(run_futures, *zip(*taught, strict=True)), strict=True))
+        futures = {job: pool.submit(run_futures, *job) for job in taught}
     command = f"python scripts/benchmark_real.py --data DIR --rows {' '.join(arguments.rows)} --seeds {arguments.seeds}"
     scores = {}
     for row, attention in dict.fromkeys(job[1::2] for job in jobs):
-        found = [one for job, one in clusters.items() if job[1::2] == (row, attention)]
-        scores[row, FUTURES_OF[attention]] = merged(found, row)
-    for row in arguments.rows:
-        scores[row, "taught"] = merged([one for job, one in futures.items() if job[1] == row], row)
+        seeds = [one for job, one in clusters.items() if job[1::2] == (row, attention)]
+        scores[row, FUTURES_OF[attention]] = merged(seeds, row)
+    for row in dict.fromkeys(job[1] for job in taught):
+        scores[row, "taught"] = merged([one.result() for job, one in futures.items() if job[1] == row], row)
     found = all_figures(scores, arguments.seeds, command)
     if "nba" in arguments.rows:
         found.append(latency(arguments.data, command))
@@ -324,9 +324,9 @@ def main() -> None:
 def draw(data: Path, path: Path, people: int = 6) -> None:
     """Draws twenty futures of the first window of zara1 with so many people, over what they did."""
     store = walkers(data, read_json(data / "eth_ucy" / "splits.json")["zara1"]["test"], "zara1_test")
-    futures = dp.Futures.from_pretrained(FOLDER / "zara1_scenes_0")
+    planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "zara1_joint_0")
     team, question, real = next(one for one in asked(store) if len(one[2]) == people)
-    plan = projected(futures.for_agents(team).answer([question])[0], CLEAR)
+    plan = projected(representatives(sampled(planner, team, question, WALKERS), FUTURES), CLEAR)
     there, nothing = np.ones(real.shape[1::-1], bool), np.zeros(real.shape[1::-1])[1:]
     steps = (nothing[..., None][..., :0], nothing, nothing.astype(bool), nothing.astype(bool))
     dp.plot_plan(plan, Trajectory(plan.spec, real.swapaxes(0, 1), *steps, there)).savefig(path)
@@ -362,50 +362,41 @@ def all_figures(scores: dict[tuple[str, str], Scores], seeds: int, command: str)
         beside = (beside or {}) | published
         return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside)
 
+    clusters, alone = FUTURES_OF.values()
+
     def beside(row: str, measure: str, unit: str, windows: int) -> dict[str, Figure]:
-        """What the same measure is of other futures."""
-        others = {kind: scores[row, kind] for kind in FUTURES_OF.values() if (row, kind) in scores}
-        return {kind: figure("", other.mean(measure), unit, windows) for kind, other in others.items()}
+        """What the measure is of other futures than those that count."""
+        ways = [way for way in ("taught", clusters, alone) if (row, way) in scores][1:]
+        return {way: figure("", scores[row, way].mean(measure), unit, windows) for way in ways}
 
     found = []
     for row in dict.fromkeys(row for row, _ in scores):
-        one, clusters = scores[row, "taught"], scores[row, FUTURES_OF[True]]
+        one = scores.get((row, "taught"), scores[row, clusters])
         unit, name = ("feet", "nba_rebound") if row == "nba" else ("m", row)
         windows = int((one.people > 1).sum())
         for measure in MEASURES[:4]:
-            found.append(
-                figure(f"{name}_{measure}", one.mean(measure), unit, windows, beside(row, measure, unit, windows))
-            )
+            others = beside(row, measure, unit, windows)
+            found.append(figure(f"{name}_{measure}", one.mean(measure), unit, windows, others))
         others = {"real people": figure("", one.mean("real_collisions"), "share", windows)}
         others |= beside(row, "collisions", "share", windows)
         found.append(figure(f"collisions_{row}", one.mean("collisions"), "share", windows, others))
-        found.append(figure(f"region_80_{row}", clusters.mean("inside_80"), "share", windows))
-        if (row, FUTURES_OF[False]) in scores:
-            saved = clusters.gain(scores[row, FUTURES_OF[False]], "joint_ade")
+        found.append(figure(f"region_80_{row}", scores[row, clusters].mean("inside_80"), "share", windows))
+        if (row, alone) in scores:
+            saved = scores[row, clusters].gain(scores[row, alone], "joint_ade")
             found.append(figure(f"joint_gain_{row}", saved, "share", windows))
-    if all((fold, "taught") in scores for fold in FOLDS):
-        windows = sum(int((scores[fold, "taught"].people > 1).sum()) for fold in FOLDS)
+    folds = [scores[fold, clusters] for fold in FOLDS if (fold, clusters) in scores]
+    if len(folds) == len(FOLDS):
+        windows = sum(int((one.people > 1).sum()) for one in folds)
         for measure in MEASURES[:4]:
-            mean, other = (
-                _mean_of([scores[fold, kind].mean(measure) for fold in FOLDS]) for kind in ("taught", FUTURES_OF[True])
-            )
-            others = {FUTURES_OF[True]: figure("", other, "m", windows)}
-            found.append(figure(f"eth_ucy_{measure}", mean, "m", windows, others))
+            means = [one.mean(measure) for one in folds]
+            half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(folds)
+            value = float(np.mean([mean.value for mean in means]))
+            found.append(figure(f"eth_ucy_{measure}", Interval(value, value - half, value + half), "m", windows))
+        eth = scores["eth", clusters]
         for end in ("ade", "fde"):
-            mean, other = (
-                scores["eth", kind].mean(f"joint_{end}", by_person=False) for kind in ("taught", FUTURES_OF[True])
-            )
-            windows = len(scores["eth", "taught"].people)
-            others = {FUTURES_OF[True]: figure("", other, "m", windows)}
-            found.append(figure(f"eth_joint_published_{end}", mean, "m", windows, others))
+            mean = eth.mean(f"joint_{end}", by_person=False)
+            found.append(figure(f"eth_joint_published_{end}", mean, "m", len(eth.people)))
     return found
-
-
-def _mean_of(means: list[Interval]) -> Interval:
-    """Of independent ones."""
-    half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(means)
-    value = float(np.mean([mean.value for mean in means]))
-    return Interval(value, value - half, value + half)
 
 
 if __name__ == "__main__":
