@@ -24,14 +24,7 @@ from diffplan.metrics import MetricsLog
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.futures import Futures
 from diffplan.questions import QuestionMix
-from diffplan.training import (
-    DenoiserRun,
-    TrainingReport,
-    check_planner_fits,
-    diagnosis,
-    learning_bar,
-    schedule,
-)
+from diffplan.training import DenoiserRun, TrainingReport, check_planner_fits, diagnosis, learning_bar, schedule
 
 OTHERS = (0.5, 0.02)  # how often any future learns instead of the nearest: at first, and from half the steps on
 
@@ -96,8 +89,14 @@ def train_futures(
     mix, device = mix or QuestionMix(), planner.denoiser.device
     half = uses_bfloat16("auto", device.type == "cuda")
     facts = {
-        "futures": [futures.count, futures.per_agent, roles and [*roles]],
-        "numbers": [steps, batch_size, learning_rate, ema_decay, start_share, half, seed],
+        "count": futures.count,
+        "per_agent": futures.per_agent,
+        "roles": roles and [*roles],
+        "steps": steps,
+        "batch_size": batch_size,
+        "rates": [learning_rate, ema_decay, start_share],
+        "bfloat16": half,
+        "seed": seed,
         "mix": asdict(mix),
         "data": dataset.store.fingerprint,
         "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],

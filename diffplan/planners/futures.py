@@ -23,7 +23,6 @@ from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
 
 CODE_STD = 0.5  # of what tells futures apart, before training
-PARTS = ("observations", "actions")  # of a plan
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,14 @@ class Futures:
         return self.answer([Question(observations, past, given, seed=seed)])[0]
 
     def answer(self, questions: Sequence[Question]) -> list[Plan]:
-        """All futures of each question, in one batch; of a question no warm start is used, nor latents."""
-        codes = self.codes()
-        asked = [replace(one, warm_start=None, latents=code) for one in questions for code in codes]
+        """All futures of each question, in one batch.
+
+        Raises:
+            ValueError: as ``DiffusionPlanner.answer``, and for a question with a warm start or latents.
+        """
+        if any(one.warm_start is not None or one.latents is not None for one in questions):
+            raise ValueError("futures are drawn in one step, which takes no warm_start, and told apart by the latents.")
+        asked = [replace(one, latents=code) for one in questions for code in self.codes()]
         plans = self.planner.answer(asked, Sampling(num_inference_steps=1))
         return [_together(plans[first : first + self.count]) for first in range(0, len(plans), self.count)]
 
@@ -122,5 +126,6 @@ class Futures:
 
 def _together(plans: list[Plan]) -> Plan:
     """Plans of one candidate each as one plan."""
-    observations, actions = (np.concatenate([getattr(one, name) for one in plans]) for name in PARTS)
+    observations = np.concatenate([one.observations for one in plans])
+    actions = np.concatenate([one.actions for one in plans])
     return replace(plans[0], observations=observations, actions=actions, belief=None)
