@@ -1,6 +1,6 @@
 """Training of a fixed number of futures by the best of them (multiple hypotheses, arXiv 1612.00197).
 
-One step: of every window the network draws all futures, from pure noise in one step; the one that is nearest to what
+One step: of every window the network draws all futures, from nothing but what is known; the one that is nearest to what
 happened, or now and then any other, learns from it. So each comes to stand for the part of what may happen to which it
 is nearest, at its middle. All randomness of a step comes from (seed, step), so a resumed run is bit-identical.
 """
@@ -26,6 +26,7 @@ from diffplan.planners.futures import Futures
 from diffplan.questions import QuestionMix
 from diffplan.training import DenoiserRun, TrainingReport, check_planner_fits, diagnosis, learning_bar, schedule
 
+BESIDE = 0.1  # what errors count of agents that do not say which future is nearest
 OTHERS = (0.5, 0.02)  # how often any future learns instead of the nearest: at first, and from half the steps on
 
 
@@ -62,7 +63,7 @@ def train_futures(
         ema_decay: of the averaged weights.
         mix: how often each question is asked.
         start_share: as of ``train``.
-        roles: whose errors say which future is nearest; None: everybody's. All agents' futures learn.
+        roles: whose errors say which future is nearest; None: everybody's. Those of the others count a tenth.
         augmentation: as of ``train``.
         seed: of everything random.
         out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
@@ -143,13 +144,9 @@ def train_futures(
 def _loss(futures: Futures, exercise: Exercise, chooses: Tensor, progress: float, generator: torch.Generator) -> Tensor:
     """How far off those futures are that learn from each window."""
     B, N, S, alone = *exercise.clean.shape[:2], futures.count, futures.per_agent
-    unknown = (exercise.levels > 0)[..., None] & ~exercise.known
-    noise = torch.randn(exercise.clean.shape, generator=generator).to(exercise.clean.device)
-    asked = replace(
-        exercise,
-        sample=torch.where(unknown, noise, exercise.clean),
-        levels=(exercise.levels > 0).float(),
-    )
+    open_ = exercise.levels > 0
+    known = exercise.known | ~open_[..., None]
+    asked = replace(exercise, sample=exercise.clean * known, levels=open_.float())
     order = torch.arange(S).expand(B, N, S)
     if alone:  # of agents side by side not the same ones
         order = torch.rand(B, N, S, generator=generator).argsort(-1)
@@ -161,7 +158,9 @@ def _loss(futures: Futures, exercise: Exercise, chooses: Tensor, progress: float
     other, any_ = torch.rand(2, *nearest.shape, generator=generator).to(nearest.device)
     learning = torch.where(other < often, (any_ * S).long(), nearest).expand(B, N)
     off = _distances(futures, asked, order.gather(2, learning[..., None])[..., 0])
-    return off.sum() / exercise.learned.any(-1).sum().clamp(min=1)
+    counts = torch.where(chooses, 1.0, BESIDE)
+    steps = exercise.learned.any(-1).sum(-1)
+    return (off * counts).sum() / (steps * counts).sum().clamp(min=1)
 
 
 def _distances(futures: Futures, asked: Exercise, which: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:

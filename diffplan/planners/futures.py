@@ -17,7 +17,7 @@ from jaxtyping import Float
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planner_folder import find_planner
 from diffplan.planners.planner import DiffusionPlanner
-from diffplan.planners.question import Question, Sampling
+from diffplan.planners.question import Question, known_grid, plan_from_grid
 from diffplan.planners.saving import FUTURES, load_components, load_provenance
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
@@ -27,7 +27,7 @@ CODE_STD = 0.5  # of what tells futures apart, before training
 
 @dataclass(frozen=True)
 class Futures:
-    """A planner whose denoiser is told which of its futures to draw, and draws it in one step.
+    """A planner whose denoiser is told which of its futures to draw, and draws it in one step, of no noise.
 
     Args:
         planner: its denoiser takes latents: which future, one of ``latent_size``.
@@ -81,22 +81,37 @@ class Futures:
         *,
         past: Sequence[tuple[Observations, Actions]] = (),
         given: Cells | None = None,
-        seed: int = 0,
     ) -> Plan:
-        """All futures as a plan's candidates; arguments and errors as of ``DiffusionPlanner.__call__``."""
-        return self.answer([Question(observations, past, given, seed=seed)])[0]
+        """All futures as a plan's candidates, none better than the others; always the same ones.
 
-    def answer(self, questions: Sequence[Question]) -> list[Plan]:
-        """All futures of each question, in one batch.
+        Args:
+            observations: as of ``DiffusionPlanner.__call__``.
+            past: likewise.
+            given: likewise, without noise levels.
 
         Raises:
-            ValueError: as ``DiffusionPlanner.answer``, and for a question with a warm start or latents.
+            ValueError: agents, widths or cells that do not fit.
         """
+        return self.answer([Question(observations, past, given)])[0]
+
+    @torch.inference_mode()
+    def answer(self, questions: Sequence[Question]) -> list[Plan]:
+        """All futures of each question. Raises as a call, and ``ValueError`` for a warm start or latents."""
         if any(one.warm_start is not None or one.latents is not None for one in questions):
             raise ValueError("futures are drawn in one step, which takes no warm_start, and told apart by the latents.")
-        asked = [replace(one, latents=code) for one in questions for code in self.codes()]
-        plans = self.planner.answer(asked, Sampling(num_inference_steps=1))
-        return [_together(plans[first : first + self.count]) for first in range(0, len(plans), self.count)]
+        return [self._answered(one) for one in questions]
+
+    def _answered(self, question: Question) -> Plan:
+        planner = self.planner
+        grid = known_grid(question, planner.spec, planner.normalizer, planner.horizon, planner.history)
+        values, known, exists, ceiling = (torch.from_numpy(part)[None].to(planner.denoiser.device) for part in grid)
+        if (ceiling < 1).any():
+            raise ValueError("futures take no given cells with a noise level; give them whole, or not at all.")
+        sample = torch.where(known, values, 0).expand(self.count, -1, -1, -1)
+        estimate = planner.estimator(known, exists, self.count, latents=torch.from_numpy(self.codes()).to(sample))
+        cells = torch.where(known, sample, estimate(sample, 1.0)).cpu().numpy()
+        chain = planner.normalizer.unnormalize(cells, planner.spec.role_index)[None, :, :, planner.history :]
+        return plan_from_grid(planner.spec, chain, exists[0, :, planner.history :].cpu().numpy(), {}, 1, None)
 
     def codes(self) -> Float[np.ndarray, "S N S"]:
         """What the denoiser is told for each future; where futures are each agent's own, in an order of its own."""
@@ -122,10 +137,3 @@ class Futures:
         planner = DiffusionPlanner(**components, **settings)
         planner.provenance = load_provenance(whole, futures=True)
         return cls(planner, planner.provenance[FUTURES] == "agents")
-
-
-def _together(plans: list[Plan]) -> Plan:
-    """Plans of one candidate each as one plan."""
-    observations = np.concatenate([one.observations for one in plans])
-    actions = np.concatenate([one.actions for one in plans])
-    return replace(plans[0], observations=observations, actions=actions, belief=None)
