@@ -19,7 +19,6 @@ from diffplan.files import alone, explained_write_errors, read_json, sha256, sha
 from diffplan.planner_folder import INDEX
 
 PREFIX = "step_"
-RESULTS = ("checkpoints", "planner", "planners")  # what runs leave in their folders
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 2) -> None:
@@ -70,8 +69,12 @@ def check_out(out: str | Path | None, resume: bool) -> None:
     for file, what in ((INDEX, "a saved planner itself"), (MANIFEST, "a store of episodes")):
         if out is not None and (Path(out) / file).exists():
             raise ValueError(f"{out} is {what}, no run; choose another folder, e.g. runs/{Path(out).name}.")
-    if out is not None and not resume and any((Path(out) / name).exists() for name in RESULTS):
-        raise ValueError(f"{out} holds a run already; go on by resume=True (--resume), or choose another folder.")
+    if out is not None:
+        begun = bool(checkpoints(Path(out) / "checkpoints"))
+        if begun and not resume:
+            raise ValueError(f"{out} holds a run already; go on by resume=True (--resume), or choose another folder.")
+        if not begun and any((Path(out) / name).exists() for name in ("planner", "planners")):
+            raise ValueError(f"{out} holds a planner, but no checkpoints to go on from; choose another folder.")
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the run to continue.")
 

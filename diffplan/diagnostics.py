@@ -9,7 +9,7 @@ from pettingzoo import ParallelEnv
 
 from diffplan.evaluation import Interval, episode_seed, evaluate, mean_interval, opened
 from diffplan.planners import DiffusionPlanner, Guide, RecedingHorizonPolicy
-from diffplan.planners.judging import rank, realism
+from diffplan.planners.judging import check_ranked, rank, realism
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def sweep_guidance(
     asked, tried = guides(1.0), {weight: guides(weight) for weight in weights}
     for guide in itertools.chain(*tried.values()):
         guide.check(planner.spec, planner.normalizer, planner.horizon)
-    if num_samples == 1 and all(guide.levels is None for guide in asked):
-        raise ValueError("num_samples=1 leaves nothing to guides that only rank; give more candidates, e.g. 16.")
+    check_ranked(asked, num_samples)
     with opened(env, 1) as (first,):
         starts = [first.reset(seed=episode_seed(seed, index))[0] for index in range(episodes)]
     points = []

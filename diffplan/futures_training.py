@@ -63,7 +63,8 @@ def train_futures(
         ema_decay: of the averaged weights.
         mix: how often each question is asked.
         start_share: as of ``train``.
-        roles: whose errors say which future is nearest; None: everybody's. Those of the others count a tenth.
+        roles: who is to be foreseen; None: everybody. Their errors say which joint future is nearest (where none of
+            them is there, everybody's), those of others count a tenth.
         augmentation: as of ``train``.
         seed: of everything random.
         out: folder for the planner, ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
@@ -73,9 +74,14 @@ def train_futures(
         progress: show a bar with the time left.
 
     Raises:
+        TypeError: a planner in place of futures.
         ValueError: futures and dataset do not fit, or the checkpoint is of another run.
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
+    if not isinstance(futures, Futures):
+        raise TypeError(
+            f"futures is a {type(futures).__name__}; make them of a planner, Futures.of(planner, count=20)."
+        )
     planner, spec = futures.planner, dataset.spec
     check_out(out, resume)
     check_planner_fits(planner, dataset)
@@ -83,8 +89,8 @@ def train_futures(
     if not (0 < learning_rate < math.inf and 0 <= ema_decay < 1 and 0 <= start_share <= 1):
         told = f"learning_rate={learning_rate}, ema_decay={ema_decay}, start_share={start_share}"
         raise ValueError(f"{told}; the first is above 0, the second 0 to below 1, the third a share, 0 to 1.")
-    if strange := [role for role in roles or () if role not in spec.roles]:
-        raise ValueError(f"roles={strange} are none of {[*spec.roles]}.")
+    if roles is not None and not ({*roles} <= {*spec.roles} and roles):
+        raise ValueError(f"roles={[*roles]}; give some of {[*spec.roles]}, or None for all.")
     if augmentation is not None:
         augmentation.check(spec, planner.normalizer.config.kind)
     mix, device = mix or QuestionMix(), planner.denoiser.device
@@ -101,6 +107,8 @@ def train_futures(
         "mix": asdict(mix),
         "data": dataset.store.fingerprint,
         "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
+        "normalizer": planner.normalizer.fingerprint,
+        "denoiser": {k: v for k, v in planner.denoiser.config.items() if not k.startswith("_")},
         "augmentation": augmentation and asdict(augmentation),
     }
     denoiser = planner.denoiser.train()
@@ -110,11 +118,9 @@ def train_futures(
     settings = (spec, dataset.history, denoiser.config.patch_size, mix, None, None, augmentation, device)
     exercises = Exercises(*settings)
     chooses = torch.tensor([roles is None or role in roles for role in spec.agents.values()], device=device)
-    started, log = time.perf_counter(), MetricsLog(folder, first)
-    with (
-        Kept(folder, first, steps, checkpoint_every, run.tensors, facts) as kept,
-        learning_bar(progress, steps, first) as advance,
-    ):
+    started, keeping = time.perf_counter(), Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
+    with keeping as kept, learning_bar(progress, steps, first) as advance:
+        log = MetricsLog(folder, first)
         for step in range(first, steps):
             rng = np.random.default_rng([seed, step])
             windows = dataset.sample(batch_size, rng, start_share)
@@ -123,7 +129,7 @@ def train_futures(
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = _loss(futures, exercise, chooses[: exercise.clean.shape[1]], step / steps, generator)
             if not torch.isfinite(loss):
-                raise FloatingPointError(diagnosis(f"training step {step}", windows, exercise.clean))
+                raise FloatingPointError(diagnosis(f"training step {step}", windows))
             rate = learning_rate * schedule(step, steps)
             with kept.step():
                 run.update(loss, rate, step)
@@ -153,7 +159,9 @@ def _loss(futures: Futures, exercise: Exercise, chooses: Tensor, progress: float
     order = order.to(exercise.clean.device)
     with torch.no_grad():
         off = torch.stack([_distances(futures, asked, order[..., s]) for s in range(S)])  # [S, B, N]
-    nearest = (off if alone else (off * chooses).sum(-1, keepdim=True)).argmin(0)
+    torch.clear_autocast_cache()  # of casts without gradients, which older versions of torch would use below
+    asks = (exercise.learned.any(-1).any(-1) & chooses).any(-1, keepdim=True)  # else everybody's errors say it
+    nearest = (off if alone else (off * (chooses | ~asks)).sum(-1, keepdim=True)).argmin(0)
     often = max(OTHERS[1], OTHERS[0] * (1 - 2 * progress))
     other, any_ = torch.rand(2, *nearest.shape, generator=generator).to(nearest.device)
     learning = torch.where(other < often, (any_ * S).long(), nearest).expand(B, N)

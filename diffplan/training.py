@@ -227,13 +227,15 @@ class _Loss:
         return loss
 
 
-def diagnosis(place: str, windows: WindowBatch, estimate: Tensor) -> str:
+def diagnosis(place: str, windows: WindowBatch, estimate: Tensor | None = None) -> str:
     """Where a loss that is not finite comes from."""
     bad = np.argwhere(~np.isfinite(windows.cells))
     if len(bad):
         b, n, w, d = bad[0]
         cell = f"episode {windows.episode[b]}, cell {w} of the window of step {windows.step[b]}, agent {n}, entry {d}"
         return f"{place}: the data are not finite at {cell}; run `diffplan data verify` on the store."
+    if estimate is None:
+        return f"{place}: the loss is not finite, though the data are; lower learning_rate."
     finite = int(torch.isfinite(estimate).all(dim=(1, 2, 3)).sum())
     return (
         f"{place}: the loss is not finite, though the data are ({finite} of {len(estimate)} windows "

@@ -258,8 +258,8 @@ def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
 def run_futures(data: Path, name: str, seed: int) -> dict[str, Any]:
     """The same of futures that were taught."""
     path = FOLDER / f"{name}_futures_{seed}.json"
-    if path.exists():
-        return read_json(path)
+    if path.exists() and set(MEASURES) <= set(found := read_json(path)):
+        return found
     known, unseen = stores(data, name)
     alone, together = (teach(name, known, seed, per_agent) for per_agent in (True, False))
     scores = [

@@ -120,22 +120,25 @@ def test_a_short_deadline_leaves_fewer_candidates_and_steps_and_a_long_one_all(p
 
 def test_candidates_are_cut_to_what_time_allows() -> None:
     assert Deadline(1_000.0).affordable(64, calls=5) == 64
-    assert 15 <= Deadline(1_000.0, known=Pace(0.01)).affordable(64, calls=5) <= 18
-    assert Deadline(1_000.0, known=Pace(10.0)).affordable(64, calls=5) == 1
-    assert 7 <= Deadline(1_000.0, known=Pace(0.01, after=0.05)).affordable(64, calls=5) <= 9
-    later = Deadline(1_000, calls_after=4, known=Pace(0.001))  # these, too, are of all questions
+    assert 15 <= Deadline(1_000.0, known=Pace((0.01,))).affordable(64, calls=5) <= 18
+    assert Deadline(1_000.0, known=Pace((10.0,))).affordable(64, calls=5) == 1
+    assert 7 <= Deadline(1_000.0, known=Pace((0.01,), after=0.05)).affordable(64, calls=5) <= 9
+    later = Deadline(1_000, calls_after=4, known=Pace((0.001,)))  # these, too, are of all questions
     assert later.affordable(64, calls=5, questions=10) <= 10
-    assert Deadline(None, known=Pace(10.0)).affordable(64, calls=5) == 64
+    assert Deadline(None, known=Pace((10.0,))).affordable(64, calls=5) == 64
 
 
-def test_the_next_plan_counts_on_what_calls_take_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guides begin late in a plan: its last call, the dearest, is not what all of them take."""
+def test_the_next_plan_counts_on_what_its_calls_took_the_last_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guides begin late in a plan: its last call is the dearest, and the one that a plan of one step consists of."""
     times = iter([0.0, 0.0, 1.0, 2.0, 6.0, 6.0])  # made, started, three calls, done
-    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
-    deadline = Deadline(None)
-    deadline.start()
-    assert not any(deadline.over(2) for _ in range(3))
-    assert deadline.pace(2) == Pace(1.0, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: next(times))
+        deadline = Deadline(None)
+        deadline.start()
+        assert not any(deadline.over(2) for _ in range(3))
+        pace = deadline.pace(2)
+    assert pace == Pace((0.5, 0.5, 2.0), 0.0)
+    assert [pace.of(calls) for calls in (1, 2, 3, 4)] == [2.0, 2.5, 3.0, 5.0]
 
 
 def test_a_deadline_leaves_time_for_guides_that_rank(planner: dp.DiffusionPlanner) -> None:

@@ -67,10 +67,12 @@ def test_joint_futures_are_what_agents_do_together(
 
 
 def test_futures_of_each_agent_are_right_agent_by_agent(
-    dataset: dp.TrajectoryDataset, planner: dp.DiffusionPlanner
+    dataset: dp.TrajectoryDataset, planner: dp.DiffusionPlanner, tmp_path: Path
 ) -> None:
     futures = dp.Futures.of(planner, 2, per_agent=True)
     dp.train_futures(futures, dataset, steps=200, batch_size=32, progress=False)
+    futures.save_pretrained(tmp_path)
+    assert dp.Futures.from_pretrained(tmp_path).per_agent
     np.testing.assert_allclose(np.sort(ends(futures(SEEN)), axis=0), [[-1] * 3, [1] * 3], atol=0.25)
 
 
@@ -132,7 +134,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"roles": ["cat"]}, r"roles=\['cat'\] are none of \['walker', 'dog'\]"),
+        ({"roles": ["cat"]}, r"roles=\['cat'\]; give some of \['walker', 'dog'\]"),
+        ({"roles": []}, r"roles=\[\]; give some of"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
     ],
@@ -143,6 +146,22 @@ def test_wrong_arguments_are_refused_before_training(
     with pytest.raises(ValueError, match=told):
         dp.train_futures(dp.Futures.of(planner, 2), dataset, out=tmp_path / "run", progress=False, **wrong)
     assert not (tmp_path / "run").exists()
+    with pytest.raises(TypeError, match=r"make them of a planner, Futures\.of"):
+        dp.train_futures(planner, dataset)
+
+
+def test_where_nobody_is_who_shall_be_foreseen_the_others_say_which_future_is_nearest(
+    tmp_path: Path, planner: dp.DiffusionPlanner
+) -> None:
+    rng = np.random.default_rng(0)
+    walks = [walk(rng) for _ in range(60)]
+    for one in walks[::2]:
+        one.agent_mask[:, :2], one.observations[:, :2] = False, 0
+    TrajectoryStore.write(tmp_path, SPEC, "walks", iter(walks))
+    dataset = dp.TrajectoryDataset(dp.TrajectoryStore.open(tmp_path), 8, inside=True, normalizer=planner.normalizer)
+    futures = dp.Futures.of(planner, 2)
+    dp.train_futures(futures, dataset, steps=150, batch_size=32, roles=["walker"], progress=False)
+    np.testing.assert_allclose(np.sort(ends(futures({"rex": SEEN["rex"]}))[:, 2]), [-1, 1], atol=0.4)
 
 
 def test_a_planner_that_samples_holds_no_futures(planner: dp.DiffusionPlanner, tmp_path: Path) -> None:
@@ -151,3 +170,5 @@ def test_a_planner_that_samples_holds_no_futures(planner: dp.DiffusionPlanner, t
         dp.Futures.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="count=0"):
         dp.Futures.of(planner, 0)
+    with pytest.raises(ValueError, match="this planner samples"):
+        dp.Futures(planner)

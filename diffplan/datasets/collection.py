@@ -70,27 +70,26 @@ def collect_episodes(
     recipe.check(workers)
     if episodes < 1:
         raise ValueError(f"episodes={episodes}; record at least one.")
-    recorder = _Recorder(recipe)
-    store = open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
-    shard = max(_LEAST_SHARD, -(-episodes // _MOST_SHARDS))
-    keys = [(seed, index) for index in range(len(store), episodes)]
-    recorded: list[Trajectory] = []
-    first = len(store)  # the index of the first one in ``recorded``
-    try:
-        with _bar(progress) as bar, closing(_record(recipe, recorder, workers, keys)) as stream:
-            task = bar.add_task("episodes", total=episodes, completed=first)
-            for trajectory in stream:
-                recorded.append(trajectory)
-                bar.advance(task)
-                if len(recorded) == shard:
-                    store.append(recorded)
-                    first, recorded = len(store), []
-    finally:  # also after Ctrl-C or an error, be it amid an append: what is complete is kept
-        store = TrajectoryStore.open(out)
-        store.append(recorded[len(store) - first :])
-        if not len(store):  # nothing to go on with, and in nobody's way
-            (store.path / MANIFEST).unlink()
-        recorder.close()
+    with closing(_Recorder(recipe)) as recorder:
+        store = open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
+        shard = max(_LEAST_SHARD, -(-episodes // _MOST_SHARDS))
+        keys = [(seed, index) for index in range(len(store), episodes)]
+        recorded: list[Trajectory] = []
+        first = len(store)  # the index of the first one in ``recorded``
+        try:
+            with _bar(progress) as bar, closing(_record(recipe, recorder, workers, keys)) as stream:
+                task = bar.add_task("episodes", total=episodes, completed=first)
+                for trajectory in stream:
+                    recorded.append(trajectory)
+                    bar.advance(task)
+                    if len(recorded) == shard:
+                        store.append(recorded)
+                        first, recorded = len(store), []
+        finally:  # also after Ctrl-C or an error, be it amid an append: what is complete is kept
+            store = TrajectoryStore.open(out)
+            store.append(recorded[len(store) - first :])
+            if not len(store):  # nothing to go on with, and in nobody's way
+                (store.path / MANIFEST).unlink()
     return store
 
 
@@ -282,15 +281,15 @@ class _Recorder:
             policy = policy or functools.partial(behavior_policy, env, recipe.skill, recipe.style)
             env = functools.partial(make, env, **options)
         self.given = recipe.env
-        self.env = env if _is_made(env) else env()
         self.policy: BehaviorPolicy = policy if _is_made(policy) else _made(policy)
         if not (_is_made(self.policy) and callable(self.policy)):
             raise ValueError(f"{_name(policy)} gives {self.policy!r}, no behaviour policy: {_NEEDED}")
+        self.env = env if _is_made(env) else env()
         self.spec = spec_from_env(self.env)
 
     def close(self) -> None:
         """Closes the environment, unless it was given."""
-        if self.env is not self.given:
+        if self.env is not self.given and hasattr(self.env, "close"):
             self.env.close()
 
     def record(self, seed: int, index: int) -> Trajectory:

@@ -224,7 +224,7 @@ def finetune(
             while run.acted < steps:
                 run.round()
                 show(run.acted, run.watch.best.value)
-        final = run.final()
+            final = run.finish()
     return FinetuningReport(
         name,
         run.offline,

@@ -147,6 +147,7 @@ class Run:
     best_way: dict[str, Any] = field(default_factory=dict)  # of the best round
     seen: dict[str, int] = field(default_factory=dict)  # signs of collapse, and in how many rounds
     watch: Watch = field(default_factory=Watch)
+    final: Interval | None = None  # what is kept, tested once more at the end
 
     def begin(self, floor: float | None, tensorboard: bool) -> None:
         """Loads the newest checkpoint; where there is none, scores the planner as it is, and as it acts from now on.
@@ -304,9 +305,11 @@ class Run:
     def _score_of(self, way: dict[str, Any]) -> Interval:
         return self._score(self.method.team(replace(self.acting, **way)))
 
-    def final(self) -> Interval:
+    def finish(self) -> Interval:
         """Scores what is kept once more, from starts by which nothing was chosen."""
-        return self._score(self.method.team(self.kept_acting), final=True)
+        self.method.act_by(self.watch.weights)
+        self.final = self._score(self.method.team(self.kept_acting), final=True)
+        return self.final
 
     @property
     def kept_acting(self) -> Acting:
@@ -354,6 +357,7 @@ class Run:
         finally:
             self.method.act_by(self.watch.weights)
             done = {"environment_steps": self.acted, "updates": self.updates, "best": asdict(self.watch.best)}
+            done |= {"final": self.final and asdict(self.final)}
             done |= {"drifts": self.drift.found, **self.best_way}
             done |= {"parent_provenance": self.parent_provenance, "online_data": self.replay.store.fingerprint}
             for folder, planner in self.method.planners().items():

@@ -7,13 +7,17 @@ RESERVE = 0.1  # share of the time that is kept for what nobody foresees
 
 
 class Pace(NamedTuple):
-    """Seconds that a call of the network took for one candidate, mean of a plan's, and that what followed took for one.
+    """Seconds that each call of the network took for one candidate of a plan, and that what followed took for one.
 
-    What follows: guides rank, and more.
+    Later calls are dearer where guides begin late. What follows: guides rank, and more.
     """
 
-    call: float
+    calls: tuple[float, ...]
     after: float = 0.0
+
+    def of(self, calls: int) -> float:
+        """What so many calls take, for one candidate: a plan's last ones, and the last one again for what is more."""
+        return sum(self.calls[-calls:]) + self.calls[-1] * max(0, calls - len(self.calls))
 
 
 class Deadline:
@@ -44,7 +48,7 @@ class Deadline:
         """
         if self.end is None or self.known is None:
             return candidates
-        each = self.known.call * (calls + self.calls_after) + self.known.after
+        each = self.known.of(calls) + self.known.calls[-1] * self.calls_after + self.known.after
         return max(1, min(candidates, int((self.end - time.perf_counter()) / (questions * each))))
 
     def over(self, candidates: int) -> bool:
@@ -59,6 +63,5 @@ class Deadline:
         """Called when a plan of so many candidates is there: what the next one may count on."""
         if not self._calls:
             return None
-        call = sum(self._calls) / len(self._calls)
-        after = (time.perf_counter() - self.last) / candidates - self.calls_after * call
-        return Pace(call, max(0.0, after))
+        after = (time.perf_counter() - self.last) / candidates - self.calls_after * self._calls[-1]
+        return Pace(tuple(self._calls), max(0.0, after))

@@ -33,7 +33,7 @@ def finished(
     Args:
         plans: as sampled.
         ended: the noise level of the last estimate.
-        noise: that the plans began with.
+        noise: to noise them with again.
         values: the known entries.
         grid: what is known, what exists, and the noise levels above which no cell starts.
         observation_size: entries of a cell that are an observation's.

@@ -33,12 +33,19 @@ class Futures:
         planner: its denoiser takes latents: which future, one of ``latent_size``.
         per_agent: futures are right agent by agent; those of one index are no joint future.
 
+    Raises:
+        ValueError: the planner was not made by ``of``.
+
     Example:
         ``futures = Futures.of(planner); train_futures(futures, dataset); plan = futures(observations)``
     """
 
     planner: DiffusionPlanner
     per_agent: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.planner.denoiser.config.latent_size or self.planner.partner_encoder is not None:
+            raise ValueError("this planner samples; make it one of futures by Futures.of(planner, count=20).")
 
     @classmethod
     def of(cls, planner: DiffusionPlanner, count: int = 20, *, per_agent: bool = False, seed: int = 0) -> Self:
@@ -56,7 +63,8 @@ class Futures:
         if count < 1:
             raise ValueError(f"count={count}; ask for at least one future.")
         config = {name: value for name, value in planner.denoiser.config.items() if not name.startswith("_")}
-        denoiser = JointDenoiser(**config | {"latent_size": count}).eval().to(planner.denoiser.device)
+        with torch.random.fork_rng(devices=[]):
+            denoiser = JointDenoiser(**config | {"latent_size": count}).eval().to(planner.denoiser.device)
         weights = {k: v for k, v in planner.denoiser.state_dict().items() if not k.startswith("embed_latent.")}
         codes = CODE_STD * torch.randn(config["width"], count + 1, generator=torch.Generator().manual_seed(seed))
         denoiser.load_state_dict(weights | {"embed_latent.weight": codes})

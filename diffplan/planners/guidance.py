@@ -32,7 +32,7 @@ TRUST = 2.0  # standard deviations that one level may move a cell's entries, on 
 FEW = 8  # candidates that tell a steady guide's curvature
 PROBE = 0.1  # of a standard deviation: how far on the curvature is measured
 HALVINGS = 5  # of a shift that would be for the worse, before none is made
-WORST = -1e9  # what a log-weight that is no finite number counts as, beside which others still rank
+WORST = -1e30  # what a log-weight that is not a number counts as
 LEAST_SIGNAL = 0.05  # of 1 - s: close to pure noise J is nearly 0, and the formula nearly 0 / 0
 PURE_NOISE = 0.999  # at this level and above samples tell nothing: J is 0, and no guide moves anything
 
@@ -96,14 +96,14 @@ class Guidance:
             return found
         estimate = self._estimate(clean, self.history)
         for guide in self.guides:
-            value = (guide.weight * guide.log_weight(estimate)).detach().nan_to_num(nan=WORST, neginf=WORST)
+            value = (guide.weight * guide.log_weight(estimate)).detach().nan_to_num(nan=WORST)
             found[guide.name] = found[guide.name] + value if guide.name in found else value
         return found
 
     def particle_weight(self, clean: Float[Tensor, "BS N W D"], level: float) -> Float[Tensor, "B S"]:
         """Log-weight of particles at a noise level: of the guides that move plans, from where they begin to do so."""
         begun = [guide for guide in self.guides if guide.levels is not None and level <= guide.levels[1]]
-        return self._sum(begun, clean).nan_to_num(nan=WORST, neginf=WORST)
+        return self._sum(begun, clean).nan_to_num(nan=WORST)
 
     def _sum(self, guides: Sequence[Guide], clean: Float[Tensor, "BS N W D"]) -> Float[Tensor, "B S"]:
         estimate = self._estimate(clean, self.history)

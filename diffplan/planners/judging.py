@@ -55,4 +55,4 @@ def check_ranked(guides: Sequence[Guide], num_samples: int, realism: float = 0.0
     """Raises ``ValueError`` where something only ranks candidates and there is one, which it would cost time for."""
     idle = [guide.name for guide in guides if guide.levels is None] + ["realism"] * bool(realism)
     if num_samples == 1 and idle:
-        raise ValueError(f"{', '.join(idle)} only rank candidates, and there is one; give num_samples=2 or more.")
+        raise ValueError(f"{', '.join(idle)} only rank candidates, and there is one; give num_samples, or none.")

@@ -142,7 +142,6 @@ class RecedingHorizonPolicy:
         if num_samples is None:
             num_samples = CANDIDATES if refine else 1
         check_candidates(num_samples, refine)
-        check_ranked(guides, num_samples, realism)
         self.planner, self.execute_steps, self.deadline_ms = planner, execute_steps, deadline_ms
         self.refine, self.refine_price = float(refine), float(refine_price)
         self.warm_start_level, self.warm_start_steps = warm_start_level, warm_start_steps
@@ -158,6 +157,7 @@ class RecedingHorizonPolicy:
             realism=realism,
             deadline_ms=deadline_ms,
         )
+        check_ranked(self.sampling.guides, num_samples, realism)
         for steps, level in ((num_inference_steps, 1.0), (warm_start_steps, warm_start_level)):
             if level is not None:
                 check_levels(self.sampling.guides, noise_levels(planner.scheduler, steps, level)[:-1])
