@@ -272,6 +272,7 @@ def test_a_planner_remembers_where_it_comes_from_through_saving(
     assert facts["offline_data"] == offline.store.fingerprint
     assert facts["online_data"] == dp.TrajectoryStore.open(straight[0] / "replay").fingerprint
     assert facts["environment_steps"] == 54
+    assert facts["final"]["value"] == straight[1].final.value
     assert parent.config.action_spread > 0
     assert planner.config.action_spread is None  # its critics learned from what they chose
 

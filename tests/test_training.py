@@ -168,6 +168,16 @@ def test_a_run_is_not_overwritten_unasked(crossing_store: Path, tmp_path: Path) 
         dp.train(planner, dataset, **RUN, out=tmp_path)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_holds_a_planner_and_nothing_to_go_on_from_is_left_alone(
+    crossing_store: Path, tmp_path: Path, resume: bool
+) -> None:
+    planner, dataset = fresh(crossing_store)
+    planner.save_pretrained(tmp_path / "planner")
+    with pytest.raises(ValueError, match="holds a planner, but no checkpoints to go on from"):
+        dp.train(planner, dataset, **RUN, out=tmp_path, resume=resume)
+
+
 def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path, tmp_path: Path) -> None:
     planner, dataset = fresh(crossing_store)
     dp.train(planner, dataset, **RUN, out=tmp_path / "run")
