@@ -144,7 +144,7 @@ def check_mujoco() -> Check:
         data = mujoco.MjData(model)
         mujoco.mj_step(model, data, 10)
     except (ImportError, OSError, ValueError) as error:
-        return Check("MuJoCo steps", False, str(error), 'pip install --force-reinstall "mujoco>=3.4"')
+        return Check("MuJoCo steps", False, str(error), 'pip install --force-reinstall "mujoco>=3.5"')
     return Check("MuJoCo steps", bool(data.qvel[2] < 0), f"MuJoCo {mujoco.mj_versionString()}")
 
 
