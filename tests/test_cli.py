@@ -267,7 +267,7 @@ def test_a_sweep_takes_an_environment_by_its_name_as_evaluation_does(run: Path):
 def test_a_sweep_that_cannot_be_made_is_refused_before_any_episode(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diffplan.diagnostics.evaluate", None)
     planner, env = DiffusionPlanner.from_pretrained(run), dp.make("crossing-v0")
-    for levels, weights, named in (((0, 1), (0, 1, -1), "weight=-1"), (None, (0, 1), "separation only rank candidates")):
+    for levels, weights, named in (((0, 1), (0, 1, -1), "weight=-1"), (None, (0, 1), "only rank candidates")):
         with pytest.raises(ValueError, match=named):
             sweep_guidance(
                 planner, env, lambda w, levels=levels: [dp.ConstraintGuide.separation(0.2, w, levels)], weights
