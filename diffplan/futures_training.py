@@ -6,7 +6,6 @@ is nearest, at its middle. All randomness of a step comes from (seed, step), so 
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,14 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffplan.augmentation import Augmentation
-from diffplan.checkpoints import Kept, check_counts, check_out, load_newest
+from diffplan.checkpoints import check_counts, check_out, load_newest
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.denoising import Exercise, Exercises
-from diffplan.metrics import MetricsLog
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.futures import Futures
 from diffplan.questions import QuestionMix
-from diffplan.training import DenoiserRun, TrainingReport, check_planner_fits, diagnosis, learning_bar, schedule
+from diffplan.training import DenoiserRun, TrainingReport, check_planner_fits, diagnosis, learn
 
 BESIDE = 0.1  # what errors count of agents that do not say which future is nearest
 OTHERS = (0.5, 0.02)  # how often any future learns instead of the nearest: at first, and from half the steps on
@@ -118,33 +116,32 @@ def train_futures(
     settings = (spec, dataset.history, denoiser.config.patch_size, mix, None, None, augmentation, device)
     exercises = Exercises(*settings)
     chooses = torch.tensor([roles is None or role in roles for role in spec.agents.values()], device=device)
-    started, keeping = time.perf_counter(), Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
-    with keeping as kept, learning_bar(progress, steps, first) as advance:
-        log = MetricsLog(folder, first)
-        for step in range(first, steps):
-            rng = np.random.default_rng([seed, step])
-            windows = dataset.sample(batch_size, rng, start_share)
-            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            exercise = exercises(windows, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                loss = _loss(futures, exercise, chooses[: exercise.clean.shape[1]], step / steps, generator)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(diagnosis(f"training step {step}", windows))
-            rate = learning_rate * schedule(step, steps)
-            with kept.step():
-                run.update(loss, rate, step)
-                if (step + 1) % log_every == 0 or step + 1 == steps:
-                    row = {"step": step + 1, "loss": float(loss.detach()), "learning_rate": rate}
-                    log.write(row | {"seconds": time.perf_counter() - started})
-            advance(float(loss.detach()))
-            kept.save_if_due()
-    log.close()
-    denoiser.load_state_dict(run.ema)
-    denoiser.eval()
+
+    def loss_of(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, step])
+        windows = dataset.sample(batch_size, rng, start_share)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        exercise = exercises(windows, generator)
+        loss = _loss(futures, exercise, chooses[: exercise.clean.shape[1]], step / steps, generator)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(diagnosis(f"training step {step}", windows))
+        return loss
+
+    report = learn(
+        run,
+        loss_of,
+        facts,
+        folder,
+        first=first,
+        steps=steps,
+        learning_rate=learning_rate,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        progress=progress,
+    )
     if folder is not None:
         futures.save_pretrained(folder / "planner")
-    logged, losses = [row["step"] for row in log.rows], [row["loss"] for row in log.rows]
-    return TrainingReport(logged, losses, time.perf_counter() - started, log.path)
+    return report
 
 
 def _loss(futures: Futures, exercise: Exercise, chooses: Tensor, progress: float, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ comes from (seed, step, rank), so a resumed run is bit-identical.
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -176,13 +176,58 @@ def train(
     share = batch_size // accelerator.num_processes
     loss_of = _Loss(model, dataset, exercises, start_share, share, seed, accelerator.process_index)
     folder = Path(out) if out is not None and accelerator.is_main_process else None
+    report = learn(
+        run,
+        loss_of,
+        facts,
+        folder,
+        first=first,
+        steps=steps,
+        learning_rate=learning_rate,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        tensorboard=tensorboard,
+        progress=progress and accelerator.is_main_process,
+    )
+    planner.register_to_config(action_spread=action_spread(planner, dataset, seed))
+    if folder is not None:
+        planner.save_pretrained(folder / "planner")
+    return report
+
+
+def learn(
+    run: "DenoiserRun",
+    loss_of: Callable[[int], Tensor],
+    facts: dict[str, Any],
+    folder: Path | None,
+    *,
+    first: int,
+    steps: int,
+    learning_rate: float,
+    checkpoint_every: int,
+    log_every: int,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> TrainingReport:
+    """Follows a loss down, writes metrics and checkpoints; afterwards the networks hold the averaged weights.
+
+    Args:
+        run: the networks, as they are at the first step.
+        loss_of: a step's loss, a function of nothing but the weights and the step; computed in bfloat16 where the run
+            is.
+        facts: what run it is, see ``load_newest``.
+        folder: of the run; None keeps everything in memory.
+        first: steps done before.
+        steps: and in all.
+        learning_rate: as of ``train``, as are the others.
+    """
     started, keeping = time.perf_counter(), Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
-    with keeping as kept, learning_bar(progress and accelerator.is_main_process, steps, first) as advance:
+    with keeping as kept, _bar(progress, steps, first) as advance:
         log = MetricsLog(folder, first, tensorboard)
         for step in range(first, steps):
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
+            with torch.autocast(run.device.type, torch.bfloat16, enabled=run.half):
                 loss = loss_of(step)
-            rate = learning_rate * schedule(step, steps)
+            rate = learning_rate * _schedule(step, steps)
             with kept.step():
                 run.update(loss, rate, step)
                 if (step + 1) % log_every == 0 or step + 1 == steps:
@@ -191,13 +236,10 @@ def train(
             advance(float(loss.detach()))
             kept.save_if_due()
     log.close()
-    networks.load_state_dict(run.ema)
-    networks.eval()
-    planner.register_to_config(action_spread=action_spread(planner, dataset, seed))
-    if folder is not None:
-        planner.save_pretrained(folder / "planner")
-    steps_logged, losses = [row["step"] for row in log.rows], [row["loss"] for row in log.rows]
-    return TrainingReport(steps_logged, losses, time.perf_counter() - started, log.path)
+    run.networks.load_state_dict(run.ema)
+    run.networks.eval()
+    logged, losses = [row["step"] for row in log.rows], [row["loss"] for row in log.rows]
+    return TrainingReport(logged, losses, time.perf_counter() - started, log.path)
 
 
 class _Loss:
@@ -251,11 +293,11 @@ class DenoiserRun:
         learning_rate: matrices of the blocks, and those that read cells, learn by Muon (arXiv 2502.16982), all else by
             AdamW (arXiv 1711.05101).
         ema_decay: of the averaged weights, warmed up over the first steps.
-        half: the optimisers may compute in bfloat16.
+        half: compute in bfloat16, optimisers too.
     """
 
     def __init__(self, networks: nn.Module, learning_rate: float, ema_decay: float, half: bool):
-        self.networks, self.ema_decay = networks, ema_decay
+        self.networks, self.ema_decay, self.half = networks, ema_decay, half
         self.parameters = dict(networks.named_parameters())
         self.ema = {name: value.detach().clone() for name, value in networks.state_dict().items()}
         named = [(f".{name}", value) for name, value in self.parameters.items()]
@@ -265,6 +307,11 @@ class DenoiserRun:
             Muon(matrices, learning_rate, weight_decay=WEIGHT_DECAY, dtype=torch.bfloat16 if half else torch.float32),
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True),
         ]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(iter(self.parameters.values())).device
 
     def update(self, loss: Tensor, learning_rate: float, step: int) -> None:
         """One optimiser step down the loss, the ``step``-th one."""
@@ -349,7 +396,7 @@ def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) ->
         )
 
 
-def schedule(step: int, steps: int) -> float:
+def _schedule(step: int, steps: int) -> float:
     """Linear warm-up, then cosine decay to 0."""
     warmup = min(WARMUP_STEPS, max(1, steps // 10))
     if step < warmup:
@@ -358,8 +405,7 @@ def schedule(step: int, steps: int) -> float:
 
 
 @contextmanager
-def learning_bar(shown: bool, steps: int, first: int) -> Iterator[Any]:
-    """A progress bar that is told every step's loss."""
+def _bar(shown: bool, steps: int, first: int) -> Iterator[Any]:
     columns = (
         TextColumn("training"),
         BarColumn(),

@@ -238,9 +238,9 @@ class WeightedDenoising(FrozenPrior):
         encoder = copy.deepcopy(planner.partner_encoder)
         if encoder is not None:
             encoder.requires_grad_(False)
-        self.half = uses_bfloat16("auto", planner.device.type == "cuda")
+        half = uses_bfloat16("auto", planner.device.type == "cuda")
         learner = copy.deepcopy(planner.denoiser).train()
-        self.run = DenoiserRun(learner, learning.learning_rate, learning.ema_decay, self.half)
+        self.run = DenoiserRun(learner, learning.learning_rate, learning.ema_decay, half)
         self.exercises = Exercises(
             replay.offline.spec,
             planner.history,
@@ -258,7 +258,7 @@ class WeightedDenoising(FrozenPrior):
         if self.planner.denoiser.config.return_conditioning:
             self.exercises.return_ranks = torch.from_numpy(self.replay.return_ranks)
         exercise = self.exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.run.half):
             estimate = exercise.estimate(self.run.networks)
             with torch.no_grad():
                 pretrained = exercise.estimate(self.prior)

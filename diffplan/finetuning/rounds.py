@@ -103,10 +103,10 @@ class Acting:
         if planner.value_function is None:
             raise ValueError("the planner has no value function to rank plans by; train one with train_value.")
         value = ValueGuide(planner.value_function, weight=self.value_weight)
-        guides: list[Guide] = [value] if self.guided else []
-        if self.num_samples > 1:  # what there is to rank
-            guides = [value if self.guided else replace(value, levels=None)]
-            guides += [] if exploration is None else [exploration]
+        guides: list[Guide] = [value if self.guided else replace(value, levels=None)]
+        guides += [] if exploration is None else [exploration]
+        if self.num_samples == 1:  # what only ranks has nothing to do
+            guides = [guide for guide in guides if guide.levels is not None]
         policy = RecedingHorizonPolicy(
             planner,
             num_samples=self.num_samples,
