@@ -9,6 +9,7 @@ import torch
 import diffplan as dp
 from diffplan.checkpoints import checkpoints
 from diffplan.datasets import TrajectoryStore
+from diffplan.descent import DenoiserRun
 from diffplan.planners.question import Question
 from diffplan.spec import JointSpec, Role
 from diffplan.trajectory import Trajectory
@@ -112,7 +113,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert report.steps == [2, 4, 6]
     assert np.isfinite(report.losses).all()
     killed = dp.Futures.of(planner, 2)
-    update = dp.training.DenoiserRun.update
+    update = DenoiserRun.update
 
     def dies(self: object, loss: torch.Tensor, rate: float, step: int) -> None:
         if step == 3:
@@ -120,7 +121,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         update(self, loss, rate, step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dp.training.DenoiserRun, "update", dies)
+        patch.setattr(DenoiserRun, "update", dies)
         dp.train_futures(killed, dataset, out=tmp_path / "killed", **how)
     assert checkpoints(tmp_path / "killed" / "checkpoints")
     resumed = dp.Futures.of(planner, 2)

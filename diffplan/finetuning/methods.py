@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diffplan.datasets.transitions import TransitionBatch
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.denoising import Exercises
+from diffplan.descent import DenoiserRun
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.watch import Exploration
 from diffplan.models.value import ValueFunction
@@ -25,7 +26,7 @@ from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
 from diffplan.spec import JointSpec
-from diffplan.training import DenoiserRun, diagnosis
+from diffplan.training import diagnosis
 from diffplan.value_training import ValueLearner, default_expectile
 
 if TYPE_CHECKING:
