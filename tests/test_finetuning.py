@@ -192,16 +192,21 @@ def scored(value: float, half: float = 0.0) -> Interval:
     return Interval(value, value - half, value + half)
 
 
+@pytest.mark.parametrize("won", [-0.5, 0.5])
 def test_a_run_acts_in_the_way_that_scores_best_also_after_it_was_killed(
-    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    won: float, tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value gradient scores best at first, then refining at no price, which is tried after the fourth round."""
+    """A value gradient scores best at first, then refining at no price, which is tried after the fourth round.
+
+    At the end more candidates may win something, or lose it.
+    """
 
     def score(run: Run, policy: dp.RecedingHorizonPolicy, final: bool = False) -> Interval:
         (guided,) = [guide.levels is not None for guide in policy.sampling.guides] or [False]
-        assert policy.sampling.num_samples == (1 if guided or not policy.sampling.guides else 2)
+        more = run.acted == 90 and policy.sampling.num_samples == 8
+        assert more or policy.sampling.num_samples == (1 if guided or not policy.sampling.guides else 2)
         value = 2.0 if run.rounds and (policy.refine, policy.refine_price) == (1.0, 0.0) else float(guided)
-        return scored(value)
+        return scored(value + won * more)
 
     monkeypatch.setattr(Run, "_score", score)
     brief = {"acting": Acting(2), "method": "critic", "steps": 90}
@@ -209,7 +214,10 @@ def test_a_run_acts_in_the_way_that_scores_best_also_after_it_was_killed(
     assert [(row["score"], row["guided"], row["refine"]) for row in whole.rows] == [(1, True, 0)] * 4 + [
         (2, False, 1)
     ] * 2
-    assert whole.acting.way == {"num_samples": 2, "guided": False, "refine": 1.0, "refine_price": 0.0}
+    most = 8 if won > 0 else 2
+    assert whole.acting.way == {"num_samples": most, "guided": False, "refine": 1.0, "refine_price": 0.0}
+    assert whole.best.value == whole.final.value == 2 + max(won, 0)
+    assert dp.DiffusionPlanner.from_pretrained(tmp_path / "whole").provenance["num_samples"] == most
 
     with killed_at("_save", 3):
         tune(tmp_path / "killed", **brief)

@@ -138,7 +138,7 @@ def finetune(
         score: what counts of an evaluation: ``"return"`` or ``"success"``.
         evaluate_every: environment steps between two evaluations; there is one at the end, too (and of what is kept one
             more, from other starts), and before the first round some: of the planner as it was given, as it acts, and
-            of what ``acting`` leaves open to try.
+            of what ``acting`` leaves open to try; with more candidates at the end.
         evaluation_episodes: of each; always the same starts, which are not those of the rounds.
         floor: go back to the best round when the whole interval of a score is below this; None: below the interval of
             the planner as it was given; after partners (or the world) changed, of the best one, which is scored anew.

@@ -36,6 +36,8 @@ WAYS: tuple[dict[str, Any], ...] = (
 """How acting may trust the critics, of which the best is found out: to rank, to refine at a price, to bend one plan.
 Critics that are right about what data do can be wrong beside it, and get better."""
 
+MORE = 4  # times the candidates, tried at the end
+
 KEPT = "best/"  # before the names of the best round's tensors; those of agents have no slash
 
 Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
@@ -53,7 +55,8 @@ class Acting:
         guided: whether the value's gradient moves plans as they are denoised, too, with that weight.
         refine: how far the critics may move first actions, see ``RecedingHorizonPolicy``; None: this, its price,
             ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round; later every
-            evaluation tries another way, too, which takes over if it scores higher.
+            evaluation tries another way, too, which takes over if it scores higher; and at the end, four times the
+            candidates, where there is a choice of them.
         refine_price: what such a move must gain, see ``RecedingHorizonPolicy``; only with ``refine``.
         safety: keeps robots apart, also while exploring.
         partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see
@@ -306,8 +309,12 @@ class Run:
         return self._score(self.method.team(replace(self.acting, **way)))
 
     def finish(self) -> Interval:
-        """Scores what is kept once more, from starts by which nothing was chosen."""
+        """Tries what more candidates win; scores what is kept once more, from starts by which nothing was chosen."""
         self.method.act_by(self.watch.weights)
+        if self.others and self.best_way["num_samples"] > 1:
+            more = self.best_way | {"num_samples": MORE * self.best_way["num_samples"]}
+            if (score := self._score_of(more)).value > self.watch.best.value:
+                self.watch.best, self.best_way = score, more
         self.final = self._score(self.method.team(self.kept_acting), final=True)
         return self.final
 
