@@ -14,6 +14,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Bool, Float, Int
 
+from diffplan.datasets.statistics import rounding
 from diffplan.datasets.store import TrajectoryStore
 
 KINDS = ("limits", "gaussian", "quantile", "motion")
@@ -132,11 +133,6 @@ class Normalizer(SchedulerMixin, ConfigMixin):
             for array in (self._center, self._scale)
         )
         return center, scale
-
-
-def rounding(least: Any, greatest: Any) -> Any:
-    """What numbers between these may differ by and still be the same: 1e-5, or a millionth of the larger one."""
-    return 1e-6 * np.maximum(10, np.maximum(np.abs(least), np.abs(greatest)))
 
 
 def chosen_episodes(store: TrajectoryStore, episodes: Sequence[int] | None) -> Int[np.ndarray, "K"]:

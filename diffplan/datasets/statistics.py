@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from diffplan.datasets.normalizer import rounding
 from diffplan.datasets.store import summary
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
@@ -167,6 +166,11 @@ class Statistics:
                 f"{times:.0f} times as much as usual, in episode {episode} before step {step} ({agent})"
             )
         return lines
+
+
+def rounding(least: Any, greatest: Any) -> Any:
+    """What numbers between these may differ by and still be the same: 1e-5, or a millionth of the larger one."""
+    return 1e-6 * np.maximum(10, np.maximum(np.abs(least), np.abs(greatest)))
 
 
 def _gaps(mask: np.ndarray) -> list[int]:
