@@ -31,6 +31,9 @@ from jaxtyping import Bool, Float
 from diffplan.files import atomic_path
 from diffplan.spec import Actions, JointSpec
 
+ROWS, STEPS = ("observations", "agent_mask"), ("actions", "rewards", "terminations", "truncations")
+"""The arrays of a ``Trajectory``: those with L + 1 rows, and those with one row a step."""
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -93,8 +96,7 @@ class Trajectory:
 
     def after(self, step: int) -> Self:
         """What happened from a step on."""
-        columns = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
-        return dataclasses.replace(self, **{name: getattr(self, name)[step:] for name in columns})
+        return dataclasses.replace(self, **{name: getattr(self, name)[step:] for name in (*ROWS, *STEPS)})
 
     @classmethod
     def from_steps(

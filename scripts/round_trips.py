@@ -37,7 +37,7 @@ from diffplan.datasets.importers import (
     Vault,
 )
 from diffplan.spec import JointSpec, Role
-from diffplan.trajectory import Trajectory
+from diffplan.trajectory import ROWS, STEPS, Trajectory
 
 RoundTrip = Callable[[Path], tuple[Importer, list[Trajectory]]]
 KITCHENS = ("cramped_room", "ring")
@@ -316,7 +316,7 @@ def differences(store: TrajectoryStore, made: Sequence[Trajectory]) -> list[str]
             found.append(f"episode {index}: {read.spec}, expected {written.spec}")
         if read.labels != written.labels:
             found.append(f"episode {index}: labels {read.labels}, expected {written.labels}")
-        for name in ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask"):
+        for name in (*ROWS, *STEPS):
             if not np.array_equal(getattr(read, name), getattr(written, name)):
                 found.append(f"episode {index}: {name}")
     return found

@@ -14,9 +14,8 @@ from diffplan.datasets.manifest import FileEntry, Manifest, ShardEntry
 from diffplan.datasets.store import TrajectoryStore, layout
 from diffplan.files import inside, read_json, sha256
 from diffplan.spec import JointSpec
-from diffplan.trajectory import Trajectory
+from diffplan.trajectory import ROWS, STEPS, Trajectory
 
-ROWS, STEPS = ("observations", "agent_mask"), ("actions", "rewards", "terminations", "truncations")
 _DERIVED = {"returns.npy", "action_mask.npy"}  # writing makes them anew of the others
 
 

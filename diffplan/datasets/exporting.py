@@ -13,10 +13,9 @@ import numpy as np
 from diffplan.datasets.arrays import npy_header
 from diffplan.datasets.importers.hdf5 import load_h5py
 from diffplan.datasets.importers.minari import OURS
-from diffplan.datasets.importers.npz import ROWS, STEPS
 from diffplan.datasets.store import TrajectoryStore, layout
 from diffplan.files import atomic_path, explained_write_errors
-from diffplan.trajectory import Trajectory
+from diffplan.trajectory import ROWS, STEPS, Trajectory
 
 
 def export_npz(store: TrajectoryStore, out: str | Path) -> Path:

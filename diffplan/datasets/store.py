@@ -33,11 +33,11 @@ from diffplan.datasets.arrays import ArrayFile, check_length, write_array
 from diffplan.datasets.manifest import MANIFEST, REMEDY, FileEntry, Manifest, ShardEntry, plain, shard_folder
 from diffplan.files import alone, explained_write_errors, inside, read_json, sha256, sync, write_json
 from diffplan.spec import JointSpec
-from diffplan.trajectory import Trajectory
+from diffplan.trajectory import ROWS, STEPS, Trajectory
 
 Labels = dict[str, str | int | float | bool]
 
-_STEP_ARRAYS = ("actions", "rewards", "terminations", "truncations", "action_mask")
+_STEP_ARRAYS = (*STEPS, "action_mask")
 _SHARD = 1_000  # episodes that ``write`` puts into one shard
 UNFINISHED = ".unfinished"  # where they lie until all are there
 _MOST_WORDS, _MOST_LETTERS = 50, 40  # different words of a label, and their length, that ``info`` counts one by one
@@ -257,7 +257,7 @@ class TrajectoryStore:
             raise IndexError(f"episode {index} of a store of {len(self)}.")
         index %= len(self)
         rows = self.first_rows[index] + np.arange(self.lengths[index] + 1)
-        names = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
+        names = (*ROWS, *STEPS)
         arrays = zip(names, self.take(rows[None], *names), strict=True)
         steps = {name: array[0, :-1] if name in _STEP_ARRAYS else array[0] for name, array in arrays}
         return Trajectory(self.spec, **steps, labels=dict(self.labels[index]))

@@ -18,10 +18,9 @@ from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import Recording, check_team, joint_episode, make_spec, one_hot
 from diffplan.files import inside, read_json
 from diffplan.spec import JointSpec
-from diffplan.trajectory import Trajectory
+from diffplan.trajectory import ROWS, STEPS, Trajectory
 
 OURS = "diffplan"  # what Minari has no place for: an attribute in metadata.json, a group in every episode
-_EXACT = ("observations", "actions", "rewards", "terminations", "truncations", "agent_mask")
 
 _Agents = dict[str, tuple[tuple[str, Any], tuple[str, Any]]]
 
@@ -166,5 +165,5 @@ def _exact_episodes(spec: JointSpec, path: Path, number: int) -> Iterator[Trajec
     with open_hdf5(path) as data:
         for index in range(number):
             group = child(child(data, f"episode_{index}", path), OURS, path)
-            arrays = {name: numbers(group, name, path) for name in _EXACT}
+            arrays = {name: numbers(group, name, path) for name in (*ROWS, *STEPS)}
             yield Trajectory(spec, **arrays, labels=json.loads(group.attrs.get("labels", "{}")))

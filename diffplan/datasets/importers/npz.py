@@ -15,9 +15,7 @@ from diffplan.datasets.importers.npy import REMEDY, read_header
 from diffplan.datasets.importers.recognition import wrong_format
 from diffplan.datasets.importers.recording import MOST_COMPRESSED, Recording
 from diffplan.spec import JointSpec
-from diffplan.trajectory import Trajectory
-
-ROWS, STEPS = ("observations", "agent_mask"), ("actions", "rewards", "terminations", "truncations")
+from diffplan.trajectory import ROWS, STEPS, Trajectory
 
 _NAMES = (*ROWS, *STEPS, "offsets", "spec", "labels", "source")
 
