@@ -95,9 +95,19 @@ class SkilledPolicy:
     def _noisy(self, name: str, action: np.ndarray, scale: float) -> np.ndarray:
         center, half = self._center[name], self._half[name]
         shock = self._rng.normal(size=half.shape).astype(np.float32)
-        self._drift[name] = 0.9 * self._drift[name] + np.sqrt(1 - 0.9**2) * shock
+        self._drift[name] = drifted(self._drift[name], shock)
         noisy = action + scale * half * self._drift[name]
         return np.asarray(np.clip(noisy, center - half, center + half), np.float32)
+
+
+def drifted(drift: np.ndarray, shock: np.ndarray) -> np.ndarray:
+    """The next value of a smooth disturbance of variance 1, correlated over about ten steps (first-order).
+
+    Args:
+        drift: its value now.
+        shock: standard normal, of the same shape.
+    """
+    return 0.9 * drift + np.sqrt(1 - 0.9**2) * shock
 
 
 def draw_name(names: Sequence[str], rng: np.random.Generator) -> str:

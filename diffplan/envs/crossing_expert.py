@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diffplan.envs.behavior import drifted
 from diffplan.envs.crossing_references import one_at_a_time, roundabout
 from diffplan.spec import Actions, Observations
 
@@ -56,7 +57,7 @@ class CrossingExpert:
         now, ahead, later = self.reference[np.minimum(self._step + np.arange(3), len(self.reference) - 1)]
         velocity, next_velocity = (ahead - now) / self._dt, (later - ahead) / self._dt
         feedforward = velocity + LAG / self._dt * (next_velocity - velocity)
-        self._drift = 0.9 * self._drift + np.sqrt(1 - 0.9**2) * self._rng.normal(size=self._drift.shape)
+        self._drift = drifted(self._drift, self._rng.normal(size=self._drift.shape))
         positions = np.array([observations[name][:2] if name in observations else (0, 0) for name in self._names])
         moving = np.linalg.norm(velocity, axis=1, keepdims=True)
         commands = feedforward + FEEDBACK * (now - positions) + self._disturbance * moving * self._drift

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from diffplan.envs.behavior import draw_name
+from diffplan.envs.behavior import draw_name, drifted
 from diffplan.envs.crossing_expert import FEEDBACK
 from diffplan.envs.crossing_references import half_ellipses
 from diffplan.spec import Actions, Observations
@@ -205,7 +205,7 @@ class Partner:
         others = np.array([seen[:2] for name, seen in observations.items() if name != self.name], float)
         (now,) = self.walker.points
         self.walker.advance(others.reshape(1, -1, 2))
-        self._drift = 0.9 * self._drift + np.sqrt(1 - 0.9**2) * self._rng.normal(size=2)
+        self._drift = drifted(self._drift, self._rng.normal(size=2))
         velocity = self.walker.speed[0] * self.walker.directions[0]
         command = velocity + FEEDBACK * (now - observations[self.name][:2])
         command = command + DISTURBANCE * self.walker.speed[0] * self._drift

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from diffplan.envs.behavior import draw_name
+from diffplan.envs.behavior import draw_name, drifted
 from diffplan.envs.crossing_expert import FEEDBACK, LAG
 from diffplan.envs.crossing_layouts import RADIUS
 from diffplan.envs.crossing_partners import TRAINING_FAMILIES, Partner, Style, Walker, draw_style, draw_switch
@@ -77,7 +77,7 @@ class PartneredExpert:
             self._partner = Partner(name, observations, self._style, self._dt, self._rng, self._switch)
         now, ahead, later = self._reference[np.minimum(self._step + np.arange(3), len(self._reference) - 1)]
         velocity, next_velocity = (ahead - now) / self._dt, (later - ahead) / self._dt
-        self._drift = 0.9 * self._drift + np.sqrt(1 - 0.9**2) * self._rng.normal(size=self._drift.shape)
+        self._drift = drifted(self._drift, self._rng.normal(size=self._drift.shape))
         positions = np.array([observations[self._names[ego]][:2] for ego in self._egos])
         disturbance = DISTURBANCE * np.linalg.norm(velocity, axis=1, keepdims=True) * self._drift
         commands = velocity + LAG / self._dt * (next_velocity - velocity) + FEEDBACK * (now - positions) + disturbance

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
+from diffplan.envs.behavior import drifted
 from diffplan.spec import Actions, Observations
 
 STYLES = ("nearest", "second")
@@ -36,7 +37,7 @@ class SimpleSpreadExpert:
     def __init__(self, env: Any, style: str, rng: np.random.Generator):
         self._assign = _best_assignment if style == "nearest" else _second_assignment
         self._goals: Float[np.ndarray, "N 2"] | None = None
-        self._rng, self._drift = rng, 0.0
+        self._rng, self._drift = rng, np.zeros(2)
 
     def __call__(self, observations: Observations) -> Actions:
         stacked = np.stack(list(observations.values()))
@@ -44,7 +45,7 @@ class SimpleSpreadExpert:
         if self._goals is None:
             self._goals = self._choose_goals(stacked)
         wanted = _GAIN * (self._goals - position - _STEP * velocity)
-        self._drift = 0.9 * self._drift + np.sqrt(1 - 0.9**2) * self._rng.normal(size=velocity.shape)
+        self._drift = drifted(self._drift, self._rng.normal(size=velocity.shape))
         push = np.clip(np.clip((wanted - _KEEP * velocity) / _PUSH, -1, 1) + DISTURBANCE * self._drift, -1, 1)
         zeros, (x, y) = np.zeros(len(push)), push.T
         actions = np.stack([zeros, -x, x, -y, y], 1).clip(0, 1).astype(np.float32)

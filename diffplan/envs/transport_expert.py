@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diffplan.envs.behavior import drifted
 from diffplan.envs.transport_model import (
     BOX_HALF,
     FRICTION,
@@ -49,7 +50,7 @@ class TransportExpert:
         self._side, self._rng = {"left": 1.0, "right": -1.0}[style], rng
         self._speed = float(rng.uniform(*SPEEDS))
         self.labels = {"speed": round(self._speed, 3)}
-        self._drift = np.zeros((env.unwrapped.num_robots, 2))
+        self._drift: np.ndarray = np.zeros((env.unwrapped.num_robots, 2))
 
     def __call__(self, observations: Observations) -> Actions:
         stacked = np.stack(list(observations.values())).astype(float)
@@ -58,7 +59,7 @@ class TransportExpert:
         robots = (stacked[:, :2] - scene[:2]) @ box_axes
         curvature, remaining = steer(scene, self._side)
         commands = push(robots, curvature, remaining, self._speed) @ box_axes.T
-        self._drift = 0.9 * self._drift + np.sqrt(1 - 0.9**2) * self._rng.normal(size=self._drift.shape)
+        self._drift = drifted(self._drift, self._rng.normal(size=self._drift.shape))
         bounded = np.clip(commands + DISTURBANCE * self._drift, -V_MAX, V_MAX).astype(np.float32)
         return dict(zip(observations, bounded, strict=True))
 
