@@ -104,8 +104,8 @@ class _Camera:
 
 def _paths(plan: Plan) -> dict[str, np.ndarray]:
     """{agent: S paths of H points seen from above} of the agents that are there and have a position."""
-    there = (name for name, present in zip(plan.spec.names, plan.agent_mask, strict=True) if present)
-    return {name: plan.positions(name)[..., :2] for name in there if len(plan.spec.role_of(name).position) >= 2}
+    drawn = (name for name in plan.present if len(plan.spec.role_of(name).position) >= 2)
+    return {name: plan.positions(name)[..., :2] for name in drawn}
 
 
 def save_video(

@@ -19,6 +19,7 @@ D      O + A, the width of one cell
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -236,9 +237,19 @@ class Plan:
     def horizon(self) -> int:
         return self.observations.shape[2]
 
+    @property
+    def present(self) -> list[str]:
+        """The agents that are there."""
+        return list(itertools.compress(self.spec.names, self.agent_mask))
+
+    @property
+    def best_index(self) -> int:
+        """Which candidate has the highest value; the first one where there are no values."""
+        return 0 if self.values is None else int(np.argmax(self.values))
+
     def best(self) -> "Plan":
-        """The candidate of highest value (the first one where there are no values), as a plan with S = 1."""
-        return self.sample(0 if self.values is None else int(np.argmax(self.values)))
+        """The candidate of highest value (see ``best_index``), as a plan with S = 1."""
+        return self.sample(self.best_index)
 
     def sample(self, index: int) -> "Plan":
         """One candidate, as a plan with S = 1. Raises ``IndexError`` when there is none of this index."""
@@ -282,8 +293,7 @@ class Plan:
         Raises ``ValueError`` for an agent that the plan does not have, or that is absent and so intends nothing.
         """
         self._check_agents(*agents)
-        absent = [name for name in agents if not self.agent_mask[self.spec.names.index(name)]]
-        if absent:
+        if absent := [name for name in agents if name not in self.present]:
             raise ValueError(f"agents {absent} are absent from the plan, so there is nothing to announce for them.")
         cells, best = Cells.unknown(self.spec, self.horizon), self.best()
         for index in map(self.spec.names.index, agents):

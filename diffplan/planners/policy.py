@@ -1,7 +1,6 @@
 """Receding-horizon control: plan, execute the first steps, replan from where the world is now, warm-started."""
 
 import dataclasses
-import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -274,7 +273,7 @@ def _own(actions: Actions, seen: Observations) -> Actions:
 
 def covers(plan: Plan | None, seen: Observations) -> bool:
     """Whether there is a plan, and for every agent that is seen: it has none for one that joined since."""
-    return plan is not None and not set(seen) - set(itertools.compress(plan.spec.names, plan.agent_mask))
+    return plan is not None and set(seen) <= set(plan.present)
 
 
 def shifted(plan: Plan, steps: int) -> Plan:

@@ -108,7 +108,6 @@ def normalized_bounds(spec: JointSpec, normalizer: Normalizer) -> Float[np.ndarr
 
 def with_first_actions(plan: Plan, first: Float[np.ndarray, "N A"]) -> Plan:
     """The plan with other first actions in its best candidate."""
-    best = 0 if plan.values is None else int(np.argmax(plan.values))
     actions = plan.actions.copy()
-    actions[best, :, 0] = first * plan.agent_mask[:, None]
+    actions[plan.best_index, :, 0] = first * plan.agent_mask[:, None]
     return dataclasses.replace(plan, actions=actions)

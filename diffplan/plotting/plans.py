@@ -49,7 +49,7 @@ def plot_plan(
     Raises:
         ValueError: ``executed`` or ``goals`` are of other agents than the plan, or a goal is no x and y.
     """
-    names = _present(plan)
+    names = plan.present
     goals = _goals(plan) if goals is None else goals
     _check_agents(plan, executed, goals)
     mapped = [name for name in names if has_position(plan.spec, name)]
@@ -83,9 +83,9 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     Raises:
         ValueError: the plans are of different agents, of none with a position, or ``told`` names others.
     """
-    names = [name for name in _present(given) if has_position(given.spec, name)]
-    if _present(free) != _present(given) or not names:
-        raise ValueError(f"plans of {_present(free)} and {_present(given)}; both must be of the same, with positions.")
+    names = [name for name in given.present if has_position(given.spec, name)]
+    if free.present != given.present or not names:
+        raise ValueError(f"plans of {free.present} and {given.present}; both must be of the same, with positions.")
     foreign = [name for name in told if name not in names]
     if foreign or not told:
         raise ValueError(f"told={dict(told)}; name agents among {names} and what they do.")
@@ -116,15 +116,10 @@ def _square(points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "2"], F
     return center - half, center + half
 
 
-def _present(plan: Plan) -> list[str]:
-    """The agents that are there."""
-    return [name for name, there in zip(plan.spec.names, plan.agent_mask, strict=True) if there]
-
-
 def _goals(plan: Plan) -> dict[str, Sequence[float]]:
     """Where agents are known to want to be (m), that is, in all candidates alike."""
     found: dict[str, Sequence[float]] = {}
-    for name in _present(plan):
+    for name in plan.present:
         entries = list(plan.spec.role_of(name).goal)
         places = plan.observations[:, plan.spec.names.index(name), 0, entries]
         if len(entries) == 2 and has_position(plan.spec, name) and np.ptp(places, axis=0).max() < 1e-3:
@@ -136,9 +131,9 @@ def _check_agents(plan: Plan, executed: Trajectory | None, goals: Mapping[str, S
     if executed is not None and executed.spec.names != plan.spec.names:
         agents = f"agents {list(executed.spec.names)}, the plan of {list(plan.spec.names)}"
         raise ValueError(f"executed is an episode of {agents}; pass an episode of the plan's team.")
-    foreign = [name for name in goals if name not in _present(plan)]
+    foreign = [name for name in goals if name not in plan.present]
     if foreign:
-        raise ValueError(f"goals of agents {foreign}, but the plan is of {_present(plan)}.")
+        raise ValueError(f"goals of agents {foreign}, but the plan is of {plan.present}.")
     if wrong := {name: goal for name, goal in goals.items() if np.shape(goal) != (2,)}:
         raise ValueError(f"goals={wrong}; give x and y (m) of each agent.")
 
@@ -328,7 +323,7 @@ def _denoising_paths(plan: Plan) -> list[dict[str, np.ndarray]]:
     """For every denoising step, {agent: S paths of H points} of the agents that are there and have a position."""
     if plan.chain is None:
         raise ValueError("the plan has no denoising chain; make it with planner(..., return_chain=True).")
-    names = [name for name in _present(plan) if has_position(plan.spec, name)]
+    names = [name for name in plan.present if has_position(plan.spec, name)]
     if not names:
         raise ValueError(f"no agent of {plan.spec} has a position to draw; set Role.position, or use plot_plan.")
     place = {name: (plan.spec.names.index(name), plan.spec.role_of(name).position[:2]) for name in names}
@@ -340,9 +335,8 @@ def _denoising_paths(plan: Plan) -> list[dict[str, np.ndarray]]:
 def _denoising_lines(axes: Axes, plan: Plan, paths: list[dict[str, np.ndarray]], step: int) -> dict[str, list[Line2D]]:
     """Draws one step into axes whose limits hold the finished plan; starts are dots."""
     lines = {name: draw_candidates(axes, one, agent_color(plan.spec, name)) for name, one in paths[step].items()}
-    best = 0 if plan.values is None else int(np.argmax(plan.values))
     for candidates in lines.values():
-        candidates[best].set(alpha=1, linewidth=1.6, zorder=4)
+        candidates[plan.best_index].set(alpha=1, linewidth=1.6, zorder=4)
     for name, one in paths[-1].items():
         draw_dots(axes, one[0, :1], agent_color(plan.spec, name), size=60)
     points = np.concatenate([one.reshape(-1, 2) for one in paths[-1].values()])
