@@ -107,7 +107,7 @@ def train_futures(
         "data": dataset.store.fingerprint,
         "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
         "normalizer": planner.normalizer.fingerprint,
-        "denoiser": {k: v for k, v in planner.denoiser.config.items() if not k.startswith("_")},
+        "denoiser": planner.denoiser.settings,
         "augmentation": augmentation and asdict(augmentation),
     }
     denoiser = planner.denoiser.train()

@@ -126,7 +126,7 @@ def train(
         "data": dataset.store.fingerprint,
         "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
         "normalizer": planner.normalizer.fingerprint,
-        "denoiser": {k: v for k, v in planner.denoiser.config.items() if not k.startswith("_")},
+        "denoiser": planner.denoiser.settings,
         "augmentation": augmentation and asdict(augmentation),
         "processes": accelerator.num_processes,
     }
@@ -136,7 +136,7 @@ def train(
         augmentation.check(dataset.spec, planner.normalizer.config.kind)
     planner.to(accelerator.device)
     denoiser, encoder = planner.denoiser.train(), planner.partner_encoder
-    facts["partner_encoder"] = encoder and {k: v for k, v in encoder.config.items() if not k.startswith("_")}
+    facts["partner_encoder"] = encoder and encoder.settings
     networks = nn.ModuleDict({"denoiser": denoiser, "encoder": encoder.train()}) if encoder else denoiser
     model: nn.Module = accelerator.prepare(torch.compile(denoiser) if compile else denoiser)
     run = DenoiserRun(networks, learning_rate, ema_decay, half)

@@ -117,7 +117,7 @@ def train_value(
         "data": dataset.store.fingerprint,
         "windows": [dataset.digest, dataset.stride, dataset.inside and [dataset.history, dataset.horizon]],
         "normalizer": dataset.normalizer and dataset.normalizer.fingerprint,
-        "value_function": {k: v for k, v in value.config.items() if not k.startswith("_")},
+        "value_function": value.settings,
     }
     folder = None if out is None else Path(out)
     first = load_newest(folder, facts, learner.load) if resume and folder else 0

@@ -11,6 +11,11 @@ FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 class SavedNetwork(ModelMixin, ConfigMixin):
     """What all networks are: diffusers models that are never asked of a hub."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments: ``config`` without what diffusers notes beside them."""
+        return {name: value for name, value in self.config.items() if not name.startswith("_")}
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **unused: Any) -> Self:
         """Reads what ``save_pretrained`` wrote.

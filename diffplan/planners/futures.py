@@ -62,7 +62,7 @@ class Futures:
         """
         if count < 1:
             raise ValueError(f"count={count}; ask for at least one future.")
-        config = {name: value for name, value in planner.denoiser.config.items() if not name.startswith("_")}
+        config = planner.denoiser.settings
         with torch.random.fork_rng(devices=[]):
             denoiser = JointDenoiser(**config | {"latent_size": count}).eval().to(planner.denoiser.device)
         weights = {k: v for k, v in planner.denoiser.state_dict().items() if not k.startswith("embed_latent.")}
