@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffplan.models.frames import Frames, PairFeatures
-from diffplan.models.saved import SavedNetwork
+from diffplan.models.saved import SavedNetwork, check_heads
 
 
 class JointDenoiser(SavedNetwork):
@@ -89,9 +89,7 @@ class JointDenoiser(SavedNetwork):
                 f"history + horizon = {window} is not a multiple of patch_size={patch_size}; "
                 f"use {near or patch_size} or {near + patch_size} cells."
             )
-        if width % num_heads:
-            near = max(1, width // num_heads) * num_heads
-            raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}; use {near}.")
+        check_heads(width, num_heads)
         if prediction not in ("sample", "velocity"):
             raise ValueError(f"prediction={prediction!r}; choose 'sample' or 'velocity'.")
         _check_entries(size, window, neighbours, history, position=position, velocity=velocity, goal=goal)

@@ -16,7 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffplan.models.saved import SavedNetwork
+from diffplan.models.saved import SavedNetwork, check_heads
 from diffplan.models.value import TeamNetwork
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ class NoisePolicy(SavedNetwork):
             raise ValueError(f"{sizes}, reach={reach}: every one must be positive.")
         if not 0 <= history < window:
             raise ValueError(f"history={history}; choose 0 or more and less than window={window}.")
-        if width % num_heads:
-            near = max(1, width // num_heads) * num_heads
-            raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}; use {near}.")
+        check_heads(width, num_heads)
         read, drawn = 2 * (history + 1) * size, 2 * window * size
         self.team = TeamNetwork(read, num_roles, width, depth, num_heads, outputs=drawn)
 

@@ -18,7 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from diffplan.models.saved import SavedNetwork
+from diffplan.models.saved import SavedNetwork, check_heads
 from diffplan.models.value import MemberLinear, TeamBlock, attention_bias, normed
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ class PartnerEncoder(SavedNetwork):
         sizes |= {"width": width, "depth": depth, "num_heads": num_heads}
         if min(sizes.values()) < 1:
             raise ValueError(f"{sizes}: every one must be at least 1; a past to read needs history=8 or more.")
-        if width % num_heads:
-            near = max(1, width // num_heads) * num_heads
-            raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}; use {near}.")
+        check_heads(width, num_heads)
         self.embed = MemberLinear(2 * (history + 1) * size, width, 1)
         self.embed_role = nn.Parameter(torch.randn(num_roles, width) * 0.02)
         self.blocks = nn.ModuleList(TeamBlock(width, num_heads, 1) for _ in range(depth))

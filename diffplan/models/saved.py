@@ -8,6 +8,13 @@ from diffusers import ConfigMixin, ModelMixin
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
+def check_heads(width: int, num_heads: int) -> None:
+    """Raises ``ValueError`` unless a token's channels divide among the attention heads."""
+    if width % num_heads:
+        near = max(1, width // num_heads) * num_heads
+        raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}; use {near}.")
+
+
 class SavedNetwork(ModelMixin, ConfigMixin):
     """What all networks are: diffusers models that are never asked of a hub."""
 

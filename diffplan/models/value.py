@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffplan.datasets.transitions import reward_statistics
-from diffplan.models.saved import SavedNetwork
+from diffplan.models.saved import SavedNetwork, check_heads
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
@@ -75,9 +75,7 @@ class ValueFunction(SavedNetwork):
         sizes |= {"width": width, "depth": depth, "num_heads": num_heads, "reward_width": reward_width}
         if min(sizes.values()) < 1:
             raise ValueError(f"{sizes}: every one must be at least 1.")
-        if width % num_heads:
-            near = max(1, width // num_heads) * num_heads
-            raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}; use {near}.")
+        check_heads(width, num_heads)
         if not 0 <= discount < 1:
             raise ValueError(f"discount={discount}; choose 0 or more and less than 1.")
         if not (reward_scale > 0 and reward_std > 0):
