@@ -19,6 +19,7 @@ from pettingzoo import ParallelEnv
 
 from diffplan.envs.behavior import SkilledPolicy, random_policy
 from diffplan.envs.spaces import spec_from_env
+from diffplan.extras import load_extra
 from diffplan.spec import Actions, JointSpec, Observations
 
 PARTITIONS = {  # NxM is any number of agents with any number of segments each
@@ -54,14 +55,9 @@ def parallel_env(task: str, agent_obsk: int = 1, render_mode: str | None = None)
     if agent_obsk < 0:
         raise ValueError(f"agent_obsk={agent_obsk}; the number of joints to look ahead is 0 or more.")
     with contextlib.redirect_stderr(io.StringIO()):  # its import prints news about other environments
-        try:
-            from gymnasium_robotics import mamujoco_v1
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f'mamujoco:{task} needs gymnasium-robotics ({error}); install it with: pip install "diffplan[mamujoco]"'
-            ) from error
+        library = load_extra("gymnasium_robotics", "mamujoco", f"mamujoco:{task} needs gymnasium-robotics")
     body = _many_segments(scenario, partition, render_mode) if scenario.startswith("ManySegment") else None
-    env = mamujoco_v1.parallel_env(scenario, partition, agent_obsk, gym_env=body, render_mode=render_mode)
+    env = library.mamujoco_v1.parallel_env(scenario, partition, agent_obsk, gym_env=body, render_mode=render_mode)
     return MultiAgentMujoco(task, env, {"agent_obsk": agent_obsk})
 
 

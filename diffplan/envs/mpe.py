@@ -4,7 +4,6 @@ An action is ``[nothing, left, right, down, up]`` in [0, 1]; agents that talk ap
 move have the message alone. Positions have no unit (the arena is about 2 wide); a step lasts 0.1 s.
 """
 
-import importlib
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from pettingzoo import ParallelEnv
 from diffplan.envs import simple_spread_expert
 from diffplan.envs.behavior import SkilledPolicy, random_policy
 from diffplan.envs.spaces import spec_from_env
+from diffplan.extras import load_extra
 from diffplan.spec import Actions, JointSpec, Observations
 
 _POSITION = {  # which observation entries are the agent's own position; other tasks observe relative positions only
@@ -55,10 +55,7 @@ def parallel_env(
         ImportError: mpe2 is missing.
     """
     _check_task(task)
-    try:
-        module = importlib.import_module(f"mpe2.{task}")
-    except ModuleNotFoundError as error:
-        raise ImportError(f'mpe:{task} needs mpe2 ({error}); install it with: pip install "diffplan[mpe]"') from error
+    module = load_extra(f"mpe2.{task}", "mpe", f"mpe:{task} needs mpe2")
     known = [name for name in inspect.signature(module.raw_env.__init__).parameters if name not in _SET_HERE]
     foreign = [name for name in task_options if name not in known]
     if foreign:

@@ -7,7 +7,6 @@ the world's frame. The arms see the world from opposite sides, so each is a role
 """
 
 import contextlib
-import importlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pettingzoo import ParallelEnv
 from diffplan.envs import two_arm_lift_expert
 from diffplan.envs.behavior import SkilledPolicy, random_policy
 from diffplan.envs.spaces import spec_from_env
+from diffplan.extras import load_extra
 from diffplan.spec import Actions, JointSpec, Observations
 
 _HAND = ("robot{arm}_eef_pos", "robot{arm}_eef_quat", "robot{arm}_gripper_qpos")
@@ -53,12 +53,7 @@ def parallel_env(
     """
     _check_task(task)
     logging.getLogger("robosuite_logs").addFilter(_is_error)
-    try:
-        robosuite = importlib.import_module("robosuite")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'robosuite:{task} needs robosuite ({error}); install it with: pip install "diffplan[robots]"'
-        ) from error
+    robosuite = load_extra("robosuite", "robots", f"robosuite:{task} needs robosuite")
     if tuple(map(int, mujoco.__version__.split(".")[:2])) >= (3, 6):
         raise ImportError(
             f'robosuite:{task} needs mujoco<3.6, got {mujoco.__version__}: pip install "diffplan[robots]"'

@@ -5,7 +5,6 @@ listens on: what robots tell each other does not pass through the world. What co
 so that a flood on one topic drowns only that topic.
 """
 
-import importlib
 import json
 import socket
 import threading
@@ -13,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any, Self
 
+from diffplan.extras import load_extra
 from diffplan.processes.frames import LIMIT, Frame, Kind
 
 BOX = 64  # frames that wait in one topic; the oldest give way
@@ -138,7 +138,4 @@ def _config(endpoint: str, world: bool) -> Any:
 
 
 def _zenoh() -> Any:
-    try:
-        return importlib.import_module("zenoh")
-    except ModuleNotFoundError as error:
-        raise ImportError('robots in processes of their own need zenoh: pip install "diffplan[team]".') from error
+    return load_extra("zenoh", "team", "robots in processes of their own need zenoh")

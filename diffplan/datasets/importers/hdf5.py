@@ -1,6 +1,5 @@
 """HDF5 files that somebody else wrote: opened only when everything they hold is in the file itself."""
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.datasets.importers.recording import MOST_COMPRESSED, check_finite
+from diffplan.extras import load_extra
 
 REMEDY = "copy the file anew"
 
@@ -33,10 +33,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 
 def load_h5py() -> Any:
-    try:
-        return importlib.import_module("h5py")
-    except ModuleNotFoundError as error:
-        raise ImportError(f'HDF5 files need h5py ({error}); install it with: pip install "diffplan[hdf5]"') from error
+    return load_extra("h5py", "hdf5", "HDF5 files need h5py")
 
 
 def check_links(h5py: Any, file: Any, group: Any, path: Path, seen: set[int]) -> None:

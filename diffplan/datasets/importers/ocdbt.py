@@ -1,6 +1,5 @@
 """zarr arrays in an OCDBT folder (``manifest.ocdbt``, ``d/``) that somebody else wrote: opened only for reading."""
 
-import importlib
 import math
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan.extras import load_extra
 from diffplan.files import inside
 
 REMEDY = "copy the folder anew"
@@ -29,7 +29,8 @@ class OcdbtFolder:
     """
 
     def __init__(self, path: Path):
-        self.path, self._tensorstore = path, load_tensorstore()
+        self.path = path
+        self._tensorstore = load_extra("tensorstore", "vault", "Vault folders need tensorstore")
         files = [inside(path, str(file.relative_to(path))) for file in path.rglob("*")]
         self.nbytes = sum(file.stat().st_size for file in files if file.is_file())
         self._context = self._tensorstore.Context(_CACHE)
@@ -117,15 +118,6 @@ def check_capacity(folder: OcdbtFolder, arrays: dict[str, StoredArray], steps: i
             f"{folder.path} has {folder.nbytes:,} bytes, too few for {steps:,} steps, which are {promised:,} bytes "
             f"unpacked; {REMEDY}."
         )
-
-
-def load_tensorstore() -> Any:
-    try:
-        return importlib.import_module("tensorstore")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'Vault folders need tensorstore ({error}); install it with: pip install "diffplan[vault]"'
-        ) from error
 
 
 @contextmanager

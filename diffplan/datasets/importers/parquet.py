@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.datasets.importers.tracks import agent_name
+from diffplan.extras import load_extra
 
 _DAMAGED = (OSError, ValueError, NotImplementedError)  # pyarrow's errors of damaged files are of these kinds
 
@@ -19,12 +20,7 @@ def open_parquet(path: Path) -> Any:
         ImportError: pyarrow is not installed.
         ValueError: no parquet file, a damaged one, or one that names other files for its columns.
     """
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'parquet files need pyarrow ({error}); install it with: pip install "diffplan[parquet]"'
-        ) from error
+    parquet = load_extra("pyarrow.parquet", "parquet", "parquet files need pyarrow")
     try:
         file = parquet.ParquetFile(path)
     except _DAMAGED as error:
