@@ -18,8 +18,8 @@ from torch import Tensor
 from diffplan.augmentation import Augmentation
 from diffplan.checkpoints import check_counts, check_out, load_newest
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.denoising import Exercise, Exercises
 from diffplan.descent import DenoiserRun, TrainingReport, learn
+from diffplan.exercises import Exercise, Exercises
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.futures import Futures
 from diffplan.questions import QuestionMix

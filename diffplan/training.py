@@ -1,6 +1,6 @@
 """Offline pretraining: the denoiser learns to estimate clean joint trajectories from noisy, partly known ones.
 
-One step: draw windows, make exercises of them (``denoising.py``), and regress the clean cells. All randomness of a step
+One step: draw windows, make exercises of them (``exercises.py``), and regress the clean cells. All randomness of a step
 comes from (seed, step, rank), so a resumed run is bit-identical.
 """
 
@@ -19,8 +19,8 @@ from diffplan.checkpoints import check_counts, check_out, load_newest
 from diffplan.datasets.statistics import Statistics
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
-from diffplan.denoising import CHANGE_WEIGHT, Exercises
 from diffplan.descent import DenoiserRun, TrainingReport, learn
+from diffplan.exercises import CHANGE_WEIGHT, Exercises
 from diffplan.partner_training import LatentSource, takes_latents
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.openness import action_spread
@@ -69,7 +69,7 @@ def train(
         start_share: share of the windows that begin where an episode does. There the team has not chosen its joint way
             yet, and choosing together is learned only there; drawn uniformly such windows are a few in a hundred.
         change_weight: what errors of changes from step to step count beside errors of the entries themselves, see
-            ``denoising.py``; 0: nothing.
+            ``exercises.py``; 0: nothing.
         action_weight: what an error of an action's entry counts beside one of an observation's (as in Diffuser, arXiv
             2205.09991). Where observations are wide, let it be about how many times as wide: actions drown otherwise.
         styles: who is a partner and of which style, for a planner that takes latents; one that does but has no partner

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import diffplan as dp
-from diffplan.denoising import Exercises
 from diffplan.envs.crossing_partners import STYLE_SIZE, TRAINING_FAMILIES, ScriptedPartners
 from diffplan.envs.crossing_response import PartneredExpert
+from diffplan.exercises import Exercises
 from diffplan.partner_training import LatentSource
 from diffplan.partners import TeamOfPolicies
 from diffplan.planners.policy import shifted

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import diffplan as dp
-from diffplan.denoising import Exercises
+from diffplan.exercises import Exercises
 from diffplan.questions import KINDS, QuestionMix, draw_known, draw_levels, held_beyond_the_end
 
 B, N, W, O, D, HISTORY = 64, 3, 8, 4, 6, 2

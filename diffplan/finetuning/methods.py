@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from diffplan.datasets.transitions import TransitionBatch
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.denoising import Exercises
 from diffplan.descent import DenoiserRun
+from diffplan.exercises import Exercises
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.watch import Exploration
 from diffplan.models.value import ValueFunction

@@ -8,7 +8,7 @@ from diffusers import DPMSolverMultistepScheduler
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from diffplan.denoising import Exercise, Exercises
+from diffplan.exercises import Exercise, Exercises
 from diffplan.finetuning.methods import FrozenPrior, Learning, below
 from diffplan.finetuning.replay import Replay
 from diffplan.models.noise import NoisePolicy

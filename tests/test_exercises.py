@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import diffplan as dp
-from diffplan.denoising import Exercise, Exercises
+from diffplan.exercises import Exercise, Exercises
 from diffplan.questions import QuestionMix
 
 
