@@ -130,7 +130,7 @@ def train(
         "augmentation": augmentation and asdict(augmentation),
         "processes": accelerator.num_processes,
     }
-    if dataset.crowd is not None and takes_latents(planner, styles):
+    if dataset.crowd is not None and has_latents:
         raise ValueError("a crowd's windows do not say whose latents are whose; load the dataset without crowd.")
     if augmentation is not None:
         augmentation.check(dataset.spec, planner.normalizer.config.kind)
@@ -153,8 +153,17 @@ def train(
         change_weight=change_weight,
         action_weight=action_weight,
     )
-    share = batch_size // accelerator.num_processes
-    loss_of = _Loss(model, dataset, exercises, start_share, share, seed, accelerator.process_index)
+
+    def loss_of(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, step, accelerator.process_index])
+        windows = dataset.sample(batch_size // accelerator.num_processes, rng, start_share)
+        exercise = exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        estimate = exercise.estimate(model)
+        loss = exercise.error(estimate, exercise.clean) + exercise.extra
+        if not torch.isfinite(loss):
+            raise FloatingPointError(diagnosis(f"training step {step}", windows, estimate))
+        return loss
+
     folder = Path(out) if out is not None and accelerator.is_main_process else None
     report = learn(
         run,
@@ -173,33 +182,6 @@ def train(
     if folder is not None:
         planner.save_pretrained(folder / "planner")
     return report
-
-
-class _Loss:
-    """One step's loss, a function of nothing but the weights and the step."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        dataset: TrajectoryDataset,
-        exercises: Exercises,
-        start_share: float,
-        batch_size: int,
-        seed: int,
-        rank: int,
-    ):
-        self.model, self.dataset, self.exercises, self.batch_size = model, dataset, exercises, batch_size
-        self.start_share, self.seed, self.rank = start_share, seed, rank
-
-    def __call__(self, step: int) -> Tensor:
-        rng = np.random.default_rng([self.seed, step, self.rank])
-        windows = self.dataset.sample(self.batch_size, rng, self.start_share)
-        exercise = self.exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        estimate = exercise.estimate(self.model)
-        loss = exercise.error(estimate, exercise.clean) + exercise.extra
-        if not torch.isfinite(loss):
-            raise FloatingPointError(diagnosis(f"training step {step}", windows, estimate))
-        return loss
 
 
 def diagnosis(place: str, windows: WindowBatch, estimate: Tensor | None = None) -> str:
