@@ -127,29 +127,42 @@ def known_grid(
     values[..., :O] = np.where(static, present[:, None], values[..., :O])
     values = np.where(np.isfinite(values), values, np.float32(np.nan))
     if question.given is not None:
-        given = np.concatenate((question.given.observations, question.given.actions), axis=-1)
-        if given.shape != (spec.num_agents, horizon, spec.size):
-            raise ValueError(f"given cells have shape {given.shape}, expected {(spec.num_agents, horizon, spec.size)}.")
-        given = np.where(np.isfinite(given), given, np.float32(np.nan))
-        levels = _levels(question.given)
-        absent = [name for i, name in enumerate(spec.names) if not agent_mask[i] and np.isfinite(given[i]).any()]
-        if absent:
-            raise ValueError(f"cells of absent agents {absent} are given; add them to observations (NaN if unseen).")
-        future = values[:, history:]
-        heard = (levels > 0)[..., None] & np.isnan(future) & exists[:, history:]
-        if (heard & np.isnan(given)).any():
-            agent, step = np.argwhere((heard & np.isnan(given)).any(-1))[0]
-            raise ValueError(
-                f"the given cell of {spec.names[agent]!r} at step {step} has noise level {levels[agent, step]:g} "
-                "but NaN entries; give it whole, or with noise level 0."
-            )
-        keep = np.isnan(given) | ~np.isnan(future) | ((levels > 0)[..., None] & ~heard)
-        values[:, history:] = np.where(keep, future, given)
-        known[:, history:] &= ~heard
-        ceiling[:, history:] = np.where(heard.any(-1), levels, 1)
+        values_ahead, known_ahead, exists_ahead = values[:, history:], known[:, history:], exists[:, history:]
+        _fill_in(question.given, spec, agent_mask, values_ahead, known_ahead, exists_ahead, ceiling[:, history:])
     values = normalizer.normalize(values, spec.role_index)
     values = np.where(exists, values, 0).astype(np.float32)
     return values, known & ~np.isnan(values), exists, ceiling
+
+
+def _fill_in(
+    given: Cells,
+    spec: JointSpec,
+    agent_mask: Bool[np.ndarray, "N"],
+    values: Float[np.ndarray, "N H D"],
+    known: Bool[np.ndarray, "N H D"],
+    exists: Bool[np.ndarray, "N H D"],
+    ceiling: Float[np.ndarray, "N H"],
+) -> None:
+    """Puts given cells where nothing is known yet, in place; those with a noise level are ``heard``, not known."""
+    cells = np.concatenate((given.observations, given.actions), axis=-1)
+    if cells.shape != values.shape:
+        raise ValueError(f"given cells have shape {cells.shape}, expected {values.shape}.")
+    cells, levels = np.where(np.isfinite(cells), cells, np.float32(np.nan)), _levels(given)
+    absent = [name for i, name in enumerate(spec.names) if not agent_mask[i] and np.isfinite(cells[i]).any()]
+    if absent:
+        raise ValueError(f"cells of absent agents {absent} are given; add them to observations (NaN if unseen).")
+    noisy = (levels > 0)[..., None]
+    heard = noisy & np.isnan(values) & exists
+    if (heard & np.isnan(cells)).any():
+        agent, step = np.argwhere((heard & np.isnan(cells)).any(-1))[0]
+        raise ValueError(
+            f"the given cell of {spec.names[agent]!r} at step {step} has noise level {levels[agent, step]:g} "
+            "but NaN entries; give it whole, or with noise level 0."
+        )
+    keep = np.isnan(cells) | ~np.isnan(values) | (noisy & ~heard)
+    values[:] = np.where(keep, values, cells)
+    known &= ~heard
+    ceiling[:] = np.where(heard.any(-1), levels, 1)
 
 
 def _check_whole(**numbers: Any) -> None:
