@@ -78,7 +78,7 @@ def denoise_grid(
         levels: descending noise levels, the last one 0.
         second_order: the multistep correction of DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2) instead of Euler /
             DDIM.
-        stop: asked after every estimate: whether it shall be the last, and what it says the plan.
+        stop: asked after every estimate; where it says True, that estimate is the plan.
         ceiling: the noise level at which each cell starts; it waits until the walk comes down to there. None: 1.
 
     Returns:
@@ -128,8 +128,8 @@ def steer_particles(
     The S candidates of a question are particles. Each step draws from the ancestral kernel with its larger variance
     (arXiv 2006.11239, section 3.2), shifted by the guides; importance weights make up for the shift and for what the
     weight of the new estimate says that the old one did not; particles are resampled when fewer than half count. So
-    guided samples follow prior x weight as S and the number of steps grow, however coarse the guides' gradient. Takes
-    and returns what ``denoise_grid`` does (always in first order), and
+    guided samples follow prior x weight as S and the number of steps grow, however coarse the guides' gradient. The
+    other arguments and the result are as of ``denoise_grid``; steps are of first order.
 
     Args:
         denoise: (sample, level) -> estimate of the clean sample, and the guided one.
@@ -146,18 +146,17 @@ def steer_particles(
         pick, weight = _resampled(weight, generators, always=lower == 0)
         clean, guided, sample = clean[pick], guided[pick], sample[pick]
         before = value.flatten()[pick].reshape(value.shape)
-        if lower > 0:
-            share, std = _ancestral(level, lower)
-            shift = (1 - lower - share * (1 - level)) * (guided - clean) * ~known
-            shape = (len(sample) // len(generators), *sample.shape[1:])
-            drawn = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-            noise = drawn.to(sample) * ~known * std
-            mean = (1 - lower) * clean + share * (sample - (1 - level) * clean)
-            sample = torch.where(known, sample, mean + shift + noise)
-            ratio = -(shift * (shift + 2 * noise)).flatten(1).sum(1) / (2 * std**2)
-            proposal = weight + ratio.reshape(value.shape)
-        else:
+        if lower == 0:
             return [*chain, clean]
+        share, std = _ancestral(level, lower)
+        shift = (1 - lower - share * (1 - level)) * (guided - clean) * ~known
+        shape = (len(sample) // len(generators), *sample.shape[1:])
+        drawn = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+        noise = drawn.to(sample) * ~known * std
+        mean = (1 - lower) * clean + share * (sample - (1 - level) * clean)
+        sample = torch.where(known, sample, mean + shift + noise)
+        ratio = -(shift * (shift + 2 * noise)).flatten(1).sum(1) / (2 * std**2)
+        proposal = weight + ratio.reshape(value.shape)
         chain.append(sample)
     raise AssertionError("the last level is 0")
 
