@@ -20,7 +20,7 @@ SETTINGS = {
     "denoising": PLANNED,
     "rollout": (*PLANNED, "execute_steps"),
     "filmstrip": (*PLANNED, "execute_steps"),
-    "belief": PLANNED[:-1],
+    "belief": ("env", "option", "seed", "num_samples", "scheduler"),
 }
 """Which options change what is drawn, for each kind; none where it is not named."""
 

@@ -48,7 +48,7 @@ class StyleTable:
                     "record it with PartneredExpert."
                 )
             agent, switched = names.index(str(labels["partner"])), "switch_time" in labels
-            styles = [style_of(labels), style_of(labels, "switched_" * switched)]
+            styles = [style_of(labels), style_of(labels, "switched_" if switched else "")]
             if vectors is None:
                 vectors = np.full((*shape, len(styles[0].vector)), np.nan, np.float32)
             for half, style in enumerate(styles):

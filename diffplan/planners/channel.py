@@ -46,9 +46,12 @@ class Channel:
         for receiver in self.names:
             if receiver == sender:
                 continue
-            arrives = self._rng.random() >= self.link.loss
-            lost += not arrives
-            for _ in range(arrives * (1 + (self._rng.random() < self.link.duplicates))):
+            is_lost = self._rng.random() < self.link.loss
+            is_doubled = self._rng.random() < self.link.duplicates
+            if is_lost:
+                lost += 1
+                continue
+            for _ in range(2 if is_doubled else 1):
                 due = step + 1 + int(self._rng.integers(self.link.delay + 1))
                 self._on_the_way[receiver].append((due, data))
         return lost

@@ -85,7 +85,8 @@ def plot_dataset(store: TrajectoryStore, by: str | None = None, episodes: int = 
     mapped = any(has_position(store.spec, name) for name in store.spec.names)
     columns = min(len(groups), PANELS_A_ROW)
     panel = 0.6 + min(2.7, 7.9 / columns * _height_to_width(drawn)) if mapped else 0
-    heights = [panel * -(-len(groups) // columns), 2.3][not mapped :]
+    rows = -(-len(groups) // columns)
+    heights = [panel * rows, 2.3] if mapped else [2.3]
     figure = Figure((9.0, 0.3 + sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     if mapped:

@@ -1,7 +1,7 @@
 """Tracks, one row an agent and time, as tracking data come: put on a grid of frames, and cut into episodes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -245,12 +245,7 @@ def _check_done(
 
 
 def role_of(columns: Sequence[str], actions: int, position: Sequence[str], velocity: Sequence[str] = ()) -> Role:
-    """The role of agents that observe these columns."""
+    """The role of agents that observe these columns and act by so many numbers."""
     low, high = UNBOUNDED
-    role = Role(len(columns), (low,) * actions, (high,) * actions)
-    places = {name: tuple(columns.index(one) for one in named) for name, named in _given(position, velocity)}
-    return replace(role, position=places["position"], velocity=places["velocity"])
-
-
-def _given(position: Sequence[str], velocity: Sequence[str]) -> tuple[tuple[str, Sequence[str]], ...]:
-    return ("position", position), ("velocity", velocity)
+    places, moves = (tuple(columns.index(name) for name in named) for named in (position, velocity))
+    return Role(len(columns), (low,) * actions, (high,) * actions, position=places, velocity=moves)
