@@ -66,6 +66,20 @@ jaxtyping.install_import_hook("diffplan", "beartype.beartype")
 
 
 @pytest.fixture(scope="session")
+def randomized() -> Callable[[Any], Any]:
+    """Gives a planner random weights, so that everything has an effect: untrained networks return 0."""
+    import torch
+
+    def give(planner: Any) -> Any:
+        torch.manual_seed(0)
+        for parameter in planner.denoiser.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        return planner
+
+    return give
+
+
+@pytest.fixture(scope="session")
 def crossing_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of a dozen expert episodes of two robots that swap places."""
     from diffplan.datasets import collect_episodes

@@ -11,12 +11,8 @@ from diffplan.planners.judging import rank
 
 
 @pytest.fixture(scope="module")
-def planner(crossing_store: Path) -> dp.DiffusionPlanner:
-    planner = dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=8), width=16, depth=1)
-    torch.manual_seed(0)
-    for parameter in planner.denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return planner
+def planner(crossing_store: Path, randomized) -> dp.DiffusionPlanner:
+    return randomized(dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=8), width=16, depth=1))
 
 
 @pytest.fixture

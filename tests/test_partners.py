@@ -30,14 +30,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dp.TrajectoryDataset:
 
 
 @pytest.fixture(scope="module")
-def planner(dataset: dp.TrajectoryDataset) -> dp.DiffusionPlanner:
+def planner(dataset: dp.TrajectoryDataset, randomized) -> dp.DiffusionPlanner:
     """One with an encoder and random weights, so that everything has an effect."""
     encoder = dp.PartnerEncoder.for_dataset(dataset, FAMILIES, latent_size=4)
-    planner = dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, partner_encoder=encoder)
-    torch.manual_seed(0)
-    for parameter in planner.denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return planner
+    return randomized(dp.DiffusionPlanner.for_dataset(dataset, width=16, depth=1, partner_encoder=encoder))
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,8 @@ def dataset(crossing_store: Path) -> dp.TrajectoryDataset:
 
 
 @pytest.fixture(scope="module")
-def planner(dataset: dp.TrajectoryDataset) -> dp.DiffusionPlanner:
-    planner = dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=2)
-    torch.manual_seed(0)
-    for parameter in planner.denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return planner
+def planner(dataset: dp.TrajectoryDataset, randomized) -> dp.DiffusionPlanner:
+    return randomized(dp.DiffusionPlanner.for_dataset(dataset, width=32, depth=2))
 
 
 def test_the_present_goes_straight_through_except_where_the_network_takes_latents(dataset) -> None:

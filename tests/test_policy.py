@@ -15,12 +15,8 @@ from diffplan.planners.sampling import make_scheduler
 
 
 @pytest.fixture(scope="module")
-def planner(crossing_store: Path) -> dp.DiffusionPlanner:
-    planner = dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=8), width=16, depth=1)
-    torch.manual_seed(0)
-    for parameter in planner.denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return planner
+def planner(crossing_store: Path, randomized) -> dp.DiffusionPlanner:
+    return randomized(dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=8), width=16, depth=1))
 
 
 def start(seeds: tuple[int, ...]) -> tuple[list, list[dict[str, np.ndarray]]]:

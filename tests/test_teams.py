@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
 import diffplan as dp
@@ -117,12 +116,10 @@ def test_merged_cells_keep_the_noise_level_of_the_side_that_knows(gaussian) -> N
 
 
 @pytest.fixture(scope="module")
-def planner(crossing_store: Path) -> dp.DiffusionPlanner:
-    planner = dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=HORIZON), width=16, depth=1)
-    torch.manual_seed(0)
-    for parameter in planner.denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return planner
+def planner(crossing_store: Path, randomized) -> dp.DiffusionPlanner:
+    return randomized(
+        dp.DiffusionPlanner.for_dataset(dp.load_dataset(crossing_store, horizon=HORIZON), width=16, depth=1)
+    )
 
 
 NEAR = {
