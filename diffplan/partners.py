@@ -13,7 +13,7 @@ from diffplan.evaluation import Policy, SensingPolicy
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import PlanningStats, RecedingHorizonPolicy
 from diffplan.planners.team import DecentralizedTeam
-from diffplan.spec import Actions, JointSpec, Observations, watched
+from diffplan.spec import Actions, JointSpec, Observations, seen_by_egos
 from diffplan.trajectory import Plan, Trajectory
 
 
@@ -124,7 +124,7 @@ class WithPartners:
 
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         """Everybody's actions."""
-        ours = self.policy([seen and watched(seen, self.names, self.spec) for seen in observations])
+        ours = self.policy([seen and seen_by_egos(seen, self.names, self.spec) for seen in observations])
         theirs = self.partners(observations)
         together: list[Actions | None] = [
             None

@@ -325,8 +325,8 @@ class JointSpec:
             ) from error
 
 
-def watched(observations: Observations, partners: Sequence[str], spec: JointSpec) -> Observations:
-    """The observations as the egos have them: static entries of partners are unknown."""
+def seen_by_egos(observations: Observations, partners: Sequence[str], spec: JointSpec) -> Observations:
+    """The observations as the egos have them: static entries of partners, such as their goals, are unknown (NaN)."""
     seen = dict(observations)
     for name in partners:
         if name in seen:
@@ -344,7 +344,7 @@ def sensed_by(
         sensed: Mapping[str, np.ndarray] = told["sensed"]
         return sensed
     others = {other: seen for other, seen in observations.items() if other != name}
-    return watched(others, list(others), spec)
+    return seen_by_egos(others, list(others), spec)
 
 
 def _likeliest(action: Float[np.ndarray, "A"], legal: Float[np.ndarray, "_"] | None) -> Float[np.ndarray, "A"]:

@@ -22,7 +22,7 @@ from diffplan.envs.crossing_response import PartneredExpert, style_of
 from diffplan.evaluation import Interval, episode_seed, mean_interval, share_interval
 from diffplan.files import write_json
 from diffplan.planners.question import Sampling
-from diffplan.spec import watched
+from diffplan.spec import seen_by_egos
 
 FOLDER = Path("runs/benchmark/partners")
 COMMAND = "python scripts/benchmark_partners.py --seeds {seeds} --episodes {episodes}"
@@ -108,7 +108,9 @@ def recordings(families: Sequence[str], count: int, seed: int) -> list[dp.Trajec
 def question(episode: dp.Trajectory, step: int, variant: str) -> dp.Question:
     """What the egos know ``step`` steps into an episode."""
     spec, partner = episode.spec, str(episode.labels["partner"])
-    seen = [watched(dict(zip(NAMES, row, strict=True)), (partner,), spec) for row in episode.observations[: step + 1]]
+    seen = [
+        seen_by_egos(dict(zip(NAMES, row, strict=True)), (partner,), spec) for row in episode.observations[: step + 1]
+    ]
     done = [{name: row[i] for i, name in enumerate(NAMES) if name != partner} for row in episode.actions[:step]]
     blank = {partner: np.full(spec.action_size, np.nan, np.float32)}
     past = [] if variant == NONE else [(s, {**blank, **a}) for s, a in zip(seen[:-1], done, strict=True)]

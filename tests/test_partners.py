@@ -14,7 +14,7 @@ from diffplan.partner_training import LatentSource
 from diffplan.partners import TeamOfPolicies
 from diffplan.planners.policy import shifted
 from diffplan.questions import KINDS
-from diffplan.spec import watched
+from diffplan.spec import seen_by_egos
 
 FAMILIES = tuple(TRAINING_FAMILIES)
 MIX = dp.QuestionMix(partners=1.0, forgotten=0.3)
@@ -43,7 +43,7 @@ def past() -> list[tuple[dict, dict]]:
     seen, _ = env.reset(seed=7_001)
     steps = []
     for step in range(6):
-        observations = watched(seen, ("robot_2",), env.joint_spec)
+        observations = seen_by_egos(seen, ("robot_2",), env.joint_spec)
         action = np.array([0.1 * step, 0.2], np.float32)
         done = {"robot_0": action, "robot_1": action, "robot_2": np.full(2, np.nan, np.float32)}
         steps.append((observations, done))
@@ -247,7 +247,7 @@ def test_partners_actions_in_whole_numbers_are_as_unknown_to_egos(planner) -> No
         ((_, done),) = ego._episodes[0].past
         assert np.isnan(done["robot_2"]).all()
     ego.reset([0])
-    seen = watched(env.reset(seed=0)[0], ("robot_2",), spec)
+    seen = seen_by_egos(env.reset(seed=0)[0], ("robot_2",), spec)
     ego([seen])
     ego.took([dict.fromkeys(spec.names, np.array([1, 0]))])
     ((_, done),) = ego._episodes[0].past

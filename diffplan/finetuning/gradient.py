@@ -73,13 +73,15 @@ class TryingPolicy(RecedingHorizonPolicy):
         self._bounds = normalized_bounds(planner.spec, planner.normalizer)
         self._features = planner.spec.feature_mask[:, planner.spec.observation_size :]
 
-    def made(self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]) -> list[Plan]:
+    def make_plans(
+        self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]
+    ) -> list[Plan]:
         """Plans whose first actions are tried ones."""
         calls: list[tuple[Tensor, ...]] = []
         precision, self.planner.precision = self.planner.precision, "float32"  # as in learning: ratios begin at 1
         hook = self.planner.denoiser.register_forward_pre_hook(lambda network, arguments: calls.append(arguments))
         try:
-            plans = super().made(questions, sampling, moments)
+            plans = super().make_plans(questions, sampling, moments)
         finally:
             self.planner.precision = precision
             hook.remove()

@@ -225,7 +225,7 @@ class RecedingHorizonPolicy:
         if self.deadline_ms is not None:
             left = self.deadline_ms - 1e3 * (started - began + self._refining)
             sampling = dataclasses.replace(sampling, deadline_ms=max(left, self.deadline_ms / 10))
-        plans = self.made(questions, sampling, [(episode.seed, episode.steps) for episode, _ in group])
+        plans = self.make_plans(questions, sampling, [(episode.seed, episode.steps) for episode, _ in group])
         elapsed = time.perf_counter() - started
         self.stats.seconds.append(elapsed)
         self.stats.plans.append(len(plans))
@@ -237,8 +237,14 @@ class RecedingHorizonPolicy:
             if finite and not late:
                 episode.plan, episode.age = plan, 0
 
-    def made(self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]) -> list[Plan]:
-        """The plans to follow; ``moments`` tell each question's episode, by its seed, and step."""
+    def make_plans(
+        self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]
+    ) -> list[Plan]:
+        """The plans to follow, refined where that is asked for.
+
+        ``moments`` says of each question in which episode (by its seed) and at which step it is asked; subclasses that
+        try out actions need it.
+        """
         plans = self.planner.answer(questions, sampling)
         if self.refine and self.planner.value_function is not None:
             started = time.perf_counter()
