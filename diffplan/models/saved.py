@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from diffusers import ConfigMixin, ModelMixin
 
-FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def check_heads(width: int, num_heads: int) -> None:
@@ -33,7 +33,7 @@ class SavedNetwork(ModelMixin, ConfigMixin):
         if unused:
             raise TypeError(f"from_pretrained takes only a folder, got also {sorted(unused)}.")
         folder = Path(pretrained_model_name_or_path)
-        missing = [name for name in FILES if not (folder / name).is_file()]
+        missing = [name for name in (cls.config_name, WEIGHTS) if not (folder / name).is_file()]
         if missing:
             raise ValueError(
                 f"{folder} is not a saved {cls.__name__} (no {', no '.join(missing)}); give the folder that "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.value import ValueFunction
+from diffplan.planners.parts import check_value
 from diffplan.spec import JointSpec
 
 ALWAYS = (0.0, 1.0)
@@ -289,13 +290,7 @@ class ValueGuide(Guide):
         super().check(spec, normalizer, horizon)
         if self.looks is not None and self.looks < 1:
             raise ValueError(f"looks={self.looks}; look from at least one step.")
-        config = self.value_function.config
-        theirs = (config.observation_size, config.action_size, config.num_roles)
-        ours = (spec.observation_size, spec.action_size, len(spec.roles))
-        if theirs != ours:
-            raise ValueError(
-                f"the value function is for (O, A, roles) = {theirs}, the planner for {ours}; train one on its data."
-            )
+        check_value(self.value_function, spec)
         if self.agent is not None and self.agent not in spec.agents:
             raise ValueError(f"agent={self.agent!r} is not in the plan; it has {list(spec.agents)}.")
 

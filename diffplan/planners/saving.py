@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
+from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -17,17 +17,17 @@ from diffplan.files import explained_write_errors, inside, read_json, sha256, sh
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
+from diffplan.models.saved import WEIGHTS
 from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, replaced
+from diffplan.planners.sampling import Scheduler
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 FUTURES = "futures"  # in the provenance of a planner that is told which future to draw
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-SCHEDULER_CLASSES = (FlowMatchEulerDiscreteScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
 COMPONENTS: dict[str, tuple[Any, ...]] = {
     "denoiser": (JointDenoiser,),
-    "scheduler": SCHEDULER_CLASSES,
+    "scheduler": get_args(Scheduler),
     "normalizer": (Normalizer,),
     "value_function": (ValueFunction,),
     "partner_encoder": (PartnerEncoder,),
@@ -35,14 +35,6 @@ COMPONENTS: dict[str, tuple[Any, ...]] = {
 }
 OPTIONAL = ("value_function", "partner_encoder", "noise_policy")
 SETTINGS = {"spec": dict, "horizon": int, "history": int, "action_spread": float | None}
-CONFIG_FILES = {
-    "denoiser": "config.json",
-    "scheduler": "scheduler_config.json",
-    "normalizer": "normalizer_config.json",
-    "value_function": "config.json",
-    "partner_encoder": "config.json",
-    "noise_policy": "config.json",
-}
 
 
 @contextmanager
@@ -124,7 +116,7 @@ def load_provenance(folder: Path, futures: bool = False) -> dict[str, Any]:
 
 def _files(name: str) -> list[str]:
     """The files of a component: its configuration, and weights if it is a network."""
-    return [CONFIG_FILES[name], *([WEIGHTS] if issubclass(COMPONENTS[name][0], ModelMixin) else [])]
+    return [COMPONENTS[name][0].config_name, *([WEIGHTS] if issubclass(COMPONENTS[name][0], ModelMixin) else [])]
 
 
 def _check_listed(folder: Path, manifest: dict[str, Any], files: list[str]) -> None:
@@ -140,7 +132,7 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
     if not matching:
         known = [one.__name__ for one in COMPONENTS[name]]
         raise ValueError(f"{folder / INDEX}: {name} is of class {class_name!r}, expected one of {known}.")
-    file = folder / name / CONFIG_FILES[name]
+    file = folder / name / COMPONENTS[name][0].config_name
     config = read_json(file)
     if not isinstance(config, dict):  # diffusers would take a word for the name of a model to download
         raise ValueError(f"{file} does not describe a {class_name}: it holds no dictionary; save the planner again.")
