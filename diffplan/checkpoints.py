@@ -112,8 +112,8 @@ class Kept:
 
     Args:
         out: the run's folder; None keeps nothing.
-        first: steps done when it begins.
-        steps: and when it ends.
+        first: steps done when the run begins, or goes on.
+        steps: steps done when it ends.
         every: steps between two checkpoints.
         tensors: all that the run learned so far.
         facts: what run it is, see ``load_newest``.

@@ -54,9 +54,9 @@ def learn(
             is.
         facts: what run it is, see ``load_newest``.
         folder: of the run; None keeps everything in memory.
-        first: steps done before.
-        steps: and in all.
-        learning_rate: as of ``train``, as are the others.
+        first: optimiser steps that were done before, by the run that goes on.
+        steps: optimiser steps in all, those included.
+        learning_rate: see ``train``; likewise the other arguments.
     """
     started, keeping = time.perf_counter(), Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
     with keeping as kept, _bar(progress, steps, first) as advance:
@@ -83,7 +83,7 @@ class DenoiserRun:
     """Weights, averaged weights and optimisers of a run: all that a checkpoint holds besides the step.
 
     Args:
-        networks: learn: a denoiser, perhaps with a partner encoder; ``ema`` averages their weights.
+        networks: what learns: a denoiser, or one with a partner encoder; ``ema`` holds their averaged weights.
         learning_rate: matrices of the blocks, and those that read cells, learn by Muon (arXiv 2502.16982), all else by
             AdamW (arXiv 1711.05101).
         ema_decay: of the averaged weights, warmed up over the first steps.
@@ -127,7 +127,7 @@ class DenoiserRun:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes on what ``tensors`` gave."""
-        tensors = {name: tensor.to(next(iter(self.ema.values())).device) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         self.networks.load_state_dict({name: tensors[f"model.{name}"] for name in self.ema})
         self.ema = {name: tensors[f"ema.{name}"].clone() for name in self.ema}
         load_optimizer_tensors(self.optimizers, self.parameters, tensors)

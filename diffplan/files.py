@@ -64,7 +64,9 @@ def explained_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keeps other writers out of a folder meanwhile; a process that dies leaves no lock behind, unless it had forked.
+    """Keeps other processes from writing to a folder while the body runs.
+
+    A process that dies leaves no lock behind, unless it had forked.
 
     Does nothing where there are no such locks (Windows, some network disks).
 

@@ -35,9 +35,9 @@ class Role:
         velocity: which observation entries are the agent's velocity (m/s).
         obstacles: which observation entries are x, y and radius (m) of round obstacles, three entries each.
         radius: of the agent's body (m); 0 is a point.
-        goal: which observation entries are the position where the agent wants to be (m), as many as ``position``. These
-            four describe, for guides, the safety filter and stated intentions, what is there anyway: roles that differ
-            in nothing else are equal.
+        goal: which observation entries are the position where the agent wants to be (m), as many as ``position``.
+            ``velocity``, ``obstacles``, ``radius`` and ``goal`` only describe the observation, for guides, the safety
+            filter and stated intentions: roles that differ in nothing else are equal.
         discrete: whether an action is a choice, one entry for each (one-hot); a planned one is the likeliest choice.
         legal: which observation entries say (1 or 0) which choices are legal, one for each; planned ones are legal.
 
@@ -96,6 +96,7 @@ class Role:
 
     @property
     def action_size(self) -> int:
+        """Entries of the agent's action."""
         return len(self.action_low)
 
 
@@ -146,22 +147,27 @@ class JointSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The agents, in the order of every N axis."""
         return tuple(self.agents)
 
     @property
     def num_agents(self) -> int:
+        """N."""
         return len(self.agents)
 
     @cached_property
     def observation_size(self) -> int:
+        """O, the width of the widest agent's observation."""
         return max(role.observation_size for role in self.roles.values())
 
     @cached_property
     def action_size(self) -> int:
+        """A, the width of the widest agent's action."""
         return max(role.action_size for role in self.roles.values())
 
     @property
     def size(self) -> int:
+        """D = O + A, the width of a cell."""
         return self.observation_size + self.action_size
 
     @cached_property
@@ -171,6 +177,7 @@ class JointSpec:
         return np.array([order.index(role) for role in self.agents.values()])
 
     def role_of(self, agent: str) -> Role:
+        """What this agent observes and does. Raises ``KeyError`` for a stranger."""
         return self.roles[self.agents[agent]]
 
     @cached_property

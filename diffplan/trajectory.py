@@ -146,9 +146,9 @@ class Cells:
 
     Step 0 is the present. Observations and actions may be known independently, entry by entry.
 
-    ``noise_level`` says how well: 0 (also where it is None) exactly; a level l between 0 and 1 as well as a measurement
-    with a standard deviation of l / (1 - l) in the normaliser's units, e.g. what a partner intended some time ago. Such
-    a cell is given whole.
+    ``noise_level`` says how well a cell is known. 0 (or None): exactly. A level l above 0 and below 1: as by a
+    measurement whose standard deviation is l / (1 - l) in the normaliser's units, e.g. what a partner intended some
+    time ago; such a cell is given whole.
     """
 
     observations: Float[np.ndarray, "N H O"]
@@ -231,10 +231,12 @@ class Plan:
 
     @property
     def num_samples(self) -> int:
+        """S, how many candidates."""
         return len(self.observations)
 
     @property
     def horizon(self) -> int:
+        """H, planned steps, the present one included."""
         return self.observations.shape[2]
 
     @property

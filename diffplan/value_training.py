@@ -86,11 +86,9 @@ def train_value(
             More carry late rewards back in fewer optimiser steps, but value the data's own way on these steps instead
             of its better part. First actions refined by critics of medium data (simple_spread, 6,000 steps, one seed,
             100 episodes) scored 77 with 1, 83 with 3, 80 with 10.
-        reach: V expects actions that are uphill of the data's by the critics, by up to so many units of the normaliser
-            (standard deviations, for a Gaussian one): of a policy that refines them, about half as far and at no price.
-            (Two steps of ascent; at the top they end
-            half a reach beside it, so V is cautious there; acting goes less far where the planner's candidates agree.)
-            0 values no action outside the data.
+        reach: how far V moves the data's actions uphill before it values them, in units of the normaliser (standard
+            deviations, for a Gaussian one): for a policy that will refine actions about twice as far. 0 values no
+            action outside the data. (Two steps of ascent, which end up to half a reach beside the top: V is cautious.)
         seed: of everything random.
         out: folder for ``metrics.jsonl`` and checkpoints; None keeps everything in memory.
         resume: continue from the newest checkpoint in ``out``, bit-identically at the same thread count.

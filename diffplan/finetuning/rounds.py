@@ -47,7 +47,7 @@ Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 class Acting:
     """How a fine-tuned planner acts, in training and in tests.
 
-    ``"gradient"`` acts by first samples: the first five do not concern it.
+    The method ``"gradient"`` acts by a plan's first sample, whatever the first five settings are.
 
     Args:
         num_samples: candidates a plan, ranked by the value function; two at least to ``refine``.

@@ -7,9 +7,11 @@ RESERVE = 0.1  # share of the time that is kept for what nobody foresees
 
 
 class Pace(NamedTuple):
-    """Seconds that each call of the network took for one candidate of a plan, and that what followed took for one.
+    """How long the parts of a plan took: seconds for one candidate.
 
-    Later calls are dearer where guides begin late. What follows: guides rank, and more.
+    Args:
+        calls: each call of the network; later ones take longer where guides begin late.
+        after: all that follows them, such as ranking by guides.
     """
 
     calls: tuple[float, ...]
@@ -26,7 +28,7 @@ class Deadline:
     Args:
         milliseconds: until the plan must be there.
         calls_after: calls of the network that follow the denoising, if as long as those of it.
-        known: of an earlier plan; None: of none.
+        known: the pace of an earlier plan; None: there was none.
     """
 
     def __init__(self, milliseconds: float | None, calls_after: float = 0, known: Pace | None = None):

@@ -11,7 +11,7 @@ from diffplan.planners.question import Sampling
 
 TORN = 0.72  # noise level above which guides tear plans apart, should these end there
 HOLDS = 0.45  # level from which the network puts such plans together again
-HOLDING = 0.3  # of a guided call: what that takes
+HOLDING = 0.3  # what that takes, as a share of a guided call of the network
 Grid: TypeAlias = tuple[Bool[Tensor, "B N W D"], Bool[Tensor, "B N W D"], Float[Tensor, "B N W"]]
 
 

@@ -29,7 +29,7 @@ of medium data lean by 0.43 in simple_spread (the twins' directions have a cosin
 """
 
 CANDIDATES = 8
-"""Of a plan whose first actions are refined, if not told otherwise: by how far they differ, see ``WHOLE_REACH``."""
+"""Of a plan whose first actions are refined, unless told otherwise; actions move as far as these differ."""
 
 WHOLE_REACH = 0.5
 """Standard deviation of an action among the candidates, in the data's, from which on all of the reach is open to it.

@@ -133,9 +133,8 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    while os.read(
-        sys.stdin.fileno(), 1
-    ):  # not through sys.stdin: Python could not shut down while a thread waits there
+    # Not through sys.stdin: Python could not shut down while a thread waits there.
+    while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(0)
 

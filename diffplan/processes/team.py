@@ -82,9 +82,9 @@ def run_team(
 ) -> TeamReport:
     """Runs episodes in which every robot is an operating-system process with its own copy of the planner.
 
-    An episode sets out when all have planned; from then on the world goes on at ``rate`` whether the robots keep up
-    or not. A robot that does not answer in time brakes, and so
-    does one whose process has ended: to the others it is an obstacle. No robot outlives this call, nor this process.
+    An episode sets out when all have planned; from then on the world goes on at ``rate`` whether the robots keep up or
+    not. A robot that does not answer in time brakes, and so does one whose process has ended: to the others it is an
+    obstacle. No robot outlives this call, nor this process.
 
     Args:
         planner: folder of a run or of a planner.
