@@ -19,10 +19,11 @@ from diffplan.files import alone, explained_write_errors, read_json, sha256, sha
 from diffplan.planner_folder import INDEX
 
 PREFIX = "step_"
+NEWEST = 2  # checkpoints that stay
 
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 2) -> None:
-    """Writes ``folder/step_00000123`` (tensors, manifest, then the rename); removes all but the newest ``keep``.
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Writes ``folder/step_00000123`` (tensors, manifest, then the rename); removes all but the newest two.
 
     Raises:
         OSError: the disk is full or the folder read-only; the earlier checkpoints are whole.
@@ -36,24 +37,24 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
             share(file)
             sync(file)
-            write_json(temporary / "manifest.json", {"step": step, "sha256": sha256(file), **facts})
+            write_json(temporary / MANIFEST, {"step": step, "sha256": sha256(file), **facts})
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
             sync(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    for old in checkpoints(folder)[:-keep]:
+    for old in checkpoints(folder)[:-NEWEST]:
         shutil.rmtree(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "manifest.json").is_file())
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / MANIFEST).is_file())
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a checkpoint. Raises ``ValueError`` naming the file when its bytes are not the ones that were written."""
-    facts, file = read_json(path / "manifest.json"), path / "state.safetensors"
+    facts, file = read_json(path / MANIFEST), path / "state.safetensors"
     try:
         if sha256(file) != facts.get("sha256"):
             raise ValueError(

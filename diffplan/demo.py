@@ -27,12 +27,12 @@ from rich.progress import track
 from rich.table import Table
 
 from diffplan.baselines import train_behavior_cloning
+from diffplan.child_process import follow_parent
 from diffplan.datasets import TrajectoryDataset, collect_episodes, load_dataset
 from diffplan.doctor import check_rendering
 from diffplan.envs import make
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate
 from diffplan.files import atomic_path, claim, write_json
-from diffplan.helpers import follow_parent
 from diffplan.planners import ConstraintGuide, DiffusionPlanner, RecedingHorizonPolicy
 from diffplan.plotting import animate_denoising, plot_comparison, plot_filmstrip, plot_learning_curve, plot_plan
 from diffplan.rollout import record_rollout, save_video

@@ -149,7 +149,17 @@ class Exercises:
             told = draw_returns(self.mix, self.return_ranks[windows.episode], generator).to(self.device)
         if self.latents is not None:
             latents, extra = self.latents(past.to(self.device), seen.to(self.device), roles, windows, generator)
-        tensors = (clean, sample, levels, known, shown.any(-1), unknown & exists)
-        clean, sample, levels, known, cells, learned = (tensor.to(self.device) for tensor in tensors)
-        settings = (self.change_weight, self.importance)
-        return Exercise(clean, sample, levels, known, cells, learned, roles, told, latents, extra, *settings)
+        return Exercise(
+            clean=clean.to(self.device),
+            sample=sample.to(self.device),
+            levels=levels.to(self.device),
+            known=known.to(self.device),
+            shown=shown.any(-1).to(self.device),
+            learned=(unknown & exists).to(self.device),
+            roles=roles,
+            told=told,
+            latents=latents,
+            extra=extra,
+            change_weight=self.change_weight,
+            importance=self.importance,
+        )

@@ -114,8 +114,9 @@ def train_futures(
     run = DenoiserRun(denoiser, learning_rate, ema_decay, half)
     folder = None if out is None else Path(out)
     first = load_newest(folder, facts, run.load) if resume and folder else 0
-    settings = (spec, dataset.history, denoiser.config.patch_size, mix, None, None, augmentation, device)
-    exercises = Exercises(*settings)
+    exercises = Exercises(
+        spec, dataset.history, denoiser.config.patch_size, mix, augmentation=augmentation, device=device
+    )
     chooses = torch.tensor([roles is None or role in roles for role in spec.agents.values()], device=device)
 
     def loss_of(step: int) -> Tensor:

@@ -7,7 +7,6 @@ import numpy as np
 
 from diffplan.datasets.collection import run_episode
 from diffplan.envs.crossing_partners import ScriptedPartners
-from diffplan.envs.crossing_response import style_labels
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import Policy, SensingPolicy
 from diffplan.planners.planner import DiffusionPlanner
@@ -62,9 +61,9 @@ class _Watching:
         (actions,) = self.team([observations])
         ((name, style),) = self.partners.styles[0].items()
         if not self.plans:
-            self.labels = {"partner": name, **style_labels(style)}
+            self.labels = {"partner": name, **style.labels()}
         elif style.family != self.labels["family"] and "switch_time" not in self.labels:
-            self.labels |= {"switch_time": len(self.plans) * self.team.spec.dt, **style_labels(style, "switched_")}
+            self.labels |= {"switch_time": len(self.plans) * self.team.spec.dt, **style.labels("switched_")}
         self.plans += [plan for plan in self.policy.plans if plan is not None]
         return actions or {}
 

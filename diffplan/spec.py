@@ -16,6 +16,11 @@ from jaxtyping import Bool, Float, Int
 
 Observations = dict[str, np.ndarray]
 Actions = dict[str, np.ndarray]
+Infos = dict[str, dict[str, Any]]
+Seen = tuple[Observations, Infos]
+"""What agents observe, and what is said about them: what ``ParallelEnv.reset`` gives."""
+Step = tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], Infos]
+"""What ``ParallelEnv.step`` gives: observations, rewards, terminations, truncations and infos."""
 
 _ENTRIES = ("position", "static", "velocity", "obstacles", "goal", "legal")
 

@@ -245,6 +245,16 @@ class Plan:
         return list(itertools.compress(self.spec.names, self.agent_mask))
 
     @property
+    def grid(self) -> Float[np.ndarray, "S N H D"]:
+        """Observations and actions side by side, as cells."""
+        return np.concatenate((self.observations, self.actions), axis=-1)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number of every candidate is finite, so that robots may act by it."""
+        return bool(np.isfinite(self.observations).all() and np.isfinite(self.actions).all())
+
+    @property
     def best_index(self) -> int:
         """Which candidate has the highest value; the first one where there are no values."""
         return 0 if self.values is None else int(np.argmax(self.values))

@@ -152,7 +152,8 @@ class ValueLearner:
         dataset: like the one that the transitions are from: tells of the agents and their actions' bounds.
         learning_rate: see ``train_value``; also ``expectile``, ``target_rate`` and ``reach``.
         partners: whose actions stay as they were, whatever the reach; None: nobody's.
-        price: what moves within the reach must gain, see ``uphill``.
+
+    The attribute ``price`` is what moves within the reach must gain, see ``uphill``: nothing, unless it is set.
     """
 
     def __init__(
@@ -164,12 +165,11 @@ class ValueLearner:
         target_rate: float,
         reach: float = 0.0,
         partners: Bool[np.ndarray, "N"] | None = None,
-        price: float = 0.0,
     ):
         if dataset.normalizer is None:
             raise ValueError("the dataset has no normalizer; load it with the planner's.")
         self.value, self.spec, self.target_rate = value, dataset.spec, target_rate
-        self.expectile, self.reach, self.price = expectile, reach, price
+        self.expectile, self.reach, self.price = expectile, reach, 0.0
         self.follower = copy.deepcopy(value).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(value.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         movable = self.spec.feature_mask[:, self.spec.observation_size :].astype(np.float32)

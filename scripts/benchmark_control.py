@@ -18,9 +18,9 @@ from figures import RESULTS, Figure, kept, one_thread, record
 
 import diffplan as dp
 from diffplan.baselines import train_behavior_cloning
+from diffplan.child_process import follow_parent
 from diffplan.evaluation import Interval, mean_interval, share_interval
 from diffplan.files import claim, write_json
-from diffplan.helpers import follow_parent
 
 FOLDER = Path("runs/benchmark")
 JOINT, ALONE, CLONING, CLONING_ALONE = "joint", "no agent attention", "BC joint", "BC per agent"

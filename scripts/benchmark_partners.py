@@ -18,7 +18,7 @@ from figures import RESULTS, Figure, kept, record, resampled
 import diffplan as dp
 from diffplan.datasets import run_episode
 from diffplan.envs.crossing_partners import HELDOUT_FAMILIES, STYLE_SIZE, TRAINING_FAMILIES, ScriptedPartners, Style
-from diffplan.envs.crossing_response import PartneredExpert, style_of
+from diffplan.envs.crossing_response import PartneredExpert
 from diffplan.evaluation import Interval, episode_seed, mean_interval, share_interval
 from diffplan.files import write_json
 from diffplan.planners.question import Sampling
@@ -114,7 +114,7 @@ def question(episode: dp.Trajectory, step: int, variant: str) -> dp.Question:
     done = [{name: row[i] for i, name in enumerate(NAMES) if name != partner} for row in episode.actions[:step]]
     blank = {partner: np.full(spec.action_size, np.nan, np.float32)}
     past = [] if variant == NONE else [(s, {**blank, **a}) for s, a in zip(seen[:-1], done, strict=True)]
-    return dp.Question(seen[-1], past, seed=step, latents=latents_of(variant, style_of(episode.labels), partner))
+    return dp.Question(seen[-1], past, seed=step, latents=latents_of(variant, Style.of_labels(episode.labels), partner))
 
 
 def predictions(planner: dp.DiffusionPlanner, episodes: list[dp.Trajectory], step: int, variant: str) -> dict[str, Any]:

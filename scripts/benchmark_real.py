@@ -29,11 +29,11 @@ from figures import RESULTS, Figure, one_thread, record
 
 import diffplan as dp
 from diffplan.augmentation import Augmentation
+from diffplan.child_process import follow_parent
 from diffplan.datasets import TrajectoryDataset, TrajectoryStore, import_episodes
 from diffplan.datasets.importers import EthUcy
 from diffplan.evaluation import Interval
 from diffplan.files import read_json, write_json
-from diffplan.helpers import follow_parent
 from diffplan.planners import projected, representatives
 from diffplan.planners.question import Question, Sampling
 from diffplan.questions import QuestionMix

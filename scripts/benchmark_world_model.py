@@ -57,7 +57,7 @@ def forecast(planner: dp.DiffusionPlanner, cells: np.ndarray, steps: int) -> np.
         for window in physical
     ]
     plans = planner.answer(questions, Sampling(num_inference_steps=steps))
-    future = np.stack([np.concatenate((plan.observations, plan.actions), -1)[0] for plan in plans])
+    future = np.stack([plan.grid[0] for plan in plans])
     return planner.normalizer.normalize(future, spec.role_index)[:, :, AHEAD, :O]
 
 

@@ -23,7 +23,7 @@ from diffplan.cli import main, parse
 from diffplan.commands import COMMANDS
 from diffplan.commands.group import Group
 from diffplan.datasets import TrajectoryStore
-from diffplan.diagnostics import sweep_guidance
+from diffplan.guidance_sweep import sweep_guidance
 from diffplan.planners import DiffusionPlanner, RecedingHorizonPolicy
 from diffplan.trajectory import Plan
 
@@ -265,7 +265,7 @@ def test_a_sweep_takes_an_environment_by_its_name_as_evaluation_does(run: Path):
 
 
 def test_a_sweep_that_cannot_be_made_is_refused_before_any_episode(run: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("diffplan.diagnostics.evaluate", None)
+    monkeypatch.setattr("diffplan.guidance_sweep.evaluate", None)
     planner, env = DiffusionPlanner.from_pretrained(run), dp.make("crossing-v0")
     for levels, weights, named in (((0, 1), (0, 1, -1), "weight=-1"), (None, (0, 1), "only rank candidates")):
         with pytest.raises(ValueError, match=named):

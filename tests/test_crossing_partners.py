@@ -17,7 +17,7 @@ from diffplan.envs.crossing_partners import (
     draw_style,
     draw_switch,
 )
-from diffplan.envs.crossing_response import LOOK, PartneredExpert, respond, style_labels, style_of
+from diffplan.envs.crossing_response import LOOK, PartneredExpert, respond
 
 START, GOAL = np.array([0.95, 0.0]), np.array([-0.95, 0.0])
 NOBODY = np.zeros((1, 0, 2))
@@ -83,7 +83,7 @@ def test_a_switch_changes_the_tempo_and_keeps_the_path() -> None:
 
 def test_labels_hold_the_whole_style() -> None:
     style = draw_style("hesitant", np.random.default_rng(0))
-    assert style_of(dict(style_labels(style))) == style
+    assert Style.of_labels(style.labels()) == style
 
 
 def test_egos_that_know_the_style_keep_clear_of_every_family() -> None:

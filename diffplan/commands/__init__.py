@@ -6,10 +6,10 @@ Everything heavy is imported inside ``run``, so that help stays instant.
 from typing import Protocol
 
 from diffplan.commands.data import DATA
-from diffplan.commands.diagnosis import Guidance
 from diffplan.commands.episodes import Collect
 from diffplan.commands.finetuning import Finetune
 from diffplan.commands.group import Group
+from diffplan.commands.guidance import Guidance
 from diffplan.commands.pictures import Plot
 from diffplan.commands.plans import MakePlan
 from diffplan.commands.runs import Evaluate, Train

@@ -17,13 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from diffplan.child_process import follow_parent
 from diffplan.datasets.manifest import MANIFEST
 from diffplan.datasets.store import TrajectoryStore, check_same_spec
 from diffplan.envs import behavior_policy, make
 from diffplan.envs.behavior import BehaviorPolicy
 from diffplan.envs.spaces import spec_from_env
 from diffplan.files import plain
-from diffplan.helpers import follow_parent
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Trajectory
 

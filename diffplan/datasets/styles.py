@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffplan.datasets.store import TrajectoryStore
-from diffplan.envs.crossing_response import style_of
+from diffplan.envs.crossing_partners import Style
 
 NO_PARTNER = -1
 
@@ -48,7 +48,7 @@ class StyleTable:
                     "record it with PartneredExpert."
                 )
             agent, switched = names.index(str(labels["partner"])), "switch_time" in labels
-            styles = [style_of(labels), style_of(labels, "switched_" if switched else "")]
+            styles = [Style.of_labels(labels), Style.of_labels(labels, "switched_" if switched else "")]
             if vectors is None:
                 vectors = np.full((*shape, len(styles[0].vector)), np.nan, np.float32)
             for half, style in enumerate(styles):

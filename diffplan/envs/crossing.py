@@ -26,7 +26,7 @@ from diffplan.envs.crossing_traffic import TrafficExpert
 from diffplan.envs.crossing_turnover import Turnover, free_place
 from diffplan.envs.scene import AGENT_COLORS, SceneEnv, draw_disc
 from diffplan.envs.sensed import Sensed
-from diffplan.spec import Actions, JointSpec, Observations, Role
+from diffplan.spec import Actions, JointSpec, Role, Seen, Step
 
 GOAL_TOLERANCE, GOAL_SPEED, HOLD_STEPS = 0.1, 0.1, 10
 SUCCESS_BONUS, CONTACT_PENALTY = 5.0, 5.0
@@ -126,9 +126,7 @@ class CrossingEnv(SceneEnv):
         """Where the robots are now (m); those that are not there are parked far outside."""
         return np.array(self.data.qpos.reshape(-1, 2))
 
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observations, dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Seen:
         """Starts an episode; ``seed`` settles it bit for bit. ``options`` is not used."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
@@ -162,9 +160,7 @@ class CrossingEnv(SceneEnv):
         self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = int(there)
         self._there[robot] = there
 
-    def step(
-        self, actions: Actions
-    ) -> tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+    def step(self, actions: Actions) -> Step:
         """Advances 0.1 s.
 
         Raises:
@@ -259,9 +255,7 @@ class CrossingEnv(SceneEnv):
         hit[[self._robot_of_geom[geom] for pair in pairs for geom in pair if geom in self._robot_of_geom]] = True
         return hit
 
-    def _observe(
-        self, who: Robots, success: Robots | None = None, called: Robots | None = None
-    ) -> tuple[Observations, dict[str, dict[str, Any]]]:
+    def _observe(self, who: Robots, success: Robots | None = None, called: Robots | None = None) -> Seen:
         """What these robots see of themselves and of those that are there, and what is said about them."""
         positions = self.positions
         static = np.concatenate([self.goals, np.tile(self.obstacles.ravel(), (self.num_robots, 1))], 1)

@@ -26,6 +26,16 @@ MEDIUM_NOISE = {"open": 0.25, "doorway": 0.15, "obstacles": 0.26}
 """With which about half of the episodes of 4 robots succeed."""
 
 
+def follow(
+    reference: Float[np.ndarray, "L K 2"], step: int, positions: Float[np.ndarray, "K 2"], dt: float
+) -> tuple[Float[np.ndarray, "K 2"], Float[np.ndarray, "K 1"]]:
+    """Commands (m/s) that keep robots on their references from a step on, and how fast these move there (m/s)."""
+    now, ahead, later = reference[np.minimum(step + np.arange(3), len(reference) - 1)]
+    velocity, next_velocity = (ahead - now) / dt, (later - ahead) / dt
+    feedforward = velocity + LAG / dt * (next_velocity - velocity)
+    return feedforward + FEEDBACK * (now - positions), np.linalg.norm(velocity, axis=1, keepdims=True)
+
+
 class CrossingExpert:
     """Drives all robots along one reference path at a speed drawn from 0.72-0.95 m/s.
 
@@ -54,13 +64,10 @@ class CrossingExpert:
         return roundabout(env.starts, env.goals, env.obstacles, style, speed, self._dt)
 
     def __call__(self, observations: Observations) -> Actions:
-        now, ahead, later = self.reference[np.minimum(self._step + np.arange(3), len(self.reference) - 1)]
-        velocity, next_velocity = (ahead - now) / self._dt, (later - ahead) / self._dt
-        feedforward = velocity + LAG / self._dt * (next_velocity - velocity)
         self._drift = drifted(self._drift, self._rng.normal(size=self._drift.shape))
         positions = np.array([observations[name][:2] if name in observations else (0, 0) for name in self._names])
-        moving = np.linalg.norm(velocity, axis=1, keepdims=True)
-        commands = feedforward + FEEDBACK * (now - positions) + self._disturbance * moving * self._drift
+        commands, speeds = follow(self.reference, self._step, positions, self._dt)
+        commands = commands + self._disturbance * speeds * self._drift
         self._step += 1
         bounded = dict(zip(self._names, np.clip(commands, -1.0, 1.0).astype(np.float32), strict=True))
         return {name: bounded[name] for name in observations}

@@ -8,6 +8,7 @@ be read off its past: careful robots start gently, rhythms repeat, trends go on.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -58,6 +59,15 @@ class Style:
         """The numbers, each brought to a size of about 1: what a network can be told of a style."""
         numbers = dataclasses.astuple(self)[1:]
         return np.array([*numbers, np.sign(self.arc)], np.float32) / _SIZES
+
+    def labels(self, prefix: str = "") -> dict[str, str | float]:
+        """The style as labels of an episode."""
+        return {prefix + name: value for name, value in vars(self).items()}
+
+    @classmethod
+    def of_labels(cls, labels: Mapping[str, Any], prefix: str = "") -> Self:
+        """The style that ``labels`` wrote."""
+        return cls(**{name: labels[prefix + name] for name in cls.__dataclass_fields__})
 
     def tempo(self, time: float) -> float:
         """The speed that it wants (m/s), ``time`` seconds into the episode, with nobody in its way."""

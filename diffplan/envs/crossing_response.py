@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffplan.envs.behavior import draw_name, drifted
-from diffplan.envs.crossing_expert import FEEDBACK, LAG
+from diffplan.envs.crossing_expert import follow
 from diffplan.envs.crossing_layouts import RADIUS
 from diffplan.envs.crossing_partners import TRAINING_FAMILIES, Partner, Style, Walker, draw_style, draw_switch
 from diffplan.envs.crossing_references import half_ellipses, timed
@@ -67,35 +67,22 @@ class PartneredExpert:
         choice = respond(env.starts, env.goals, partner, style, switch, float(rng.uniform(*SPEEDS)), self._dt)
         self._reference, self._step = choice, 0
         self._drift = np.zeros((len(self._egos), 2))
-        self.labels = {"partner": self._partner_name, **style_labels(style)}
+        self.labels = {"partner": self._partner_name, **style.labels()}
         if switch is not None:
-            self.labels |= {"switch_time": switch[0], **style_labels(switch[1], "switched_")}
+            self.labels |= {"switch_time": switch[0], **switch[1].labels("switched_")}
 
     def __call__(self, observations: Observations) -> Actions:
         if self._partner is None:
             name = self._partner_name
             self._partner = Partner(name, observations, self._style, self._dt, self._rng, self._switch)
-        now, ahead, later = self._reference[np.minimum(self._step + np.arange(3), len(self._reference) - 1)]
-        velocity, next_velocity = (ahead - now) / self._dt, (later - ahead) / self._dt
         self._drift = drifted(self._drift, self._rng.normal(size=self._drift.shape))
         positions = np.array([observations[self._names[ego]][:2] for ego in self._egos])
-        disturbance = DISTURBANCE * np.linalg.norm(velocity, axis=1, keepdims=True) * self._drift
-        commands = velocity + LAG / self._dt * (next_velocity - velocity) + FEEDBACK * (now - positions) + disturbance
+        commands, speeds = follow(self._reference, self._step, positions, self._dt)
+        commands = commands + DISTURBANCE * speeds * self._drift
         self._step += 1
         actions = np.clip(commands, -1.0, 1.0).astype(np.float32)
         egos = {self._names[ego]: action for ego, action in zip(self._egos, actions, strict=True)}
         return {**egos, self._partner_name: self._partner(observations)}
-
-
-def style_labels(style: Style, prefix: str = "") -> dict[str, str | float]:
-    """A style as labels of an episode."""
-    return {prefix + name: value for name, value in vars(style).items()}
-
-
-def style_of(labels: dict[str, Any], prefix: str = "") -> Style:
-    """The style that ``style_labels`` wrote."""
-    names = Style.__dataclass_fields__
-    return Style(**{name: labels[prefix + name] for name in names})
 
 
 def respond(

@@ -20,7 +20,7 @@ from pettingzoo import ParallelEnv
 from diffplan.envs.behavior import SkilledPolicy, random_policy
 from diffplan.envs.spaces import spec_from_env
 from diffplan.extras import load_extra
-from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.spec import Actions, JointSpec, Observations, Seen, Step
 
 PARTITIONS = {  # NxM is any number of agents with any number of segments each
     "Ant": ("2x4", "2x4d", "4x2"),
@@ -115,16 +115,12 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):
     def action_space(self, agent: str) -> gymnasium.spaces.Box:
         return self._env.action_space(agent)
 
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observations, dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Seen:
         observations, infos = self._env.reset(seed=seed, options=options)
         self.agents = list(self.possible_agents)
         return _single(observations), {name: dict(info) for name, info in infos.items()}
 
-    def step(
-        self, actions: Actions
-    ) -> tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+    def step(self, actions: Actions) -> Step:
         observations, rewards, terminations, truncations, infos = self._env.step(actions)
         if any(terminations.values()) or any(truncations.values()):
             self.agents = []

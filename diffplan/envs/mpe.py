@@ -16,7 +16,7 @@ from diffplan.envs import simple_spread_expert
 from diffplan.envs.behavior import SkilledPolicy, random_policy
 from diffplan.envs.spaces import spec_from_env
 from diffplan.extras import load_extra
-from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.spec import Actions, Infos, JointSpec, Seen, Step
 
 _POSITION = {  # which observation entries are the agent's own position; other tasks observe relative positions only
     "collect_treasure_v1": (0, 1),
@@ -103,20 +103,16 @@ class ParticleEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def action_space(self, agent: str) -> Space[Any]:
         return self._env.action_space(agent)
 
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observations, dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Seen:
         observations, _ = self._env.reset(seed=seed, options=options)
         self.agents = list(self.possible_agents)
         return observations, {name: {} for name in self.agents}
 
-    def step(
-        self, actions: Actions
-    ) -> tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+    def step(self, actions: Actions) -> Step:
         taken = {name: np.asarray(actions[name], np.float32) for name in self.agents}
         observations, rewards, terminations, truncations, _ = self._env.step(taken)
         about = {"success": self._reached_goal()} if self._has_goal else {}
-        infos: dict[str, dict[str, Any]] = {name: dict(about) for name in self.agents}
+        infos: Infos = {name: dict(about) for name in self.agents}
         self.agents = list(self._env.agents)
         return observations, dict(rewards), terminations, truncations, infos
 

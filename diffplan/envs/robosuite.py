@@ -21,7 +21,7 @@ from diffplan.envs import two_arm_lift_expert
 from diffplan.envs.behavior import SkilledPolicy, random_policy
 from diffplan.envs.spaces import spec_from_env
 from diffplan.extras import load_extra
-from diffplan.spec import Actions, JointSpec, Observations
+from diffplan.spec import Actions, JointSpec, Observations, Seen, Step
 
 _HAND = ("robot{arm}_eef_pos", "robot{arm}_eef_quat", "robot{arm}_gripper_qpos")
 _LOADS = ("payload_pos", "payload_quat", "lid_handle_pos", "lid_handle_quat", "trash_pos", "trash_quat")
@@ -144,9 +144,7 @@ class TwoArmEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def action_space(self, agent: str) -> gymnasium.spaces.Box:
         return self._action_spaces[agent]
 
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observations, dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Seen:
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         with _global_seed(int(self._rng.integers(2**32))):
@@ -155,9 +153,7 @@ class TwoArmEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self.agents = list(self.possible_agents)
         return self._observe(), {name: {} for name in self.agents}
 
-    def step(
-        self, actions: Actions
-    ) -> tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+    def step(self, actions: Actions) -> Step:
         agents = self.agents
         _, reward, _, _ = self._raw.step(np.concatenate([actions[name] for name in agents]).astype(float))
         self._steps += 1

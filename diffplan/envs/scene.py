@@ -23,6 +23,8 @@ _OKABE_ITO: tuple[Color, ...] = (
 AGENT_COLORS: tuple[Color, ...] = _OKABE_ITO + tuple((0.55 * r, 0.55 * g, 0.55 * b) for r, g, b in _OKABE_ITO)
 """Colour-blind-safe colours of up to 16 agents (Okabe & Ito 2008, then the same darkened), red-green-blue in 0..1."""
 
+FRAME = 480  # width and height of a picture (pixels)
+
 Paths = Mapping[str, Float[np.ndarray, "S H 2"]]
 
 
@@ -64,18 +66,17 @@ class SceneRenderer:
     Args:
         model: what to render.
         distance: of the camera from the origin (m).
-        size: width and height of a frame (pixels).
 
     Raises:
         RuntimeError: no OpenGL is available; the message says what to set.
     """
 
-    def __init__(self, model: mujoco.MjModel, distance: float, size: int = 480):
+    def __init__(self, model: mujoco.MjModel, distance: float):
         self._camera = mujoco.MjvCamera()
         self._camera.lookat[:] = (0.0, -0.03, 0.0)
         self._camera.distance, self._camera.azimuth, self._camera.elevation = distance, 90.0, -72.0
         try:
-            self._renderer = mujoco.Renderer(model, size, size, max_geom=20_000)
+            self._renderer = mujoco.Renderer(model, FRAME, FRAME, max_geom=20_000)
         except (mujoco.FatalError, RuntimeError, AttributeError, ImportError) as error:
             raise RuntimeError(
                 f"no OpenGL to render with ({error}); set the variable MUJOCO_GL=egl (or osmesa) and start again."
@@ -143,12 +144,12 @@ class SceneEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             self._renderer = None
 
 
-def draw_disc(scene: mujoco.MjvScene, center: Sequence[float], radius: float, color: Color, alpha: float = 1.0) -> None:
+def draw_disc(scene: mujoco.MjvScene, center: Sequence[float], radius: float, color: Color) -> None:
     """Adds a flat disc at ``center`` (x, y, z in m)."""
     geom = _next_geom(scene)
     if geom is not None:
         size, rotation = np.array([radius, 0.002, 0.0]), np.eye(3).ravel()
-        rgba = np.array([*color, alpha], np.float32)
+        rgba = np.array([*color, 1.0], np.float32)
         mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_CYLINDER, size, np.array(center, float), rotation, rgba)
 
 

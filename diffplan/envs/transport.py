@@ -18,7 +18,7 @@ from diffplan.envs.behavior import SkilledPolicy
 from diffplan.envs.scene import SceneEnv
 from diffplan.envs.transport_expert import MEDIUM_NOISE, STYLES, TransportExpert
 from diffplan.envs.transport_model import DT, PILLAR_RADIUS, ROBOT_RADIUS, SUBSTEPS, V_MAX, build_model, place
-from diffplan.spec import Actions, JointSpec, Observations, Role
+from diffplan.spec import Actions, JointSpec, Role, Seen, Step
 
 POSITION_TOLERANCE, YAW_TOLERANCE, HOLD_STEPS = 0.05, np.deg2rad(10.0), 5
 YAW_WEIGHT, SUCCESS_BONUS = 0.2, 5.0
@@ -84,9 +84,7 @@ class TransportEnv(SceneEnv):
         """The box's pose: x, y (m), yaw (rad)."""
         return np.array(self.data.qpos[:3])
 
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observations, dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Seen:
         """Starts an episode; ``seed`` settles it bit for bit. ``options`` is not used."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
@@ -101,9 +99,7 @@ class TransportEnv(SceneEnv):
         self._distance = self._pose_distance()
         return self._observe()
 
-    def step(
-        self, actions: Actions
-    ) -> tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+    def step(self, actions: Actions) -> Step:
         """Advances 0.1 s.
 
         Raises:
@@ -158,7 +154,7 @@ class TransportEnv(SceneEnv):
         position, yaw = self.pose_error()
         return position + YAW_WEIGHT * yaw
 
-    def _observe(self) -> tuple[Observations, dict[str, dict[str, Any]]]:
+    def _observe(self) -> Seen:
         names = self.possible_agents
         stacked = np.empty((self.num_robots, 15), np.float32)
         stacked[:, :2], stacked[:, 2:4] = self.data.qpos[4:].reshape(-1, 2), self.data.qvel[4:].reshape(-1, 2)

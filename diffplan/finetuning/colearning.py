@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.finetuning.methods import FrozenPrior, below
+from diffplan.finetuning.methods import CriticMethod, below
 from diffplan.finetuning.rounds import Acting, Team
 from diffplan.finetuning.watch import Exploration
 from diffplan.partners import TeamOfPolicies
 from diffplan.planners.planner import DiffusionPlanner
 
 
-class CoLearners(FrozenPrior):
+class CoLearners(CriticMethod):
     """Several learners as one method: what one of them meets was done by all, each by its own planner.
 
     Every one plans for the whole team, and executes its own part of that; a safety filter changes what all decided.
@@ -31,7 +31,7 @@ class CoLearners(FrozenPrior):
     """
 
     def __init__(
-        self, planner: DiffusionPlanner, names: Sequence[str], begin: Callable[[DiffusionPlanner], FrozenPrior]
+        self, planner: DiffusionPlanner, names: Sequence[str], begin: Callable[[DiffusionPlanner], CriticMethod]
     ):
         self.learners = {name: begin(_copy(planner) if place else planner) for place, name in enumerate(names)}
         for name, one in self.learners.items():
@@ -56,7 +56,7 @@ class CoLearners(FrozenPrior):
         team = TeamOfPolicies({name: one.team(alone, exploration) for name, one in self.learners.items()}, filtered)
         return acting.beside_partners(team, spec)
 
-    def members(self) -> list[FrozenPrior]:
+    def members(self) -> list[CriticMethod]:
         return list(self.learners.values())
 
     def refining(self, reach: float, price: float) -> None:

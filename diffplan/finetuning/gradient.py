@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from diffplan.datasets.transitions import take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.finetuning.methods import FrozenPrior, Learning, advantages, below
+from diffplan.finetuning.methods import CriticMethod, Learning, advantages, below
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.watch import Exploration
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
+from diffplan.planners.openness import first_cells
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.question import Question, Sampling
@@ -86,7 +87,7 @@ class TryingPolicy(RecedingHorizonPolicy):
             self.planner.precision = precision
             hook.remove()
         spec, normalizer, O = self.planner.spec, self.planner.normalizer, self.planner.spec.observation_size
-        cells = np.concatenate([np.concatenate((p.observations, p.actions), axis=-1)[:, :, :1] for p in plans])
+        cells = np.concatenate([first_cells(plan) for plan in plans])
         first = normalizer.normalize(cells, spec.role_index)
         draws = [np.random.default_rng([question.seed, 5]) for question in questions]
         shocks = np.stack([draw.standard_normal(self._features.shape, np.float32) for draw in draws]) * self._features
@@ -97,7 +98,7 @@ class TryingPolicy(RecedingHorizonPolicy):
         return [with_first_actions(plan, one) for plan, one in zip(plans, actions, strict=True)]
 
 
-class PolicyGradient(FrozenPrior):
+class PolicyGradient(CriticMethod):
     """The last denoising step is a Gaussian policy of the first joint action; what went better becomes more likely.
 
     A plan is the end of a chain of denoising steps, of which DPPO fine-tunes the last few; a replan has one, from the

@@ -27,7 +27,7 @@ from diffplan.evaluation import EvaluationReport, Interval, opened
 from diffplan.files import alone
 from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient
-from diffplan.finetuning.methods import FrozenPrior, Learning, WeightedDenoising
+from diffplan.finetuning.methods import CriticMethod, Learning, WeightedDenoising
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.rounds import Acting, Run, Team, tested
 from diffplan.finetuning.steering import NoiseSteering
@@ -38,8 +38,8 @@ from diffplan.spec import JointSpec
 from diffplan.training import check_planner_fits
 from diffplan.value_training import check_fits, train_value
 
-METHODS: dict[str, type[FrozenPrior]] = {
-    "critic": FrozenPrior,
+METHODS: dict[str, type[CriticMethod]] = {
+    "critic": CriticMethod,
     "weighted": WeightedDenoising,
     "noise": NoiseSteering,
     "gradient": PolicyGradient,

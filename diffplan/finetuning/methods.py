@@ -96,15 +96,19 @@ class Learning:
             raise ValueError(f"trust={self.trust}; give 0 (no trust region) or more.")
 
 
-class FrozenPrior:
-    """The denoiser stays as it is; critics that know better choose among its plans and refine their first actions.
+class CriticMethod:
+    """What all methods share, and the method ``"critic"``: critics learn, choose among plans and refine first actions.
+
+    The denoiser stays as it is.
 
     Critics learn from mixed data as in implicit Q-learning (arXiv 2110.06169), but that V is of actions moved uphill as
     the team's are, where it refines them; a diffusion model's samples ranked by its critic (IDQL, arXiv
     2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
 
-    It is the interface, too: other methods override ``improve``, and whatever else their own networks need (``parts``
-    names those that act). Where ``on_policy`` is true, a round that was killed is acted again, to the same end.
+    Other methods also change the denoiser or its noise: they override ``improve``, and whatever else their own networks
+    need (``parts`` names those that act).
+
+    Where ``on_policy`` is true, a round that was killed is acted again, to the same end.
 
     Args:
         planner: acts; it has a value function. What was learned comes into it by ``settle``.
@@ -187,7 +191,7 @@ class FrozenPrior:
         """The networks that the planner acts by and that may change."""
         return {"denoiser": self.planner.denoiser, "value": self._value}
 
-    def members(self) -> list["FrozenPrior"]:
+    def members(self) -> list["CriticMethod"]:
         """Who learns."""
         return [self]
 
@@ -215,7 +219,7 @@ class FrozenPrior:
         self.pace /= 2
 
 
-class WeightedDenoising(FrozenPrior):
+class WeightedDenoising(CriticMethod):
     """The denoiser goes on learning, from episodes that went better than others, not too far from its prior.
 
     Windows count or do not, as in critic-regularised regression with binary weights (arXiv 2006.15134), but by whole

@@ -14,7 +14,7 @@ from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, s
 from diffplan.datasets.collection import EpisodeRecorder
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate_in, run_batch
 from diffplan.finetuning.drift import Drift, Foresight
-from diffplan.finetuning.methods import FrozenPrior, below
+from diffplan.finetuning.methods import CriticMethod, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
 from diffplan.finetuning.watch import Exploration, Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
@@ -136,7 +136,7 @@ class Run:
     """The state of a run, and one round of it."""
 
     planner: DiffusionPlanner
-    method: FrozenPrior
+    method: CriticMethod
     replay: Replay
     worlds: list[ParallelEnv]
     acting: Acting

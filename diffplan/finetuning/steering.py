@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffplan.exercises import Exercise, Exercises
-from diffplan.finetuning.methods import FrozenPrior, Learning, below
+from diffplan.finetuning.methods import CriticMethod, Learning, below
 from diffplan.finetuning.replay import Replay
 from diffplan.models.noise import NoisePolicy
-from diffplan.models.value import TeamNetwork, lower_twin
+from diffplan.models.team import TeamNetwork
+from diffplan.models.value import lower_twin
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
 from diffplan.partner_training import LatentSource
 from diffplan.planners.planner import DiffusionPlanner
@@ -26,7 +27,7 @@ NOTHING_ELSE_KNOWN = QuestionMix(
 )
 
 
-class NoiseSteering(FrozenPrior):
+class NoiseSteering(CriticMethod):
     """A policy over the sampler's first noise learns which noise leads to plans that the critics value.
 
     The sampler is deterministic, so noise w decides the first action a(s, w), and many w the same: what the critics

@@ -75,7 +75,7 @@ def diversity(planner: DiffusionPlanner, starts: Sequence[Observations], num_sam
     """How much the planner's candidates differ: mean standard deviation over them, in units of the normaliser."""
     questions = [Question(one, seed=index) for index, one in enumerate(starts)]
     plans = planner.answer(questions, Sampling(num_samples=num_samples))
-    cells = np.stack([np.concatenate((plan.observations, plan.actions), axis=-1) for plan in plans])
+    cells = np.stack([plan.grid for plan in plans])
     return float(planner.normalizer.normalize(cells, planner.spec.role_index).std(1).mean())
 
 

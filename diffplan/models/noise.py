@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffplan.models.saved import SavedNetwork, check_heads
-from diffplan.models.value import TeamNetwork
+from diffplan.models.team import TeamNetwork
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffplan.models.saved import SavedNetwork, check_heads
-from diffplan.models.value import MemberLinear, TeamBlock, attention_bias, normed
+from diffplan.models.team import MemberLinear, TeamBlock, attention_bias, normed
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset

@@ -84,6 +84,3 @@ class TeamStats(PlanningStats):
     duplicates: int = 0
     gave_way: int = 0
     consistency: list[float] = field(default_factory=list)
-
-    def clear(self) -> None:
-        vars(self).update(vars(TeamStats()))

@@ -182,7 +182,7 @@ class TeamMember:
 
     def follow(self, plan: Plan) -> tuple[np.ndarray, bytes | None]:
         """The second half of ``act``: does its part of the plan, or, if that is not finite, of the last, or brakes."""
-        finite = bool(np.isfinite(plan.actions).all() and np.isfinite(plan.observations).all())
+        finite = plan.is_finite
         self.stats.not_finite += not finite
         if finite:
             self.plan = plan
@@ -278,8 +278,7 @@ class TeamMember:
     def _apart(self, name: str, path: Float[np.ndarray, "H D"], plan: Plan) -> float:
         """How far what a robot told is from what a plan says of it, at most; inf if all of it is past."""
         index = self.planner.spec.names.index(name)
-        planned = np.concatenate((plan.observations[0, index], plan.actions[0, index]), axis=-1)
-        gaps = self._gaps(index, path, planned)
+        gaps = self._gaps(index, path, plan.grid[0, index])
         return float(np.nanmax(gaps)) if np.isfinite(gaps).any() else np.inf
 
     def _gaps(

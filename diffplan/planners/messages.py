@@ -50,8 +50,7 @@ class Message:
         """What ``sender`` intends by the plan's best candidate. Raises ``ValueError`` for a stride under 1."""
         if not 1 <= stride <= 255:
             raise ValueError(f"stride={stride}; tell every first to every 255th cell.")
-        index, best = plan.spec.names.index(sender), plan.best()
-        whole = np.concatenate((best.observations[0, index], best.actions[0, index]), axis=-1)
+        whole = plan.best().grid[0, plan.spec.names.index(sender)]
         return cls(sender, step, plan.horizon, stride, whole[_told_steps(plan.horizon, stride)])
 
     def to_bytes(self, spec: JointSpec, normalizer: Normalizer, bits: int = 16) -> bytes:

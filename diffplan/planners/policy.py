@@ -34,7 +34,7 @@ class PlanningStats:
 
     def clear(self) -> None:
         """Counts anew."""
-        self.seconds, self.plans, self.late, self.not_finite = [], [], 0, 0
+        vars(self).update(vars(type(self)()))
 
     @property
     def fallbacks(self) -> int:
@@ -231,7 +231,7 @@ class RecedingHorizonPolicy:
         self.stats.plans.append(len(plans))
         late = self.deadline_ms is not None and 1e3 * (started + elapsed - began) > self.deadline_ms
         for (episode, _), plan in zip(group, plans, strict=True):
-            finite = bool(np.isfinite(plan.actions).all() and np.isfinite(plan.observations).all())
+            finite = plan.is_finite
             self.stats.late += late
             self.stats.not_finite += not late and not finite
             if finite and not late:

@@ -188,7 +188,7 @@ def warm_grid(
     plan: Plan, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int, num_samples: int
 ) -> Float[np.ndarray, "S N W D"]:
     """The earlier plan, its best candidates where fewer are wanted, in the network's units; 0 in the known history."""
-    cells = np.concatenate((plan.observations, plan.actions), axis=-1)
+    cells = plan.grid
     if cells.shape[1:] != (spec.num_agents, horizon, spec.size):
         raise ValueError(f"warm_start is {plan}, expected N={spec.num_agents}, H={horizon}.")
     order = np.arange(len(cells)) if plan.values is None else np.argsort(-plan.values, kind="stable")

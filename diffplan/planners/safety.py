@@ -46,8 +46,7 @@ class SafetyStats:
 
     def clear(self) -> None:
         """Counts anew."""
-        self.calls = self.robots = self.limited = self.changed = self.infeasible = self.not_finite = 0
-        self.total = self.largest = 0.0
+        vars(self).update(vars(type(self)()))
 
     @property
     def changed_share(self) -> float:

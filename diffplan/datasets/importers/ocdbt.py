@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan.datasets.importers.recording import MOST_COMPRESSED
 from diffplan.extras import load_extra
 from diffplan.files import inside
 
@@ -16,7 +17,6 @@ REMEDY = "copy the folder anew"
 MANIFEST = "manifest.ocdbt"
 _DAMAGED = (OSError, ValueError, RuntimeError, NotImplementedError)  # tensorstore's errors of damaged files
 _LARGEST_CHUNK = 2**28  # bytes; tensorstore makes chunks of 2**20 numbers unless told otherwise
-_DENSEST = 1_032  # bytes that one byte of deflate can stand for
 _CACHE = {"cache_pool": {"total_bytes_limit": _LARGEST_CHUNK}}  # unpacked chunks: an episode is a small part of one
 
 
@@ -113,7 +113,7 @@ class StoredArray:
 def check_capacity(folder: OcdbtFolder, arrays: dict[str, StoredArray], steps: int) -> None:
     """Raises ``ValueError`` when so many steps could not be in so small files, however well they were packed."""
     promised = sum(array.nbytes(steps) for array in arrays.values())
-    if promised > _DENSEST * folder.nbytes:
+    if promised > MOST_COMPRESSED * folder.nbytes:
         raise ValueError(
             f"{folder.path} has {folder.nbytes:,} bytes, too few for {steps:,} steps, which are {promised:,} bytes "
             f"unpacked; {REMEDY}."

@@ -44,7 +44,7 @@ class Guidance:
     json: bool = False
 
     def run(self) -> None:
-        from diffplan.diagnostics import sweep_guidance
+        from diffplan.guidance_sweep import sweep_guidance
         from diffplan.plotting import plot_comparison
 
         if self.plot:
