@@ -133,7 +133,7 @@ class Acting:
 
 @dataclass
 class Run:
-    """The state of a run, and one round of it."""
+    """The state of a run, and one round of it; what ``begin`` sets stands last."""
 
     planner: DiffusionPlanner
     method: CriticMethod
@@ -151,6 +151,12 @@ class Run:
     seen: dict[str, int] = field(default_factory=dict)  # signs of collapse, and in how many rounds
     watch: Watch = field(default_factory=Watch)
     final: Interval | None = None  # what is kept, tested once more at the end
+    offline: Interval = field(init=False)  # score of the planner as it was given
+    pretrained_diversity: float = field(init=False)
+    parent_provenance: dict[str, Any] = field(init=False)
+    foresight: Foresight = field(init=False)
+    drift: Drift = field(init=False)
+    log: MetricsLog = field(init=False)
 
     def begin(self, floor: float | None, tensorboard: bool) -> None:
         """Loads the newest checkpoint; where there is none, scores the planner as it is, and as it acts from now on.
