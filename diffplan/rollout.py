@@ -1,5 +1,6 @@
 """Filmed episodes: one closed-loop episode with its plans and pictures, and video files."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,8 @@ def save_video(
 ) -> None:
     """Writes a video file, whole or not at all: MP4 (H.264) or GIF, by the ending of its name.
 
+    A GIF cannot show more than 50 frames a second: it leaves out as many as it takes to last as long as the film.
+
     Args:
         frames: pictures of one size.
         path: ends in ``.mp4`` or ``.gif``.
@@ -136,8 +139,11 @@ def save_video(
         raise ValueError(f"fps={fps}, hold={hold}; give a positive number of frames a second, and 0 or more seconds.")
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".gif":
-            durations = [1000 / fps] * (len(film) - 1) + [1000 / fps + 1000 * hold]
-            iio.imwrite(temporary, film, plugin="pillow", duration=durations, loop=0)
+            every = math.ceil(fps / 50)
+            shown = np.arange((len(film) - 1) % every, len(film), every)  # the last one, too
+            begins = np.round(np.array([0, *shown[1:], len(film) + hold * fps]) * 100 / fps)
+            durations = (10 * np.diff(begins)).tolist()  # GIFs count in 0.01 s, and viewers show 0.01 s as 0.1 s
+            iio.imwrite(temporary, film[shown], plugin="pillow", duration=durations, loop=0)
         else:
             film = np.concatenate([film, np.repeat(film[-1:], round(hold * fps), axis=0)])
             film = np.pad(film, ((0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)), mode="edge")

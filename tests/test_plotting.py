@@ -1,5 +1,6 @@
 """Pictures show what is in the data: as many lines as there are paths, as many frames as there are steps."""
 
+import collections
 import dataclasses
 import io
 import json
@@ -111,6 +112,14 @@ def test_what_was_executed_is_dashed_and_goals_are_rings(plan, episodes):
     assert [*plan.spec.names, "", "now", "best plan", "every 0.5 s", "5 candidates", "what happened", "goal"] == legend
 
 
+def test_a_candidate_that_nobody_ranked_is_not_called_the_best(plan):
+    def told(plan):
+        return [text.get_text() for text in plot_plan(plan).legends[0].get_texts()]
+
+    unranked = dataclasses.replace(plan, values=None)
+    assert "best plan" in told(plan) and "first plan" in told(unranked) and "plan" in told(unranked.sample(0))
+
+
 def test_goals_that_agents_see_are_drawn_unless_others_are_given(plan):
     def rings(figure):
         dots = [one for one in figure.axes[0].collections if isinstance(one, PathCollection)]
@@ -168,6 +177,52 @@ def test_obstacles_are_drawn_where_all_candidates_know_them():
     assert len(dp.plot_plan(plan).axes[0].patches) == 2
 
 
+@pytest.mark.parametrize(
+    ("env_id", "options", "kinds"),
+    [
+        ("crossing-v0", {"layout": "doorway"}, {"wall": 2}),
+        ("transport-v0", {}, {"box": 1, "box's goal": 1, "obstacle": 1}),
+        ("mpe:simple_spread_v3", {"N": 4}, {"landmark": 4}),
+    ],
+)
+def test_what_stands_in_a_known_scene_is_drawn_and_named(env_id, options, kinds):
+    env = make(env_id, **options)
+    seen, _ = env.reset(seed=3)
+    now = env.joint_spec.stack_observations(seen)[0]
+    there = np.repeat(now[:, None], H, axis=1)
+    plan = recorded(
+        env.joint_spec, np.stack([there.swapaxes(0, 1)] * 2), np.zeros((2, H, len(now), env.joint_spec.action_size))
+    )
+    for figure in (dp.plot_plan(plan), dp.plot_what_if(plan, plan, {env.possible_agents[0]: "stays"})):
+        axes = figure.axes[0]
+        assert collections.Counter(patch.get_label() for patch in axes.patches) == kinds
+        assert {text.get_text() for text in figure.legends[0].get_texts()} >= set(kinds)
+        low, high = axes.viewLim.get_points()
+        assert all(
+            (low <= patch.get_extents().transformed(axes.transData.inverted()).min).all() for patch in axes.patches
+        )
+        assert all(
+            (high >= patch.get_extents().transformed(axes.transData.inverted()).max).all() for patch in axes.patches
+        )
+    if env_id == "transport-v0":
+        box = {patch.get_label(): patch for patch in axes.patches}["box"]
+        assert np.allclose(box.get_center(), env.box[:2], atol=1e-5)
+        assert np.isclose(np.deg2rad(box.get_angle()), env.box[2], atol=1e-5)
+
+
+def rings(axes):
+    """Where goals are drawn."""
+    dots = [one for one in axes.collections if isinstance(one, PathCollection)]
+    return [one.get_offsets()[0].tolist() for one in dots if not len(one.get_facecolor())]
+
+
+def test_a_plan_given_a_future_shows_goals_also_of_agents_in_space(plan):
+    assert len(rings(dp.plot_what_if(plan, plan, {"robot_0": "stays"}).axes[1])) == 4
+    spec = dp.JointSpec({"a": "drone"}, {"drone": dp.Role(6, (-1.0,), (1.0,), position=(0, 1, 2), goal=(3, 4, 5))})
+    up = dp.Plan(spec, np.tile(np.arange(6.0), (2, 1, 4, 1)), np.zeros((2, 1, 4, 1)), np.ones(1, bool))
+    assert rings(dp.plot_plan(up).axes[0]) == [[3, 4]]
+
+
 def test_absent_agents_are_not_drawn(plan):
     without = dataclasses.replace(plan, agent_mask=np.array([True, False, True, True]))
     figure = plot_plan(without.sample(0))
@@ -182,6 +237,20 @@ def test_agents_without_a_position_are_drawn_over_time(arms):
     widths = [3, 2, 20, 1]  # observations and actions of a, then of b: what exists, not what is padded
     assert [len(axes.lines) for axes in grid] == [width * (arms.num_samples + 1) for width in widths]
     assert np.isclose(grid[0].get_xlim()[1], (H - 1) * 0.05)
+
+
+def test_what_lines_over_time_mean_is_told_and_choices_are_steps():
+    chooser, watched = dp.Role(2, (0.0, 0.0), (1.0, 1.0), discrete=True), dp.Role(2, (), ())
+    spec = dp.JointSpec({"a": "one"}, {"one": chooser})
+    plan = dp.Plan(spec, np.zeros((2, 1, 4, 2)), np.zeros((2, 1, 4, 2)), np.ones(1, bool))
+    figure = plot_plan(plan)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["first plan", "2 candidates"]
+    assert [{line.get_drawstyle() for line in axes.lines} for axes in figure.axes] == [{"default"}, {"steps-post"}]
+    spec = dp.JointSpec({"a": "one"}, {"one": watched})
+    (alone,) = plot_plan(dp.Plan(spec, np.zeros((2, 1, 4, 2)), np.zeros((2, 1, 4, 0)), np.ones(1, bool))).axes
+    assert alone.get_title() == "observations"
+    with pytest.raises(ValueError, match="no agents that are there"):
+        plot_plan(dataclasses.replace(plan, agent_mask=np.zeros(1, bool)))
 
 
 def test_a_team_with_and_without_positions_gets_both_pictures(plan):

@@ -1,5 +1,6 @@
 """A filmed episode is the one that evaluation runs; a video holds every frame; the old file survives a failure."""
 
+import dataclasses
 import subprocess
 
 import imageio_ffmpeg
@@ -70,6 +71,18 @@ def test_a_gif_has_every_frame_and_holds_the_last(film, tmp_path):
     assert times == [200] * 10 + [2200]
 
 
+@pytest.mark.parametrize("fps", [30, 1 / 0.015, 125])
+def test_a_gif_of_short_steps_lasts_as_long_as_the_film(film, tmp_path, fps: float):
+    save_video(film, tmp_path / "film.gif", fps=fps)
+    with Image.open(tmp_path / "film.gif") as image:
+        times = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            times.append(image.info["duration"])
+        assert np.allclose(np.asarray(image.convert("RGB")), film[-1], atol=2)
+    assert min(times[:-1]) >= 20 and abs(sum(times) - 1000 * (11 / fps + 1)) <= 10
+
+
 def test_an_mp4_decodes_to_every_frame_and_holds_the_last(film, tmp_path):
     save_video(film, tmp_path / "film.mp4", fps=5, hold=1)
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "film.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
@@ -120,6 +133,22 @@ def test_filming_needs_an_environment_that_renders():
         record_rollout(Announcing(env), env)
 
 
+def test_a_robot_is_shown_from_its_entry_on_and_not_once_it_left():
+    env = make("crossing-v0", num_robots=8, turnover=2.0, render_mode="rgb_array")
+    behavior = behavior_policy("crossing-v0")
+    seen, _ = env.reset(seed=3)
+    behavior.reset(env, 3)
+    seen_at_once = [set(env.agents)]
+    while env.agents and len(seen_at_once) < 3:
+        seen, *_ = env.step(behavior({name: seen[name] for name in env.agents}))
+        if set(env.agents) != seen_at_once[-1]:
+            seen_at_once.append(set(env.agents))
+            env.render()
+            drawn = env.data.geom_xpos[env._robot_geoms, :2]
+            assert np.allclose(drawn, env.positions)
+    assert len(seen_at_once) == 3
+
+
 def test_a_rollout_saves_in_real_time(rollout, tmp_path):
     rollout.save(tmp_path / "a.gif", speed=2)
     with Image.open(tmp_path / "a.gif") as image:
@@ -129,6 +158,9 @@ def test_a_rollout_saves_in_real_time(rollout, tmp_path):
 def test_a_filmstrip_has_times_from_start_to_end(rollout):
     assert [axes.get_title() for axes in plot_filmstrip(rollout, columns=3).axes] == ["0.0 s", "0.3 s", "0.6 s"]
     assert len(plot_filmstrip(rollout, columns=100).axes) == len(rollout.frames)
+    quick = dataclasses.replace(rollout.trajectory, spec=dataclasses.replace(rollout.trajectory.spec, dt=0.008))
+    strip = plot_filmstrip(dataclasses.replace(rollout, trajectory=quick), columns=4)
+    assert [axes.get_title() for axes in strip.axes] == ["0.00 s", "0.02 s", "0.03 s", "0.05 s"]
     last = plot_filmstrip(rollout).axes[-1].images[0].get_array()
     assert np.array_equal(last, rollout.frames[-1])
     with pytest.raises(ValueError, match="columns=0"):

@@ -131,6 +131,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             raise ValueError("render_mode=None; make the environment with render_mode='rgb_array' to render.")
         if self._renderer is None:
             self._renderer = SceneRenderer(self.model, distance=self.camera_distance)
+        mujoco.mj_kinematics(self.model, self.data)  # where bodies are now; a step leaves where they were before it
         return self._renderer.frame(self.data, self._draw)
 
     def _draw(self, scene: mujoco.MjvScene) -> None:

@@ -15,6 +15,7 @@ from scipy import stats
 from diffplan.datasets.store import TrajectoryStore
 from diffplan.envs.scene import AGENT_COLORS
 from diffplan.plotting.style import (
+    HAIRLINE,
     INK,
     STYLE,
     agent_color,
@@ -51,10 +52,13 @@ def plot_filmstrip(rollout: "Rollout", columns: int = 6) -> Figure:
     steps = np.unique(np.linspace(0, len(rollout.frames) - 1, columns).round().astype(int))
     height, width = rollout.frames.shape[1:3]
     figure = Figure((1.75 * len(steps), 1.75 * height / width + 0.2), layout="constrained")
+    dt = rollout.trajectory.spec.dt
+    digits = next(digits for digits in range(1, 9) if len({f"{step * dt:.{digits}f}" for step in steps}) == len(steps))
     for axes, step in zip(figure.subplots(1, len(steps), squeeze=False)[0], steps, strict=True):
         axes.imshow(rollout.frames[step], interpolation="antialiased")
-        axes.set_title(f"{step * rollout.trajectory.spec.dt:.1f} s", fontsize=9, pad=2)
-        axes.set_axis_off()
+        axes.set_title(f"{step * dt:.{digits}f} s", fontsize=9, pad=2)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color=HAIRLINE)  # white scenes would run into each other
     return figure
 
 

@@ -12,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, Patch
 
 from diffplan.envs.scene import AGENT_COLORS, Color
+from diffplan.plotting.scenes import draw_scene
 from diffplan.plotting.style import (
     HAIRLINE,
     INK,
@@ -38,8 +39,11 @@ def plot_plan(
 ) -> Figure:
     """Draws every candidate faintly and the best one strongly, with dots at equal times: who is where when.
 
+    Of candidates that nobody has ranked the first is drawn strongly.
+
     Agents with a position are seen from above, in metres; of others, observations and actions are drawn over time.
-    Round obstacles that agents see (``Role.obstacles``) are drawn; to add walls, draw on ``figure.axes[0]``.
+    Round obstacles that agents see (``Role.obstacles``) are drawn, and what stands in the scenes of ``crossing-v0``,
+    ``transport-v0`` and ``mpe:simple_spread_v3``; to add more, draw on ``figure.axes[0]``.
 
     Args:
         plan: from a planner, ``Plan.load`` or elsewhere.
@@ -47,9 +51,12 @@ def plot_plan(
         goals: {agent: (x, y)} (m), drawn as rings; by default where ``Role.goal`` says that agents see their goals.
 
     Raises:
-        ValueError: ``executed`` or ``goals`` are of other agents than the plan, or a goal is no x and y.
+        ValueError: nobody is there, ``executed`` or ``goals`` are of other agents than the plan, or a goal is no x
+            and y.
     """
     names = plan.present
+    if not names:
+        raise ValueError("the plan has no agents that are there; plan at a step at which somebody is.")
     goals = _goals(plan) if goals is None else goals
     _check_agents(plan, executed, goals)
     mapped = [name for name in names if has_position(plan.spec, name)]
@@ -65,6 +72,8 @@ def plot_plan(
         _draw_map(left, plan, mapped, executed, goals)
     if timed:
         _draw_over_time(right, plan, timed, executed)
+        if not mapped:
+            figure.legend(handles=_line_handles(plan, executed is not None), loc="outside right center")
     what = "joint plan" if plan.spec.action_size else "joint future"
     plans, agents = counted(plan.num_samples, what), counted(len(names), "agent")
     figure.suptitle(f"{plans} of {agents}, {(plan.horizon - 1) * plan.spec.dt:.3g} s ahead")
@@ -84,35 +93,39 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
         ValueError: the plans are of different agents, of none with a position, or ``told`` names others.
     """
     names = [name for name in given.present if has_position(given.spec, name)]
-    if free.present != given.present or not names:
-        raise ValueError(f"plans of {free.present} and {given.present}; both must be of the same, with positions.")
+    if free.present != given.present:
+        raise ValueError(f"plans of {free.present} and {given.present}; both must be of the same agents.")
+    if not names:
+        raise ValueError(f"no agent of {given.spec} has a position to draw; set Role.position, or use plot_plan.")
     foreign = [name for name in told if name not in names]
     if foreign or not told:
         raise ValueError(f"told={dict(told)}; name agents among {names} and what they do.")
     figure = Figure((8.6, max(3.7, _legend_height(names))), layout="constrained")
     titles = ("nobody is told anything", fill(", ".join(f"{name} {what}" for name, what in told.items()), 36))
-    points = [plan.positions(name)[..., :2].reshape(-1, 2) for plan in (free, given) for name in names]
-    low, high = _square(np.concatenate(points))
+    goals = _goals(given)
     for axes, plan, title, marked in zip(figure.subplots(1, 2), (free, given), titles, ((), told), strict=True):
-        _draw_from_above(axes, plan, names, told=marked)
-        axes.set(title=title, xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="x (m)")
+        _draw_from_above(axes, plan, names, goals=goals, told=marked)
+        axes.set(title=title, xlabel="x (m)")
+    low, high = _square(np.concatenate([axes.dataLim.get_points() for axes in figure.axes]))
+    for axes in figure.axes:
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         axes.locator_params(nbins=6)  # labels of half a picture's width overlap sooner
     figure.axes[0].set_ylabel("y (m)")
     edge = Line2D([], [], color=INK, linewidth=5, label="told")
-    handles = [*_agent_handles(given, names), *_stroke_handles(given, _dot_spacing(given), False, False), edge]
-    figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
+    handles = [*_agent_handles(given, names), *_stroke_handles(given, _dot_spacing(given), False, bool(goals)), edge]
+    figure.legend(handles=[*handles, *_scene_handles(figure.axes[0])], loc="outside right center", labelspacing=0.7)
     return figure
 
 
 def _legend_height(names: Collection[str]) -> float:
     """Inches that a legend of these agents, and of what strokes mean, takes."""
-    return 0.24 * (len(names) + 8)
+    return 0.24 * (len(names) + 11)
 
 
 def _square(points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
     """The corners of a square that holds these points and a margin (m)."""
     low, high = points.min(0), points.max(0)
-    center, half = (low + high) / 2, 0.58 * float((high - low).max())
+    center, half = (low + high) / 2, 0.58 * float((high - low).max()) or 0.5
     return center - half, center + half
 
 
@@ -122,8 +135,8 @@ def _goals(plan: Plan) -> dict[str, Sequence[float]]:
     for name in plan.present:
         entries = list(plan.spec.role_of(name).goal)
         places = plan.observations[:, plan.spec.names.index(name), 0, entries]
-        if len(entries) == 2 and has_position(plan.spec, name) and np.ptp(places, axis=0).max() < 1e-3:
-            found[name] = places[0].tolist()
+        if len(entries) >= 2 and has_position(plan.spec, name) and np.ptp(places, axis=0).max() < 1e-3:
+            found[name] = places[0, :2].tolist()
     return found
 
 
@@ -148,8 +161,13 @@ def _draw_map(
     axes, every = figure.subplots(), _dot_spacing(plan)
     _draw_from_above(axes, plan, names, executed, goals)
     axes.set(xlabel="x (m)", ylabel="y (m)", adjustable="datalim")
-    handles = _agent_handles(plan, names) + _stroke_handles(plan, every, executed is not None, bool(goals))
-    figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
+    handles = [*_agent_handles(plan, names), *_stroke_handles(plan, every, executed is not None, bool(goals))]
+    figure.legend(handles=[*handles, *_scene_handles(axes)], loc="outside right center", labelspacing=0.7)
+
+
+def _scene_handles(axes: Axes) -> list[Patch]:
+    """Legend: what else is drawn, one patch of each kind."""
+    return list({str(patch.get_label()): patch for patch in axes.patches}.values())
 
 
 def _draw_from_above(
@@ -162,7 +180,8 @@ def _draw_from_above(
 ) -> None:
     best, every, goals = plan.best(), _dot_spacing(plan), goals or {}
     paths = {name: best.positions(name)[0, :, :2] for name in names}
-    scale = _dot_scale([*paths.values()])
+    _draw_surroundings(axes, plan, names)
+    scale = _dot_scale([*paths.values()], axes.dataLim.get_points() if axes.patches else np.zeros((0, 2)))
     for name, path in paths.items():
         color = agent_color(plan.spec, name)
         draw_candidates(axes, plan.positions(name)[..., :2], color)
@@ -174,10 +193,15 @@ def _draw_from_above(
             axes.plot(*executed_path(executed, name, plan.horizon).T, "--", color=INK, linewidth=1.1, zorder=7)
         if name in goals:
             x, y = goals[name]
-            axes.scatter(x, y, s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=3)
-    for x, y, radius in _obstacles(plan, names):
-        axes.add_patch(Circle((x, y), radius, facecolor=HAIRLINE, edgecolor=MUTED, linewidth=0.8, zorder=1))
+            axes.scatter(x, y, s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=6)
     style_map(axes)
+
+
+def _draw_surroundings(axes: Axes, plan: Plan, names: list[str]) -> None:
+    for x, y, radius in _obstacles(plan, names):
+        disc = Circle((x, y), radius, facecolor=HAIRLINE, edgecolor=MUTED, linewidth=0.8, zorder=1, label="obstacle")
+        axes.add_patch(disc)
+    draw_scene(axes, plan)
 
 
 def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
@@ -191,9 +215,9 @@ def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
     return seen
 
 
-def _dot_scale(paths: list[Float[np.ndarray, "H 2"]]) -> float:
+def _dot_scale(paths: list[Float[np.ndarray, "H 2"]], corners: Float[np.ndarray, "n 2"]) -> float:
     """Of a dot's area: less where the paths of those that move are short beside the map, lest dots hide them."""
-    whole, *lengths = (float(np.ptp(path, axis=0).max()) for path in (np.concatenate(paths), *paths))
+    whole, *lengths = (float(np.ptp(path, axis=0).max()) for path in (np.concatenate([*paths, corners]), *paths))
     moved = [length for length in lengths if length > 0.01 * whole]
     return float(np.clip(4 * np.median(moved) / whole, 0.3, 1.0) ** 2) if moved else 1.0
 
@@ -222,36 +246,56 @@ def _agent_handles(plan: Plan, names: list[str]) -> list[Line2D]:
 def _stroke_handles(plan: Plan, every: int, executed: bool, goals: bool) -> list[Line2D]:
     """Legend: what the strokes mean, in grey."""
     dot = partial(Line2D, [], [], linestyle="", marker="o", color=MUTED, markeredgecolor="white")
-    line = partial(Line2D, [], [], color=MUTED)
     ring = partial(Line2D, [], [], linestyle="", marker="o", markerfacecolor="none", markeredgecolor=MUTED)
+    strong, *others = _line_handles(plan, executed)
     handles = [
         dot(markersize=10, label="now"),
-        line(linewidth=2.2, label="best plan"),
+        strong,
         dot(markersize=6, label=f"every {every * plan.spec.dt:.3g} s"),
+        *others,
     ]
-    if plan.num_samples > 1:
-        handles += [line(linewidth=1, alpha=0.5, label=counted(plan.num_samples, "candidate"))]
-    if executed:
-        handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle="--", label="what happened")]
     if goals:
         handles += [ring(markersize=10, markeredgewidth=2, label="goal")]
     return handles
 
 
+def _line_handles(plan: Plan, executed: bool) -> list[Line2D]:
+    """Legend: what the lines mean, in grey."""
+    line = partial(Line2D, [], [], color=MUTED)
+    handles = [line(linewidth=2.2, label=_strong(plan))]
+    if plan.num_samples > 1:
+        handles += [line(linewidth=1, alpha=0.5, label=counted(plan.num_samples, "candidate"))]
+    if executed:
+        handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle="--", label="what happened")]
+    return handles
+
+
+def _strong(plan: Plan) -> str:
+    """What the strong line is; nothing tells the best of candidates that nobody has ranked."""
+    what = "plan" if plan.spec.action_size else "future"
+    return f"best {what}" if plan.values is not None else f"{'first ' * (plan.num_samples > 1)}{what}"
+
+
 def _draw_over_time(figure: FigureBase, plan: Plan, names: list[str], executed: Trajectory | None) -> None:
     """One row an agent: its observation and its action over the planned seconds."""
-    grid = figure.subplots(len(names), 2, sharex=True, squeeze=False)
+    shown = (
+        ("observations", "actions") if any(plan.spec.role_of(name).action_size for name in names) else ("observations",)
+    )
+    grid = figure.subplots(len(names), len(shown), sharex=True, squeeze=False)
     best = plan.best()
     for row, name in zip(grid, names, strict=True):
         index, role = plan.spec.names.index(name), plan.spec.role_of(name)
         sizes = {"observations": role.observation_size, "actions": role.action_size}
-        for axes, (what, size) in zip(row, sizes.items(), strict=True):
+        for axes, what in zip(row, shown, strict=True):
+            size, stepped = sizes[what], what == "actions" and role.discrete
             style_chart(axes)
             candidates, strong = (getattr(one, what)[:, index, :, :size] for one in (plan, best))
             happened = None if executed is None else getattr(executed, what)[: plan.horizon, index, :size]
             _draw_entries(axes, plan.spec.dt, candidates, strong[0], happened)
+            for line in axes.lines:
+                line.set_drawstyle("steps-post" if stepped else "default")
         row[0].set_ylabel(name)
-    for axes, title in zip(grid[0], ("observations", "actions"), strict=True):
+    for axes, title in zip(grid[0], shown, strict=True):
         axes.set_title(title)
     figure.supxlabel("time (s)", fontsize=9)
 
@@ -340,6 +384,7 @@ def _denoising_lines(axes: Axes, plan: Plan, paths: list[dict[str, np.ndarray]],
     for name, one in paths[-1].items():
         draw_dots(axes, one[0, :1], agent_color(plan.spec, name), size=60)
     points = np.concatenate([one.reshape(-1, 2) for one in paths[-1].values()])
+    _draw_surroundings(axes, plan, list(paths[-1]))
     low, high = _square(points)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axes.set(xticks=[], yticks=[])

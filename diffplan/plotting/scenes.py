@@ -1,0 +1,52 @@
+"""What stands in the scenes of environments known here, beside agents, their goals and round obstacles."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, Rectangle
+
+from diffplan.envs.crossing_layouts import DOORWAY_BOXES
+from diffplan.envs.transport_model import BOX_HALF
+from diffplan.plotting.style import HAIRLINE, MUTED
+from diffplan.trajectory import Plan
+
+_BROWN, _SAND = (0.76, 0.60, 0.42), (0.87, 0.80, 0.68)  # as in MuJoCo's pictures
+_LANDMARK_RADIUS = 0.05
+
+
+def draw_scene(axes: Axes, plan: Plan) -> None:
+    """Draws the walls, boxes and landmarks of the plan's environment as they are now; patches are labelled by kind."""
+    draw, now = _SCENES.get(plan.spec.env_id or ""), plan.observations[:, int(np.argmax(plan.agent_mask)), 0]
+    if draw is not None and np.ptp(now, axis=0).max() < 1e-3:  # otherwise it is imagined
+        draw(axes, plan, now[0])
+
+
+def _crossing(axes: Axes, plan: Plan, seen: Float[np.ndarray, "O"]) -> None:
+    if plan.spec.env_options.get("layout") == "doorway":
+        for left, low, right, high in DOORWAY_BOXES:
+            wall = Rectangle((left, low), right - left, high - low, facecolor=HAIRLINE, edgecolor=MUTED, linewidth=0.8)
+            axes.add_patch(wall).set(label="wall", zorder=1)
+
+
+def _transport(axes: Axes, plan: Plan, seen: Float[np.ndarray, "O"]) -> None:
+    poses = (("box's goal", seen[8:12], _SAND, "--"), ("box", seen[4:8], _BROWN, "-"))
+    for label, (x, y, cos, sin), color, line in poses:
+        corner, size = (x - BOX_HALF[0], y - BOX_HALF[1]), (2 * BOX_HALF[0], 2 * BOX_HALF[1])
+        angle = float(np.degrees(np.arctan2(sin, cos)))
+        box = Rectangle(corner, *size, angle=angle, rotation_point="center", facecolor=color, edgecolor=MUTED)
+        axes.add_patch(box).set(label=label, zorder=1, linewidth=0.8, linestyle=line)
+
+
+def _spread(axes: Axes, plan: Plan, seen: Float[np.ndarray, "O"]) -> None:
+    """An agent sees its velocity, its place, and how far each landmark is from it."""
+    for x, y in seen[2:4] + seen[4 : 4 + 2 * plan.spec.env_options.get("N", 3)].reshape(-1, 2):
+        axes.add_patch(Circle((x, y), _LANDMARK_RADIUS, facecolor=MUTED, label="landmark", zorder=1))
+
+
+_SCENES: dict[str, Callable[[Axes, Plan, Float[np.ndarray, "O"]], None]] = {
+    "crossing-v0": _crossing,
+    "transport-v0": _transport,
+    "mpe:simple_spread_v3": _spread,
+}
