@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -32,9 +31,16 @@ from diffplan.datasets import TrajectoryDataset, collect_episodes, load_dataset
 from diffplan.doctor import check_rendering
 from diffplan.envs import make
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate
-from diffplan.files import atomic_path, claim, write_json
+from diffplan.files import claim, write_json
 from diffplan.planners import ConstraintGuide, DiffusionPlanner, RecedingHorizonPolicy
-from diffplan.plotting import animate_denoising, plot_comparison, plot_filmstrip, plot_learning_curve, plot_plan
+from diffplan.plotting import (
+    animate_denoising,
+    plot_comparison,
+    plot_filmstrip,
+    plot_learning_curve,
+    plot_plan,
+    save_figure,
+)
 from diffplan.rollout import record_rollout, save_video
 from diffplan.spec import Observations
 from diffplan.training import train
@@ -225,7 +231,7 @@ def draw_plan(planner: DiffusionPlanner, out: Path) -> list[str]:
     observations = start()
     apart = ConstraintGuide.separation(0.2, levels=None)  # ranks, and changes no plan
     plan = planner(observations, guides=[apart], num_samples=CANDIDATES, num_inference_steps=PLAN_STEPS, seed=SEED)
-    save(plot_plan(plan), out / "plan.png")
+    save_figure(plot_plan(plan), out / "plan.png")
     return ["plan.png"]
 
 
@@ -241,9 +247,11 @@ def draw_denoising(planner: DiffusionPlanner, out: Path) -> list[str]:
 
 def draw_runs(reports: Mapping[str, EvaluationReport], out: Path) -> list[str]:
     """``learning_curve.png`` and ``comparison.png``."""
-    save(plot_learning_curve({name: out / folder for name, folder in FOLDERS.items()}), out / "learning_curve.png")
+    save_figure(
+        plot_learning_curve({name: out / folder for name, folder in FOLDERS.items()}), out / "learning_curve.png"
+    )
     shown = {name: {key: report.summary()[key] for key in ("success", "contacts")} for name, report in reports.items()}
-    save(plot_comparison(shown), out / "comparison.png")
+    save_figure(plot_comparison(shown), out / "comparison.png")
     return ["learning_curve.png", "comparison.png"]
 
 
@@ -257,13 +265,8 @@ def film(planner: DiffusionPlanner, out: Path, console: Console) -> list[str]:
     rollout = record_rollout(follow(planner, FILMED_CANDIDATES), env, episode_seed(SEED, 0))
     env.close()
     rollout.save(out / "rollout.mp4")
-    save(plot_filmstrip(rollout), out / "filmstrip.png")
+    save_figure(plot_filmstrip(rollout), out / "filmstrip.png")
     return ["rollout.mp4", "filmstrip.png"]
-
-
-def save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
 
 
 def results_of(report: EvaluationReport) -> dict[str, Any]:

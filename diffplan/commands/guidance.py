@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffplan.commands.output import check_ending, save_figure, show
+from diffplan.commands.output import check_ending, show
 from diffplan.commands.worlds import Options, Run, Scheduler, load, parse_guides
 
 
@@ -45,7 +45,7 @@ class Guidance:
 
     def run(self) -> None:
         from diffplan.guidance_sweep import sweep_guidance
-        from diffplan.plotting import plot_comparison
+        from diffplan.plotting import plot_comparison, save_figure
 
         if self.plot:
             check_ending("--plot", self.plot)

@@ -4,12 +4,9 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffplan.files import nan_to_none
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 STILLS, FILMS = (".png", ".svg", ".pdf"), (".mp4", ".gif")
 
@@ -39,14 +36,6 @@ def check_ending(flag: str, path: Path, endings: tuple[str, ...] = STILLS) -> No
     """Raises ``ValueError`` unless the file ends in one of these; asked before any work starts."""
     if path.suffix.lower() not in endings:
         raise ValueError(f"{flag} {path} ends in {path.suffix!r}; it can be one of {endings}.")
-
-
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes a picture, whole or not at all; the suffix says in which format."""
-    from diffplan.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diffplan.commands.output import FILMS, STILLS, check_ending, save_figure, show, waiting
+from diffplan.commands.output import FILMS, STILLS, check_ending, show, waiting
 from diffplan.commands.worlds import Options, Scheduler, load
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Plot:
             figure = plotting.plot_finetuning(self.path)
         else:
             figure = plotting.plot_learning_curve(self.path)
-        save_figure(figure, self.out)
+        plotting.save_figure(figure, self.out)
 
     def _plan(self) -> "Plan":
         planner, env = load(self.path, self.scheduler, self.env, self.option)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from diffplan.commands.output import check_ending, save_figure, show
+from diffplan.commands.output import check_ending, show
 from diffplan.commands.worlds import Options, Run, Scheduler, check_ranks, load, load_planner, parse_guides
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class MakePlan:
         if self.out:
             plan.save(self.out)
         if self.plot:
+            from diffplan.plotting import save_figure
+
             free = self._sample(planner, observations, past, None) if self.given else None
             save_figure(self._figure(plan, free, happened), self.plot)
         actions = {name: action.tolist() for name, action in plan.actions_at(0).items() if action.size}

@@ -9,6 +9,7 @@ from diffplan.plotting.beliefs import plot_belief
 from diffplan.plotting.episodes import plot_dataset, plot_filmstrip
 from diffplan.plotting.plans import animate_denoising, plot_denoising, plot_plan, plot_what_if
 from diffplan.plotting.results import plot_calibration, plot_comparison, plot_finetuning, plot_learning_curve
+from diffplan.plotting.style import save_figure
 
 __all__ = [
     "animate_denoising",
@@ -22,4 +23,5 @@ __all__ = [
     "plot_learning_curve",
     "plot_plan",
     "plot_what_if",
+    "save_figure",
 ]

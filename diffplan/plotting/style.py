@@ -1,13 +1,16 @@
 """The look that all pictures share: colours, lines, type sizes."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from diffplan.envs.scene import AGENT_COLORS, Color
+from diffplan.files import atomic_path
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
 
@@ -27,6 +30,12 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
 }
 """What differs from matplotlib's defaults; set only while a figure is made."""
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture, whole or not at all; the suffix says in which format."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
 
 
 def agent_color(spec: JointSpec, agent: str) -> Color:
