@@ -683,6 +683,9 @@ def test_the_curve_of_a_run_is_drawn_with_its_intervals(
         curve, _, dashes = plot_finetuning(source).axes[0].lines
         assert curve.get_ydata().tolist() == [row["score"] for row in rows if "score" in row]
         assert dashes.get_ydata()[0] == report.offline.value
+    figure = plot_finetuning({"one": out, "two": report})
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["one", "two"]
+    assert not figure.axes[0].texts
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl holds no scores; it is written by `diffplan finetune`"):
         plot_finetuning(tmp_path)

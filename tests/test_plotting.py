@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from diffplan.plotting import (
     plot_plan,
 )
 from diffplan.plotting.style import executed_path
+from diffplan.value_calibration import Calibration
 
 H = 32
 
@@ -314,6 +316,7 @@ def titled(figure):
 def test_a_store_is_told_apart_by_its_first_label_of_words(store):
     panels = titled(plot_dataset(store, episodes=2))
     assert list(panels) == ["expert", "medium", "random", "length", "return", "success"]
+    assert plot_dataset(store, episodes=2).get_suptitle().endswith(", by skill")
     assert all(len(panels[skill].lines) == 2 * 4 for skill in ("expert", "medium", "random"))
     assert sum(bar.get_height() for bar in panels["length"].patches) == len(store)
     assert [label.get_text() for label in panels["return"].get_yticklabels()] == ["expert", "medium", "random"]
@@ -345,6 +348,15 @@ def test_agents_that_come_and_go_are_counted(tmp_path):
     assert list(panels) == ["length", "agents there"], "nobody earned anything"
     assert plot_dataset(folder).get_suptitle() == "1 episode of 2 agents, 1 s"
     assert panels["agents there"].lines[0].get_xydata().tolist() == [[0, 2], [0.5, 1], [1, 1]]
+
+
+def test_who_just_left_is_not_counted_beside_who_enters(tmp_path):
+    spec = dp.JointSpec({"a": "robot", "b": "robot"}, {"robot": dp.Role(2, (-1.0,), (1.0,))}, dt=0.5)
+    mask, ends = np.array([[1, 0], [1, 1], [0, 1]], bool), np.array([[1, 0], [0, 0]], bool)
+    blank = np.zeros((3, 2, 2), np.float32), np.zeros((2, 2, 1), np.float32), np.zeros((2, 2), np.float32)
+    folder = dp.TrajectoryStore.create(tmp_path / "store", spec)
+    folder.append([dp.Trajectory(spec, *blank, ends, np.zeros((2, 2), bool), mask)])
+    assert titled(plot_dataset(folder))["agents there"].lines[0].get_ydata().tolist() == [1, 1, 1]
 
 
 def test_a_path_has_a_gap_where_an_agent_was_away(episodes):
@@ -402,8 +414,9 @@ def test_a_learning_curve_shows_every_logged_loss_and_their_running_mean(tmp_pat
     )
 
 
-def test_losses_of_less_than_a_decade_can_be_read_off(tmp_path):
-    figure = plot_learning_curve(metrics(tmp_path / "metrics.jsonl", [0.17, 0.12, 0.08]))
+@pytest.mark.parametrize("losses", [[0.17, 0.12, 0.08], [0.9, 0.5, 0.2], [0.93, 1.49, 1.04, 0.95]])
+def test_losses_of_less_than_a_decade_can_be_read_off(losses, tmp_path):
+    figure = plot_learning_curve(metrics(tmp_path / "metrics.jsonl", losses))
     figure.canvas.draw()
     axis, (low, high) = figure.axes[0].yaxis, figure.axes[0].get_ylim()
     ticks = axis.get_majorticklocs(), axis.get_minorticklocs()
@@ -422,8 +435,9 @@ def test_several_runs_are_named_and_told_apart(tmp_path):
 
     report = TrainingReport(steps=[50, 100], losses=[1.0, 0.5], seconds=1.0, metrics=None)
     runs = {"joint": report, "independent": metrics(tmp_path / "other.jsonl", [1.0, 0.7])}
-    axes = plot_learning_curve(runs).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["joint", "independent"]
+    figure = plot_learning_curve(runs)
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["joint", "independent"]
     assert len({line.get_color() for line in axes.lines}) == 2 and len(axes.lines) == 4
 
 
@@ -441,6 +455,28 @@ def test_empty_metrics_are_named(tmp_path):
         plot_learning_curve(tmp_path)
     with pytest.raises(ValueError, match="no runs to draw"):
         plot_learning_curve({})
+
+
+def texts_overlap(figure):
+    """Whether labels on an axis from left to right run into each other."""
+    figure.canvas.draw()
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        shown = [
+            label for at, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True) if low <= at <= high
+        ]
+        places = [label.get_window_extent() for label in shown]
+        if any(left.x1 > right.x0 for left, right in itertools.pairwise(places)):
+            return True
+    return False
+
+
+def test_numbers_on_axes_do_not_run_into_each_other():
+    small, large = Interval(-0.027, -0.0349, -0.0192), Interval(-20_000, -25_000, -10_000)
+    assert not texts_overlap(plot_comparison({"a": {"one": small}, "b": {"one": small}}))
+    assert not texts_overlap(plot_comparison({"a": {"one": large}}))
+    returns = np.random.default_rng(0).normal(-20_000, 3_000, 200)
+    assert not texts_overlap(dp.plot_calibration(Calibration(returns, returns[::-1])))
 
 
 def test_a_comparison_keeps_the_order_and_shows_the_intervals():

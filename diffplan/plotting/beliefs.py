@@ -43,13 +43,17 @@ def plot_belief(
     if not shown:
         raise ValueError(f"moments={tuple(moments)} are outside the {len(plans)} plans; choose steps 0 and up.")
     beliefs = [plan.belief_about(partner) for plan in plans]
-    figure = Figure((2.0 * len(shown) + 0.6, 4.7), layout="constrained")
+    figure = Figure((2.0 * len(shown) + 1.0, 5.0), layout="constrained")
     grid = figure.add_gridspec(2, len(shown), height_ratios=(1.25, 1))
     first: Axes | None = None
     for column, step in enumerate(shown):
         axes = figure.add_subplot(grid[0, column], sharex=first, sharey=first)
         _draw_fan(axes, plans[step], executed, partner, step, _likeliest(beliefs[step]))
-        first = first or axes
+        axes.set_xlabel("x (m)")
+        if first is None:
+            first = axes
+            axes.set_ylabel("y (m)")
+            axes.tick_params(labelleft=True)
     _draw_probabilities(figure.add_subplot(grid[1, :]), beliefs, executed, shown)
     strokes = [
         Line2D(
@@ -89,7 +93,7 @@ def _draw_fan(axes: Axes, plan: Plan, executed: Trajectory, partner: str, step: 
     style_map(axes)
     axes.set_title(f"{step * executed.spec.dt:.1f} s", fontsize=9)
     axes.locator_params(nbins=3)
-    axes.tick_params(labelbottom=False, labelleft=False)
+    axes.tick_params(labelleft=False)
 
 
 def _draw_probabilities(

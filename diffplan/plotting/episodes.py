@@ -84,7 +84,7 @@ def plot_dataset(store: TrajectoryStore, by: str | None = None, episodes: int = 
         raise TypeError(f"store is a {type(store).__name__}; pass TrajectoryStore.open(folder), or dataset.store.")
     if not len(store):
         raise ValueError(f"{store.path} holds no episodes yet; collect some with `diffplan collect`.")
-    groups = _group(store, by)
+    by, groups = _group(store, by)
     drawn = {value: [store[int(i)] for i in _spread(index, episodes)] for value, index in groups.items()}
     mapped = any(has_position(store.spec, name) for name in store.spec.names)
     columns = min(len(groups), PANELS_A_ROW)
@@ -101,12 +101,13 @@ def plot_dataset(store: TrajectoryStore, by: str | None = None, episodes: int = 
         draw(axes)
     seconds = store.num_steps * store.spec.dt
     length = f"{seconds / 60:,.3g} min" if seconds >= 60 else f"{seconds:.3g} s"
-    figure.suptitle(f"{counted(len(store), 'episode')} of {counted(store.spec.num_agents, 'agent')}, {length}")
+    title = f"{counted(len(store), 'episode')} of {counted(store.spec.num_agents, 'agent')}, {length}"
+    figure.suptitle(title if by is None else f"{title}, by {by}")
     return figure
 
 
-def _group(store: TrajectoryStore, by: str | None) -> Groups:
-    """{value of the label: its episodes}; all in one group where no label tells episodes apart."""
+def _group(store: TrajectoryStore, by: str | None) -> tuple[str | None, Groups]:
+    """A label and {its value: episodes}; None and all in one group where no label tells episodes apart."""
     known = list(dict.fromkeys(key for labels in store.labels for key in labels))
     if by is None:
         values = {key: {labels.get(key) for labels in store.labels} for key in known}
@@ -114,14 +115,14 @@ def _group(store: TrajectoryStore, by: str | None) -> Groups:
         most = min(MOST_GROUPS, len(store) // 2)  # a label that tells every episode apart groups nothing
         by = next((key for key in words if 2 <= len(values[key]) <= most), None)
         if by is None:
-            return {"all episodes": np.arange(len(store))}
+            return None, {"all episodes": np.arange(len(store))}
     elif by not in known:
         raise ValueError(f"no episode of {store.path} has a label {by!r}; choose one of {known}.")
     column = np.array([str(labels.get(by, "none")) for labels in store.labels])
     groups = {str(value): np.flatnonzero(column == value) for value in np.unique(column)}
     if len(groups) > MOST_GROUPS:
         raise ValueError(f"label {by!r} has {len(groups)} values; choose one of at most {MOST_GROUPS} among {known}.")
-    return groups
+    return by, groups
 
 
 def _spread(index: Int[np.ndarray, "episodes"], number: int) -> Int[np.ndarray, "some"]:
@@ -162,7 +163,8 @@ def _draw_paths(figure: FigureBase, drawn: dict[str, list[Trajectory]], columns:
     if len(names) > len(named):
         handles.append(Line2D([], [], color="none", label=f"and {len(names) - len(named)} more"))
     figure.legend(handles=handles, loc="outside right center")
-    figure.supxlabel("x (m)", fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("x (m)")
     for axes in grid[:, 0]:
         axes.set_ylabel("y (m)")
 
@@ -220,11 +222,13 @@ def _draw_success(axes: Axes, store: TrajectoryStore, groups: Groups) -> None:
 
 
 def _draw_presence(axes: Axes, read: list[Trajectory]) -> None:
-    """The mean number of agents that are there, over the episodes that last as long."""
+    """The mean number of agents that are there, those left out that just ended, over the episodes that last as long."""
     longest = max(len(episode) + 1 for episode in read)
     counts = np.full((len(read), longest), np.nan)
     for row, episode in zip(counts, read, strict=True):
-        row[: len(episode) + 1] = episode.agent_mask.sum(1)
+        there = episode.agent_mask.copy()
+        there[1:-1] &= ~(episode.terminations | episode.truncations)[:-1]
+        row[: len(episode) + 1] = there.sum(1)
     seconds = np.arange(longest) * read[0].spec.dt
     axes.fill_between(
         seconds, np.nanmin(counts, 0), np.nanmax(counts, 0), color=AGENT_COLORS[0], alpha=0.2, linewidth=0

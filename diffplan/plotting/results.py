@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation
 
 from diffplan.envs.scene import AGENT_COLORS
@@ -40,18 +41,21 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
     named = runs if isinstance(runs, Mapping) else {"": runs}
     if not named:
         raise ValueError("no runs to draw; give a metrics.jsonl, a TrainingReport, or several with names.")
-    figure = Figure((6.4, 3.6), layout="constrained")
+    figure = Figure((6.4, max(3.6, 0.2 * len(named))), layout="constrained")
     axes = figure.subplots()
     for (name, run), color in zip(named.items(), itertools.cycle(AGENT_COLORS)):
         steps, losses = _losses(run)
         smooth = _running_mean(losses, max(1, len(losses) // 20))
         axes.plot(steps, losses, color=color, linewidth=0.8, alpha=0.35)
         axes.plot(steps, smooth, color=color, linewidth=1.8, label=name, marker="o" if len(steps) == 1 else None)
-    axes.set(xlabel="optimiser step", ylabel="loss (bold: running mean)", yscale="log")
-    axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 1)))
+    axes.set(xlabel="optimiser step", ylabel="loss (bold: running mean)")
+    low, high = axes.dataLim.intervaly
+    if high > 3 * low > 0:  # within less, and below 0, a logarithmic axis names hardly a tick
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 1)))
     style_chart(axes)
     if any(named):
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside right upper")
     return figure
 
 
@@ -109,7 +113,8 @@ def _running_mean(values: Float[np.ndarray, "n"], reach: int) -> Float[np.ndarra
 def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Path | FinetuningReport]") -> Figure:
     """Draws the scores of online fine-tuning over environment steps, with their 95 % intervals.
 
-    Crosses mark rounds that were undone, dashes the score of the planner as it was given, by its first samples.
+    Crosses mark rounds that were undone, dashes the score of the planner as it was given, by its first samples. Bands,
+    and bars of single scores, are the intervals.
 
     Args:
         runs: a ``FinetuningReport``, a ``metrics.jsonl`` or the folder of a run that holds one; or {name: any of
@@ -122,20 +127,24 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
     named = runs if isinstance(runs, Mapping) else {"": runs}
     if not named:
         raise ValueError("no runs to draw; give the folder of one, a FinetuningReport, or several with names.")
-    figure = Figure((6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure((6.4, max(3.6, 0.2 * len(named))), layout="constrained")
+    axes, marks = figure.subplots(), {}
     for (name, run), color in zip(named.items(), itertools.cycle(AGENT_COLORS)):
         (steps, score, low, high, undone), pretrained = _scores(run)
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        if len(steps) == 1:
+            axes.vlines(steps, low, high, color=color, alpha=0.4)
         axes.plot(steps, score, "o-", color=color, linewidth=1.8, markersize=3.5, label=name)
         axes.plot(steps[undone], score[undone], "x", color=INK, markersize=7)
         axes.axhline(pretrained, color=color, linewidth=1.2, linestyle="--")
+        if undone.any():
+            marks["undone"] = Line2D([], [], color=INK, marker="x", markersize=7, linestyle="")
         if np.isfinite(pretrained):
-            axes.text(steps[-1], pretrained, "as pretrained", ha="right", va="bottom", color=INK)
+            marks["as pretrained"] = Line2D([], [], color=MUTED, linewidth=1.2, linestyle="--")
     axes.set(xlabel="environment steps", ylabel="score")
     style_chart(axes)
-    if any(named):
-        axes.legend(loc="lower right")
+    lines, names = axes.get_legend_handles_labels() if any(named) else ([], [])
+    figure.legend([*lines, *marks.values()], [*names, *marks], loc="outside right upper")
     return figure
 
 
@@ -177,6 +186,7 @@ def plot_comparison(results: "Mapping[str, Interval] | Mapping[str, Mapping[str,
         axes.set_title(metric)
         style_chart(axes)
         axes.margins(x=0.12)
+        axes.locator_params(axis="x", nbins=4)  # more labels of small numbers overlap
         axes.spines["left"].set_visible(False)
     grid[0].set_yticks(range(len(table)), table)
     grid[0].tick_params(axis="y", labelcolor=INK, labelsize=9)
@@ -211,11 +221,14 @@ def plot_calibration(calibration: "Calibration") -> Figure:
         color=AGENT_COLORS[1],
         mec="white",
         markersize=7,
-        label="mean of a tenth",
+        label="mean of a tenth, 2 standard errors",
     )
     axes.set(xlabel="predicted team return", ylabel="realised team return", xlim=ends, ylim=ends, aspect="equal")
+    axes.locator_params(nbins=5)
     numbers = f"slope {calibration.slope:.2f}, correlation {calibration.correlation:.2f}"
-    axes.set_title(f"{numbers}, error {calibration.error:.2f}")
+    axes.set_title(
+        f"{numbers}, error {calibration.error:.2f}\n{calibration.trusted:.0%} of realised returns are own estimates"
+    )
     style_chart(axes)
     axes.legend(loc="upper left")
     return figure
