@@ -6,7 +6,7 @@ clean-sample prediction, arXiv 2210.02747 and 2206.00364). Changes from step to 
 of arXiv 2209.14916, eq. 5): a plan must go on from where the agents are, centimetre by centimetre.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,6 +102,8 @@ class Exercises:
         watched: who is a partner in every window; None: the latents' labels say so, or chance.
         change_weight: of the exercises.
         action_weight: what an error of an action's entry counts, those of observations counting 1.
+        position: of a network that sees agents in their own frames, the two entries of their position. Nothing is
+            learned of agents of whose position it knows nothing: without a frame they are off by the map's width.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Exercises:
         watched: Bool[Tensor, "N"] | None = None,
         change_weight: float = CHANGE_WEIGHT,
         action_weight: float = 1.0,
+        position: Sequence[int] = (),
     ):
         self.spec, self.history, self.patch_size, self.mix = spec, history, patch_size, mix
         self.return_ranks, self.latents, self.device = return_ranks, latents, device
@@ -125,6 +128,7 @@ class Exercises:
         self.roles = torch.from_numpy(spec.role_index).to(device)
         self.importance = torch.ones(spec.size, device=device)
         self.importance[spec.observation_size :] = action_weight
+        self.position = list(position)
 
     def __call__(self, windows: WindowBatch, generator: torch.Generator) -> Exercise:
         exists, size = torch.from_numpy(windows.mask), self.spec.observation_size
@@ -141,6 +145,7 @@ class Exercises:
         forgotten = draw_forgotten(self.mix, len(known), self.history, known.shape[2], generator)
         clean, shown, known = clean.masked_fill(forgotten, 0), shown & ~forgotten, known & ~forgotten
         unknown = shown & ~known
+        framed = known[:, :, : self.history + 1, self.position].all(-1).any(-1)  # everybody where frames are none
         levels = draw_levels(self.mix, unknown.any(-1), self.patch_size, generator)
         noise = torch.randn(clean.shape, generator=generator)
         sample = torch.where(unknown, torch.lerp(clean, noise, levels[..., None]), clean)
@@ -155,7 +160,7 @@ class Exercises:
             levels=levels.to(self.device),
             known=known.to(self.device),
             shown=shown.any(-1).to(self.device),
-            learned=(unknown & exists).to(self.device),
+            learned=(unknown & exists & framed[..., None, None]).to(self.device),
             roles=roles,
             told=told,
             latents=latents,

@@ -88,8 +88,8 @@ def train_futures(
     if not (0 < learning_rate < math.inf and 0 <= ema_decay < 1 and 0 <= start_share <= 1):
         told = f"learning_rate={learning_rate}, ema_decay={ema_decay}, start_share={start_share}"
         raise ValueError(f"{told}; the first is above 0, the second 0 to below 1, the third a share, 0 to 1.")
-    if roles is not None and not ({*roles} <= {*spec.roles} and roles):
-        raise ValueError(f"roles={[*roles]}; give some of {[*spec.roles]}, or None for all.")
+    if roles is not None and (isinstance(roles, str) or not roles or not {*roles} <= {*spec.roles}):
+        raise ValueError(f"roles={roles!r}; give some of {[*spec.roles]}, or None for all.")
     if augmentation is not None:
         augmentation.check(spec, planner.normalizer.config.kind)
     mix, device = mix or QuestionMix(), planner.denoiser.device
@@ -115,7 +115,13 @@ def train_futures(
     folder = None if out is None else Path(out)
     first = load_newest(folder, facts, run.load) if resume and folder else 0
     exercises = Exercises(
-        spec, dataset.history, denoiser.config.patch_size, mix, augmentation=augmentation, device=device
+        spec,
+        dataset.history,
+        denoiser.config.patch_size,
+        mix,
+        augmentation=augmentation,
+        device=device,
+        position=denoiser.config.position,
     )
     chooses = torch.tensor([roles is None or role in roles for role in spec.agents.values()], device=device)
 

@@ -152,6 +152,7 @@ def train(
         device=accelerator.device,
         change_weight=change_weight,
         action_weight=action_weight,
+        position=denoiser.config.position,
     )
 
     def loss_of(step: int) -> Tensor:

@@ -388,6 +388,17 @@ def test_who_is_stopped_or_killed_leaves_a_valid_store_no_process_and_the_rest_t
     assert len(again) == len(store) + 3
 
 
+def test_a_script_that_workers_would_run_anew_is_told_how_to_begin(tmp_path):
+    script, out = tmp_path / "collect.py", tmp_path / "data"
+    script.write_text(
+        "from diffplan import collect_episodes\n"
+        f"collect_episodes('crossing-v0', out={str(out)!r}, episodes=2, env_options={{'num_robots': 2}})\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=180)
+    assert run.returncode == 1
+    assert "if __name__ == '__main__'" in run.stderr.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -48,3 +48,17 @@ def test_errors_of_actions_count_as_often_as_asked(crossing_store: Path) -> None
     share = found[1.0][0]  # of all that counts
     assert found[0.0] == pytest.approx([0, 1], abs=1e-6)
     assert found[5.0] == pytest.approx([5 * share / (1 + 4 * share), (1 - share) / (1 + 4 * share)], rel=1e-4)
+
+
+def test_where_agents_have_frames_nothing_is_learned_of_those_whose_place_nobody_knows(crossing_store: Path) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=8, history=2)
+    windows = dataset.sample(64, np.random.default_rng(0))
+    mix = QuestionMix(plan=0.5, partial=0.5, nothing=0.5)
+    role = next(iter(dataset.spec.roles.values()))
+    plain, framed = (
+        Exercises(dataset.spec, 2, 2, mix, position=position)(windows, torch.Generator().manual_seed(0))
+        for position in ((), role.position)
+    )
+    placed = framed.known[:, :, :3, list(role.position)].all(-1).any(-1)
+    assert placed.any() and not placed.all()
+    assert torch.equal(framed.learned, plain.learned & placed[..., None, None])

@@ -137,6 +137,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     [
         ({"roles": ["cat"]}, r"roles=\['cat'\]; give some of \['walker', 'dog'\]"),
         ({"roles": []}, r"roles=\[\]; give some of"),
+        ({"roles": "dog"}, r"roles='dog'; give some of"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
     ],
@@ -171,5 +172,9 @@ def test_a_planner_that_samples_holds_no_futures(planner: dp.DiffusionPlanner, t
         dp.Futures.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="count=0"):
         dp.Futures.of(planner, 0)
+    with pytest.raises(ValueError, match=r"count=2\.5; ask for a whole number"):
+        dp.Futures.of(planner, 2.5)
+    with pytest.raises(TypeError, match="planner is a Futures; give a trained DiffusionPlanner"):
+        dp.Futures.of(dp.Futures.of(planner, 2))
     with pytest.raises(ValueError, match="this planner samples"):
         dp.Futures(planner)

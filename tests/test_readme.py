@@ -8,7 +8,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 HOW_TO = (Path(__file__).parents[1] / "docs" / "howto.md").read_text()
 TINIER = {
     "episodes=500": "episodes=4",
-    "episodes=2_000": "episodes=3, workers=0",
+    "episodes=2_000": "episodes=3",
     "steps=1_000)": "steps=2)",
     "steps=10_000": "steps=2",
     "steps=8_000": "steps=2",

@@ -86,10 +86,11 @@ def collect_episodes(
                         store.append(recorded)
                         first, recorded = len(store), []
         finally:  # also after Ctrl-C or an error, be it amid an append: what is complete is kept
-            store = TrajectoryStore.open(out)
-            store.append(recorded[len(store) - first :])
-            if not len(store):  # nothing to go on with, and in nobody's way
-                (store.path / MANIFEST).unlink()
+            if (store.path / MANIFEST).exists():  # workers of a script without a main guard ran it, too, up to here
+                store = TrajectoryStore.open(out)
+                store.append(recorded[len(store) - first :])
+                if not len(store):  # nothing to go on with, and in nobody's way
+                    (store.path / MANIFEST).unlink(missing_ok=True)
     return store
 
 

@@ -254,6 +254,7 @@ class WeightedDenoising(CriticMethod):
             latents=None if encoder is None else LatentSource(encoder, None, QuestionMix()),
             watched=self.watched,
             device=planner.device,
+            position=planner.denoiser.config.position,
         )
 
     def improve(self, update: int, rng: np.random.Generator) -> dict[str, float]:

@@ -58,10 +58,13 @@ class Futures:
             seed: of what tells futures apart at first.
 
         Raises:
-            ValueError: ``count`` is not positive.
+            TypeError: ``planner`` is none.
+            ValueError: ``count`` is not a positive whole number.
         """
-        if count < 1:
-            raise ValueError(f"count={count}; ask for at least one future.")
+        if not isinstance(planner, DiffusionPlanner):
+            raise TypeError(f"planner is a {type(planner).__name__}; give a trained DiffusionPlanner.")
+        if int(count) != count or count < 1:
+            raise ValueError(f"count={count}; ask for a whole number of futures, at least one.")
         config = planner.denoiser.settings
         with torch.random.fork_rng(devices=[]):
             denoiser = JointDenoiser(**config | {"latent_size": count}).eval().to(planner.denoiser.device)
