@@ -104,13 +104,13 @@ class MakePlan:
             observations, _ = env.reset(seed=self.seed)
             cells = parse_given(self.given, planner, observations)
         plan = self._sample(planner, observations, past, cells)
-        if self.out:
-            plan.save(self.out)
-        if self.plot:
+        if self.plot:  # first: what cannot be drawn leaves nothing written
             from diffplan.plotting import save_figure
 
             free = self._sample(planner, observations, past, None) if self.given else None
             save_figure(self._figure(plan, free, happened), self.plot)
+        if self.out:
+            plan.save(self.out)
         actions = {name: action.tolist() for name, action in plan.actions_at(0).items() if action.size}
         first = {"actions_at_0": actions} if actions else {}  # people have none
         done, asked = plan.num_inference_steps or 0, self.num_inference_steps
