@@ -38,6 +38,7 @@ class Finetune:
         online_share: share of every batch that comes from what is met now; more once the world is found to
             have changed.
         each: every agent learns for itself, with a planner of its own (planners/NAME), and executes its own part.
+        newest: learn only from so many newest online episodes; all by default.
         priority: draw windows of the best episodes up to e^priority times as often as of the worst.
         episodes: of a round, side by side.
         updates_per_step: steps of learning for each environment step.
@@ -47,7 +48,8 @@ class Finetune:
         guided: let the value's gradient move plans, too; only with --refine.
         refine: how far the critics may move first actions, in standard deviations of the data's (with another
             normalizer than gaussian, in its units); by default what scores best at the beginning: not at all, 1 at one
-            of three prices (of one candidate nothing can be moved), or not at all but guided, one candidate a plan.
+            of three prices (of one candidate nothing can be moved), or not at all but guided, one candidate a plan; and
+            at the end four times the candidates.
         refine_price: share of the returns' spread that a move by one of these must gain; only with --refine.
         safe: change actions where robots would come too close (SafetyFilter), also while exploring.
         score: what counts of an evaluation.
@@ -68,6 +70,7 @@ class Finetune:
     method: Literal["auto", "critic", "weighted", "noise", "gradient"] = "auto"
     steps: int = 100_000
     online_share: float = 0.5
+    newest: int | None = None
     priority: float = 0.0
     each: bool = False
     episodes: int = 50
@@ -110,6 +113,7 @@ class Finetune:
             steps=self.steps,
             acting=acting,
             online_share=self.online_share,
+            newest=self.newest,
             priority=self.priority,
             each=self.each,
             episodes=self.episodes,
