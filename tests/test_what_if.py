@@ -83,6 +83,12 @@ def test_a_forecast_has_the_actions_of_a_plan_or_of_an_episode(run, crossing_sto
     plan, forecast = dp.Plan.load(first), dp.Plan.load(second)
     assert np.allclose(forecast.actions, plan.best().actions, atol=1e-4)
     assert np.allclose(forecast.observations[:, :, 0], plan.observations[:1, :, 0], atol=1e-4)
+    few = ("plan", run, "--num-samples", 12, "--out", tmp_path / "few.safetensors", "--representatives")
+    answer(capsys, *few, 3)
+    plan = dp.Plan.load(tmp_path / "few.safetensors")
+    assert plan.num_samples == 3 and np.exp(plan.values).sum() == pytest.approx(1)
+    assert main([*map(str, few), "13"]) == 1
+    assert "--representatives 13 of --num-samples 12" in capsys.readouterr().err
     picture = tmp_path / "forecast.png"
     answer(capsys, "plan", run, "--forecast", f"{crossing_store}:2", "--out", second, "--plot", picture)
     episode = dp.TrajectoryStore.open(crossing_store)[2]

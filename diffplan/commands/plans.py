@@ -36,7 +36,7 @@ class MakePlan:
       diffplan plan runs/crossing --given robot_0=plan.safetensors --given robot_1=stay
       diffplan plan runs/crossing --forecast plan.safetensors --plot forecast.png
       diffplan plan runs/crossing --forecast data/crossing:7 --plot forecast.png
-      diffplan plan runs/walkers --forecast data/walkers:3@12 --plot walk.png
+      diffplan plan runs/walkers --forecast data/walkers:3@12 --num-samples 200 --representatives 20 --plot walk.png
 
     Args:
         path: folder of a run or of a planner.
@@ -44,6 +44,7 @@ class MakePlan:
         option: an option of the environment as NAME=VALUE; repeat it for more.
         seed: of the episode and of the plan's noise.
         num_samples: how many candidate plans.
+        representatives: reduce the candidates to so many that stand for all of them, means of clusters.
         num_inference_steps: denoising steps.
         scheduler: flow (Euler), ddim or dpm (DPM-Solver++ 2M); by default the planner's own.
         given: what a robot will do, as ROBOT=straight (to its goal), ROBOT=stay or ROBOT=FILE, a plan
@@ -68,6 +69,7 @@ class MakePlan:
     option: Options = field(default_factory=list)
     seed: int = 0
     num_samples: int = 16
+    representatives: int | None = None
     num_inference_steps: int = 5
     scheduler: Scheduler | None = None
     given: Options = field(default_factory=list)
@@ -89,6 +91,9 @@ class MakePlan:
             check_ending("--out", self.out, (".safetensors",))
         if self.num_samples == 1:
             check_ranks(self.guide)
+        if self.representatives is not None and not 1 <= self.representatives <= self.num_samples:
+            told = f"--representatives {self.representatives} of --num-samples {self.num_samples}"
+            raise ValueError(f"{told}; ask for 1 or more, and for at least as many samples, e.g. ten times as many.")
         if self.forecast and (self.given or self.env or self.option):
             raise ValueError(
                 "--forecast says who is there, and gives all their actions; leave --given, --env and --option out."
@@ -121,7 +126,9 @@ class MakePlan:
     def _sample(
         self, planner: "DiffusionPlanner", observations: "Observations", past: "Past", given: "Cells | None"
     ) -> "Plan":
-        return planner(
+        from diffplan.planners import representatives
+
+        plan = planner(
             observations,
             past=past,
             given=given,
@@ -135,6 +142,7 @@ class MakePlan:
             seed=self.seed,
             decode_actions=self.decode_actions,
         )
+        return plan if self.representatives is None else representatives(plan, self.representatives)
 
     def _figure(self, plan: "Plan", free: "Plan | None", happened: "Trajectory | None") -> "Figure":
         from diffplan.plotting import plot_plan, plot_what_if
