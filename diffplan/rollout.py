@@ -143,7 +143,8 @@ def save_video(
             shown = np.arange((len(film) - 1) % every, len(film), every)  # the last one, too
             begins = np.round(np.array([0, *shown[1:], len(film) + hold * fps]) * 100 / fps)
             durations = (10 * np.diff(begins)).tolist()  # GIFs count in 0.01 s, and viewers show 0.01 s as 0.1 s
-            iio.imwrite(temporary, film[shown], plugin="pillow", duration=durations, loop=0)
+            duration = durations if len(durations) > 1 else durations[0]  # a list is for several frames
+            iio.imwrite(temporary, film[shown], plugin="pillow", duration=duration, loop=0)
         else:
             film = np.concatenate([film, np.repeat(film[-1:], round(hold * fps), axis=0)])
             film = np.pad(film, ((0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)), mode="edge")

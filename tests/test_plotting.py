@@ -212,6 +212,16 @@ def test_what_stands_in_a_known_scene_is_drawn_and_named(env_id, options, kinds)
         assert np.isclose(np.deg2rad(box.get_angle()), env.box[2], atol=1e-5)
 
 
+def test_a_wall_stands_also_where_most_robots_are_imagined():
+    env = make("crossing-v0", layout="doorway")
+    seen, _ = env.reset(seed=3)
+    there = np.repeat(env.joint_spec.stack_observations(seen)[0][:, None], H, axis=1)
+    imagined = np.stack([there, there])
+    imagined[1, [0, 1, 3]] += 0.1
+    plan = dp.Plan(env.joint_spec, imagined, np.zeros((2, 4, H, 2)), np.ones(4, bool))
+    assert [patch.get_label() for patch in dp.plot_plan(plan).axes[0].patches] == ["wall", "wall"]
+
+
 def rings(axes):
     """Where goals are drawn."""
     dots = [one for one in axes.collections if isinstance(one, PathCollection)]

@@ -71,6 +71,12 @@ def test_a_gif_has_every_frame_and_holds_the_last(film, tmp_path):
     assert times == [200] * 10 + [2200]
 
 
+def test_a_gif_of_one_frame_lasts_as_long_as_it_is_held(film, tmp_path):
+    save_video(film[:2], tmp_path / "film.gif", fps=125)
+    with Image.open(tmp_path / "film.gif") as image:
+        assert image.n_frames == 1 and image.info["duration"] == pytest.approx(1000, abs=20)
+
+
 @pytest.mark.parametrize("fps", [30, 1 / 0.015, 125])
 def test_a_gif_of_short_steps_lasts_as_long_as_the_film(film, tmp_path, fps: float):
     save_video(film, tmp_path / "film.gif", fps=fps)

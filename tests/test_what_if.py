@@ -89,6 +89,8 @@ def test_a_forecast_has_the_actions_of_a_plan_or_of_an_episode(run, crossing_sto
     assert plan.num_samples == 3 and np.exp(plan.values).sum() == pytest.approx(1)
     assert main([*map(str, few), "13"]) == 1
     assert "--representatives 13 of --num-samples 12" in capsys.readouterr().err
+    assert main([*map(str, few), "3", "--guide", "rank=1"]) == 1
+    assert "--guide rank ranks candidates, of which --representatives makes means" in capsys.readouterr().err
     picture = tmp_path / "forecast.png"
     answer(capsys, "plan", run, "--forecast", f"{crossing_store}:2", "--out", second, "--plot", picture)
     episode = dp.TrajectoryStore.open(crossing_store)[2]

@@ -91,6 +91,8 @@ class MakePlan:
             check_ending("--out", self.out, (".safetensors",))
         if self.num_samples == 1:
             check_ranks(self.guide)
+        if self.representatives is not None and any(word.startswith("rank") for word in self.guide):
+            raise ValueError("--guide rank ranks candidates, of which --representatives makes means; leave one out.")
         if self.representatives is not None and not 1 <= self.representatives <= self.num_samples:
             told = f"--representatives {self.representatives} of --num-samples {self.num_samples}"
             raise ValueError(f"{told}; ask for 1 or more, and for at least as many samples, e.g. ten times as many.")
@@ -142,7 +144,8 @@ class MakePlan:
             seed=self.seed,
             decode_actions=self.decode_actions,
         )
-        return plan if self.representatives is None else representatives(plan, self.representatives)
+        few = self.representatives  # a deadline may have left fewer candidates
+        return plan if few is None else representatives(plan, min(few, plan.num_samples))
 
     def _figure(self, plan: "Plan", free: "Plan | None", happened: "Trajectory | None") -> "Figure":
         from diffplan.plotting import plot_plan, plot_what_if

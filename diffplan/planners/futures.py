@@ -63,7 +63,7 @@ class Futures:
         """
         if not isinstance(planner, DiffusionPlanner):
             raise TypeError(f"planner is a {type(planner).__name__}; give a trained DiffusionPlanner.")
-        if int(count) != count or count < 1:
+        if not isinstance(count, int | np.integer) or count < 1:
             raise ValueError(f"count={count}; ask for a whole number of futures, at least one.")
         config = planner.denoiser.settings
         with torch.random.fork_rng(devices=[]):

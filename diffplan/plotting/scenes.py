@@ -18,9 +18,10 @@ _LANDMARK_RADIUS = 0.05
 
 def draw_scene(axes: Axes, plan: Plan) -> None:
     """Draws the walls, boxes and landmarks of the plan's environment as they are now; patches are labelled by kind."""
-    draw, now = _SCENES.get(plan.spec.env_id or ""), plan.observations[:, int(np.argmax(plan.agent_mask)), 0]
-    if draw is not None and np.ptp(now, axis=0).max() < 1e-3:  # otherwise it is imagined
-        draw(axes, plan, now[0])
+    draw, now = _SCENES.get(plan.spec.env_id or ""), plan.observations[:, plan.agent_mask, 0]
+    known = np.flatnonzero(np.ptp(now, axis=0).max(-1) < 1e-3)  # what the others see is imagined
+    if draw is not None and (len(known) or draw is _crossing):  # its walls stand, whatever is seen
+        draw(axes, plan, now[0, known[0] if len(known) else 0])
 
 
 def _crossing(axes: Axes, plan: Plan, seen: Float[np.ndarray, "O"]) -> None:
