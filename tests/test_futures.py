@@ -174,6 +174,8 @@ def test_a_planner_that_samples_holds_no_futures(planner: dp.DiffusionPlanner, t
         dp.Futures.of(planner, 0)
     with pytest.raises(ValueError, match=r"count=2\.5; ask for a whole number"):
         dp.Futures.of(planner, 2.5)
+    with pytest.raises(TypeError, match="planner is a Futures; give a DiffusionPlanner"):
+        dp.RecedingHorizonPolicy(dp.Futures.of(planner, 2))
     with pytest.raises(TypeError, match="planner is a Futures; give a trained DiffusionPlanner"):
         dp.Futures.of(dp.Futures.of(planner, 2))
     with pytest.raises(ValueError, match="this planner samples"):

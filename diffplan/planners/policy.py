@@ -90,6 +90,7 @@ class RecedingHorizonPolicy:
         memory: past steps to plan with; None: as many as the planner takes.
 
     Raises:
+        TypeError: ``planner`` is none (but ``Futures``, say, which sample nothing to choose from).
         ValueError: numbers out of their ranges, partners that are not in the plan, guides that move no plan, or only
             rank where there is one candidate, or ``refine`` without a value function.
 
@@ -118,6 +119,8 @@ class RecedingHorizonPolicy:
         safety: SafetyFilter | None = None,
         memory: int | None = None,
     ):
+        if not isinstance(planner, DiffusionPlanner):
+            raise TypeError(f"planner is a {type(planner).__name__}; give a DiffusionPlanner.")
         if not 1 <= execute_steps <= planner.horizon:
             raise ValueError(
                 f"execute_steps={execute_steps}; the planner plans {planner.horizon} steps, execute 1 to that many."
