@@ -86,7 +86,7 @@ def collect_episodes(
                         store.append(recorded)
                         first, recorded = len(store), []
         finally:  # also after Ctrl-C or an error, be it amid an append: what is complete is kept
-            if (store.path / MANIFEST).exists():  # workers of a script without a main guard ran it, too, up to here
+            if (store.path / MANIFEST).exists():  # else workers ran a script without a main guard anew, and removed it
                 store = TrajectoryStore.open(out)
                 store.append(recorded[len(store) - first :])
                 if not len(store):  # nothing to go on with, and in nobody's way

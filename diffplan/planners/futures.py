@@ -58,7 +58,7 @@ class Futures:
             seed: of what tells futures apart at first.
 
         Raises:
-            TypeError: ``planner`` is none.
+            TypeError: ``planner`` is no ``DiffusionPlanner``.
             ValueError: ``count`` is not a positive whole number.
         """
         if not isinstance(planner, DiffusionPlanner):

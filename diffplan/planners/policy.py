@@ -90,7 +90,7 @@ class RecedingHorizonPolicy:
         memory: past steps to plan with; None: as many as the planner takes.
 
     Raises:
-        TypeError: ``planner`` is none (but ``Futures``, say, which sample nothing to choose from).
+        TypeError: ``planner`` is no ``DiffusionPlanner``, but ``Futures``, say.
         ValueError: numbers out of their ranges, partners that are not in the plan, guides that move no plan, or only
             rank where there is one candidate, or ``refine`` without a value function.
 
