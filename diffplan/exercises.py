@@ -145,7 +145,7 @@ class Exercises:
         forgotten = draw_forgotten(self.mix, len(known), self.history, known.shape[2], generator)
         clean, shown, known = clean.masked_fill(forgotten, 0), shown & ~forgotten, known & ~forgotten
         unknown = shown & ~known
-        framed = known[:, :, : self.history + 1, self.position].all(-1).any(-1)  # everybody where frames are none
+        framed = known[:, :, : self.history + 1, self.position].all(-1).any(-1)  # all agents, where there are no frames
         levels = draw_levels(self.mix, unknown.any(-1), self.patch_size, generator)
         noise = torch.randn(clean.shape, generator=generator)
         sample = torch.where(unknown, torch.lerp(clean, noise, levels[..., None]), clean)
