@@ -12,6 +12,7 @@ Scores are success rates, or returns where random actions count as 0 and the scr
 lowest score of a run's own evaluations over that of the planner that it began with, on the same starts. Figures of
 other methods than ``critic`` end with their name. co_learning_<n>_*: the score where n robots learn each for itself
 (``--each``), beside that of the planner that all began with.
+wall_minutes_*: of the rounds; tests after the last one, with four times the candidates too, take a few minutes more.
 speedup_over_scratch, of simple_spread: steps after which SAC, see ``online_baseline.py``, first scores as high as the
 fine-tuned planner, over the planner's own; where it never does within ``--scratch-steps``, these count. The recorded
 episodes that only the planner began with do not.

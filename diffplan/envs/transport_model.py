@@ -10,6 +10,7 @@ DT, SUBSTEPS = 0.1, 5
 V_MAX, MASS, MAX_FORCE, VELOCITY_GAIN = 0.6, 1.0, 10.0, 100.0
 ROBOT_RADIUS, PILLAR_RADIUS, HEIGHT = 0.03, 0.07, 0.06
 BOX_HALF = (0.15, 0.2)
+BOX_COLOR, GOAL_COLOR = (0.76, 0.60, 0.42), (0.87, 0.80, 0.68)  # red-green-blue in 0..1, here and in plots
 """Half the box's length, along its heading, and half its width (m)."""
 FRICTION, FRICTION_RADIUS = 1.4 * MAX_FORCE, 0.26
 """Force that slides the box (N); the torque that turns it, divided by that force (m)."""
@@ -60,7 +61,7 @@ def build_model(num_robots: int) -> mujoco.MjModel:
 def _add_goal(spec: mujoco.MjSpec) -> None:
     """Adds a picture of the box where it shall go, with a stripe along its front."""
     body = spec.worldbody.add_body(name="goal", mocap=True)
-    body.add_geom(type=_BOX, size=[*BOX_HALF, 0.002], rgba=[0.87, 0.80, 0.68, 1.0], **_SEEN_ONLY)
+    body.add_geom(type=_BOX, size=[*BOX_HALF, 0.002], rgba=[*GOAL_COLOR, 1.0], **_SEEN_ONLY)
     _add_stripe(body, 0.002)
 
 
@@ -79,8 +80,7 @@ def _add_box(spec: mujoco.MjSpec) -> None:
     for name, kind, axis in (("x", _SLIDE, 0), ("y", _SLIDE, 1), ("yaw", _HINGE, 2), ("z", _SLIDE, 2)):
         body.add_joint(name=f"box_{name}", type=kind, axis=np.eye(3)[axis].tolist())
     mass = FRICTION / slide / gravity
-    brown = [0.76, 0.60, 0.42, 1.0]
-    body.add_geom(name="box", type=_BOX, size=[*BOX_HALF, HEIGHT], mass=mass, friction=_SMOOTH, rgba=brown)
+    body.add_geom(name="box", type=_BOX, size=[*BOX_HALF, HEIGHT], mass=mass, friction=_SMOOTH, rgba=[*BOX_COLOR, 1.0])
     _add_stripe(body, HEIGHT)
     foot_radius, sink = 0.02, 0.5 * gravity * softness**2
     foot = body.add_geom(name="foot", type=_SPHERE, size=[foot_radius, 0.0, 0.0], mass=0.0, **_UNDERNEATH)

@@ -68,7 +68,6 @@ class NoiseSteering(CriticMethod):
             latents=None if encoder is None else LatentSource(encoder, None, NOTHING_ELSE_KNOWN),
             watched=self.watched,
             device=planner.device,
-            position=planner.denoiser.config.position,
         )
         self.bounds = torch.from_numpy(normalized_bounds(spec, planner.normalizer)).to(planner.device)
 

@@ -44,7 +44,7 @@ def checked_spread(spread: float | None) -> float | None:
 
 def first_cells(plan: Plan) -> Float[np.ndarray, "S N 1 D"]:
     """The present and what every candidate does next, in physical units."""
-    return plan.grid[:, :, :1]
+    return np.concatenate((plan.observations[:, :, :1], plan.actions[:, :, :1]), axis=-1)
 
 
 def first_action_spread(plan: Plan, normalizer: Normalizer) -> Float[np.ndarray, "N A"]:

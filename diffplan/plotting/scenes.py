@@ -8,12 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 
 from diffplan.envs.crossing_layouts import DOORWAY_BOXES
-from diffplan.envs.transport_model import BOX_HALF
+from diffplan.envs.transport_model import BOX_COLOR, BOX_HALF, GOAL_COLOR
 from diffplan.plotting.style import HAIRLINE, MUTED
 from diffplan.trajectory import Plan
 
-_BROWN, _SAND = (0.76, 0.60, 0.42), (0.87, 0.80, 0.68)  # as in MuJoCo's pictures
-_LANDMARK_RADIUS = 0.05
+_LANDMARK_RADIUS = 0.05  # m, as mpe2 draws them
 
 
 def draw_scene(axes: Axes, plan: Plan) -> None:
@@ -32,7 +31,8 @@ def _crossing(axes: Axes, plan: Plan, seen: Float[np.ndarray, "O"]) -> None:
 
 
 def _transport(axes: Axes, plan: Plan, seen: Float[np.ndarray, "O"]) -> None:
-    poses = (("box's goal", seen[8:12], _SAND, "--"), ("box", seen[4:8], _BROWN, "-"))
+    """An agent sees the box's pose and that of its goal, see ``TransportEnv``."""
+    poses = (("box's goal", seen[8:12], GOAL_COLOR, "--"), ("box", seen[4:8], BOX_COLOR, "-"))
     for label, (x, y, cos, sin), color, line in poses:
         corner, size = (x - BOX_HALF[0], y - BOX_HALF[1]), (2 * BOX_HALF[0], 2 * BOX_HALF[1])
         angle = float(np.degrees(np.arctan2(sin, cos)))
