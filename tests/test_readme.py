@@ -54,6 +54,18 @@ def test_every_command_that_the_readme_and_the_how_to_show_exists() -> None:
         parse(shlex.split(line, comments=True)[1:])
 
 
-def test_every_picture_and_page_that_the_readme_links_is_there() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (Path(__file__).parents[1] / target).is_file(), target
+def anchors(page: Path) -> set[str]:
+    """What a link to the page may end with, as code hosts make it of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_between_pages_and_to_pictures_leads_somewhere() -> None:
+    root, links = Path(__file__).parents[1], 0
+    for page in (*root.glob("*.md"), *root.glob("docs/*.md")):
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.is_file(), f"{page.name} links {target}"
+            assert not anchor or anchor in anchors(linked), f"{page.name} links {target}#{anchor}"
+            links += 1
+    assert links > 20

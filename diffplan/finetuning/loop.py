@@ -46,7 +46,7 @@ METHODS: dict[str, type[CriticMethod]] = {
 }
 """What ``finetune(method=...)`` can be, besides ``"auto"``."""
 AUTO = "critic"
-"""What ``method="auto"`` is: the cheapest, and the one that gained on simple_spread; see docs/design.md."""
+"""What ``method="auto"`` is: the cheapest, and the one that gained on simple_spread; see docs/experiments.md."""
 
 
 @dataclass(frozen=True)
