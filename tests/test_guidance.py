@@ -13,6 +13,7 @@ import diffplan as dp
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import ConstraintGuide, Estimate, GoalGuide, Guide, Question, make_scheduler
 from diffplan.planners.finishing import finished
+from diffplan.planners.grid import Grid
 from diffplan.planners.judging import rank, realism
 from diffplan.planners.openness import OPEN, action_spread
 from diffplan.planners.question import Sampling
@@ -315,7 +316,7 @@ def test_guided_plans_that_end_at_a_high_noise_level_are_estimated_once_more(end
 
     for guides in ([], [dataclasses.replace(near_two(), levels=None)], [near_two()]):
         sampling = Sampling(num_samples=2, guides=guides)
-        found = finished(plans, ended, noise, values, (known, exists, ceiling), 2, sampling, estimate)
+        found = finished(plans, ended, noise, Grid(values, known, exists, ceiling, 0), 2, sampling, estimate)
     assert down == asked
     assert torch.equal(found, plans if not asked else torch.zeros_like(plans))
     for noisy in seen:

@@ -1,25 +1,24 @@
 """What becomes of plans when the walk down the noise levels is over."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from diffplan.planners.grid import Grid
 from diffplan.planners.question import Sampling
 
 TORN = 0.72  # noise level above which guides tear plans apart, should these end there
 HOLDS = 0.45  # level from which the network puts such plans together again
 HOLDING = 0.3  # what that takes, as a share of a guided call of the network
-Grid: TypeAlias = tuple[Bool[Tensor, "B N W D"], Bool[Tensor, "B N W D"], Float[Tensor, "B N W"]]
 
 
 def finished(
     plans: Float[Tensor, "BS N W D"],
     ended: float,
     noise: Float[Tensor, "B S N W D"],
-    values: Float[Tensor, "B N W D"],
     grid: Grid,
     observation_size: int,
     sampling: Sampling,
@@ -34,20 +33,17 @@ def finished(
         plans: as sampled.
         ended: the noise level of the last estimate.
         noise: to noise them with again.
-        values: the known entries.
-        grid: what is known, what exists, and the noise levels above which no cell starts.
+        grid: the questions.
         observation_size: entries of a cell that are an observation's.
         sampling: how the plans were sampled.
         estimate: goes from noisy plans down noise levels, unguided.
     """
-    known, exists, ceiling = grid
     if sampling.moves and ended > TORN:
-        level = ceiling.clamp(max=HOLDS)[:, None, :, :, None]
-        noisy = torch.lerp(plans.reshape(noise.shape), noise, level)
-        noisy = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
-        plans = estimate(noisy.flatten(0, 1), grid, [HOLDS, 0.0])
+        level = grid.ceiling.clamp(max=HOLDS)[:, None, :, :, None]
+        plans = estimate(grid.impose(torch.lerp(plans.reshape(noise.shape), noise, level)), grid, [HOLDS, 0.0])
     if sampling.decode_actions:
-        observed = torch.arange(values.shape[-1], device=values.device) < observation_size
-        noisy = torch.where(known[:, None] | observed, plans.reshape(noise.shape), noise) * exists[:, None]
-        plans = estimate(noisy.flatten(0, 1), (known | observed, exists, torch.ones_like(ceiling)), [1.0, 0.0])
+        observed = torch.arange(noise.shape[-1], device=noise.device) < observation_size
+        decoded = replace(grid, known=grid.known | observed, ceiling=torch.ones_like(grid.ceiling))
+        noisy = torch.where(decoded.known[:, None], plans.reshape(noise.shape), noise) * grid.exists[:, None]
+        plans = estimate(noisy.flatten(0, 1), decoded, [1.0, 0.0])
     return plans

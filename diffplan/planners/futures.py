@@ -16,8 +16,9 @@ from jaxtyping import Float
 
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planner_folder import find_planner
+from diffplan.planners.grid import Grid, plan_from_grid
 from diffplan.planners.planner import DiffusionPlanner
-from diffplan.planners.question import Question, known_grid, plan_from_grid
+from diffplan.planners.question import Question
 from diffplan.planners.saving import FUTURES, load_components, load_provenance
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Cells, Plan
@@ -113,16 +114,15 @@ class Futures:
         return [self._answered(one) for one in questions]
 
     def _answered(self, question: Question) -> Plan:
-        planner = self.planner
-        grid = known_grid(question, planner.spec, planner.normalizer, planner.horizon, planner.history)
-        values, known, exists, ceiling = (torch.from_numpy(part)[None].to(planner.denoiser.device) for part in grid)
-        if (ceiling < 1).any():
+        planner, grid = self.planner, Grid.of(self.planner, [question])
+        if (grid.ceiling < 1).any():
             raise ValueError("futures take no given cells with a noise level; give them whole, or not at all.")
-        sample = torch.where(known, values, 0).expand(self.count, -1, -1, -1)
-        estimate = planner.estimator(known, exists, self.count, latents=torch.from_numpy(self.codes()).to(sample))
-        cells = torch.where(known, sample, estimate(sample, 1.0)).cpu().numpy()
+        sample = torch.where(grid.known, grid.values, 0).expand(self.count, -1, -1, -1)
+        codes = torch.from_numpy(self.codes()).to(sample)
+        estimate = planner.estimator(grid.known, grid.exists, self.count, latents=codes)
+        cells = torch.where(grid.known, sample, estimate(sample, 1.0)).cpu().numpy()
         chain = planner.normalizer.unnormalize(cells, planner.spec.role_index)[None, :, :, planner.history :]
-        return plan_from_grid(planner.spec, chain, exists[0, :, planner.history :].cpu().numpy(), {}, 1, None)
+        return plan_from_grid(planner.spec, chain, grid.exists[0, :, planner.history :].cpu().numpy(), {}, 1, None)
 
     def codes(self) -> Float[np.ndarray, "S N S"]:
         """What the denoiser is told for each future; where futures are each agent's own, in an order of its own."""

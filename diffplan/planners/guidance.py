@@ -133,38 +133,47 @@ class Guidance:
         pulls = self._gradients(moving, clean) * free
         if not pulls.any():
             return clean, clean
-        gain = level**2 / max(1 - level, LEAST_SIGNAL)
+        covariance = _Covariance(variable, traced, level, free)
+        pushes = pulls / (1 + self._bends_of(moving, clean, pulls, covariance))
+        return clean, self._pushed(moving, clean, pushes, covariance)
 
-        def covariant(pull: Tensor) -> Tensor:
-            (moved,) = torch.autograd.grad(traced, variable, pull, retain_graph=True)
-            return (gain * moved * free).nan_to_num()
-
-        spread = level / ((1 - level) ** 2 + level**2) ** 0.5
-        limit = spread * free.sum(-1, keepdim=True).sqrt()
+    def _bends_of(
+        self,
+        moving: Sequence[int],
+        clean: Float[Tensor, "BS N W D"],
+        pulls: Float[Tensor, "guides BS N W D"],
+        covariance: "_Covariance",
+    ) -> Float[Tensor, "guides BS N W 1"]:
+        """H C of each guide: measured a little way along all pulls, of steady guides once."""
         bends = dict(self._bends)
         if fresh := [index for index in moving if index not in bends]:
-            probe = covariant(pulls.sum(0))
-            lengths = (_length(probe) / limit.clamp(min=1e-9)).flatten(1).amax(1)
+            probe = covariance.times(pulls.sum(0))
+            lengths = (_length(probe) / covariance.limit.clamp(min=1e-9)).flatten(1).amax(1)
             share = (PROBE / lengths.clamp(min=PROBE))[:, None, None, None]
             for index in fresh:
-                bends[index] = self._curvature(index, clean, pulls[moving.index(index)], share, probe) / spread**2
+                bend = self._curvature(index, clean, pulls[moving.index(index)], share, probe)
+                bends[index] = bend / covariance.spread**2
                 if self.guides[index].steady:
                     self._bends[index] = bends[index]
-        bend = spread**2 * torch.stack([bends[index] for index in moving])
-        pushes, moved = pulls / (1 + bend), clean
-        steady = [self.guides[index].steady for index in moving]
+        return covariance.spread**2 * torch.stack([bends[index] for index in moving])
 
-        def shift(push: Tensor) -> Tensor:
-            way = covariant(push)
-            return way * (TRUST * limit / _length(way).clamp(min=1e-9)).clamp(max=1)
-
+    def _pushed(
+        self,
+        moving: Sequence[int],
+        clean: Float[Tensor, "BS N W D"],
+        pushes: Float[Tensor, "guides BS N W D"],
+        covariance: "_Covariance",
+    ) -> Float[Tensor, "BS N W D"]:
+        """Plans moved by steady guides at once, then by each other one: a strong one that ties steps together would
+        take the others' shifts with it."""
+        steady, moved = [self.guides[index].steady for index in moving], clean
         if any(steady):
-            moved = moved + shift(pushes[steady].sum(0))
+            moved = moved + covariance.shift(pushes[steady].sum(0))
         judges = [self.guides[index] for index in moving if not self.guides[index].steady]
         for push, one in zip(pushes, steady, strict=True):
-            if not one:  # each by itself: a strong one that ties steps together would take the others' shifts with it
-                moved = moved + self._shortened(judges, moved, shift(push))
-        return clean, moved
+            if not one:
+                moved = moved + self._shortened(judges, moved, covariance.shift(push))
+        return moved
 
     def _shortened(
         self, judges: Sequence[Guide], plan: Float[Tensor, "BS N W D"], shift: Float[Tensor, "BS N W D"]
@@ -216,6 +225,36 @@ class Guidance:
         features = torch.from_numpy(self.spec.feature_mask).to(future.device)
         physical = physical * (self.agent_mask[..., None] & features)[:, None, :, None]
         return Estimate(self.spec, physical[..., :O], physical[..., O:], future.reshape(shape), self.agent_mask)
+
+
+class _Covariance:
+    """C at a noise level, as a function of what it is multiplied by.
+
+    The attribute ``spread`` is the standard deviation of what is open where clean cells are N(0, 1), ``limit`` how far
+    that lets a cell move.
+    """
+
+    def __init__(
+        self,
+        sample: Float[Tensor, "BS N W D"],
+        estimate: Float[Tensor, "BS N W D"],
+        level: float,
+        free: Bool[Tensor, "_ N W D"],
+    ):
+        self.sample, self.estimate, self.free = sample, estimate, free
+        self.gain = level**2 / max(1 - level, LEAST_SIGNAL)
+        self.spread = level / ((1 - level) ** 2 + level**2) ** 0.5
+        self.limit = self.spread * free.sum(-1, keepdim=True).sqrt()
+
+    def times(self, pull: Float[Tensor, "BS N W D"]) -> Float[Tensor, "BS N W D"]:
+        """C pull, by one more gradient through the network."""
+        (moved,) = torch.autograd.grad(self.estimate, self.sample, pull, retain_graph=True)
+        return (self.gain * moved * self.free).nan_to_num()
+
+    def shift(self, push: Float[Tensor, "BS N W D"]) -> Float[Tensor, "BS N W D"]:
+        """C push, no cell farther than ``TRUST`` allows."""
+        way = self.times(push)
+        return way * (TRUST * self.limit / _length(way).clamp(min=1e-9)).clamp(max=1)
 
 
 def _length(cells: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a planner makes of a question before it samples: what agents are like, and which noise to begin with."""
+"""What a planner makes of questions before it samples: what agents are like, and what sampling begins with."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffplan.planners.grid import Grid, warm_grid
 from diffplan.planners.question import Question
 from diffplan.trajectory import Belief
 
@@ -50,19 +51,25 @@ def infer(
     return latents, list(beliefs)
 
 
-def steered(
+def first_sample(
     planner: "DiffusionPlanner",
+    questions: Sequence[Question],
+    grid: Grid,
     noise: Float[Tensor, "B S N W D"],
-    values: Float[Tensor, "B N W D"],
-    known: Bool[Tensor, "B N W D"],
-    present: Bool[Tensor, "B N"],
-) -> Float[Tensor, "B S N W D"]:
-    """The noise that plans begin with: of the planner's noise policy, where it has one; also that of warm starts.
+    level: float,
+) -> Float[Tensor, "BS N W D"]:
+    """What sampling begins with: noise at its first level, over the warm starts where there are some.
 
-    The noise and a plan are the two ends of a path, and a warm start enters it in between: with the noise that a plan
-    came of, it goes on where that plan's own sampling was.
+    The noise is that of the planner's noise policy, where it has one, also under warm starts: the noise and a plan are
+    the two ends of a path, and a warm start enters it in between. With the noise that a plan came of, it goes on where
+    that plan's own sampling was.
     """
-    if planner.noise_policy is None:
-        return noise
-    roles = torch.from_numpy(planner.spec.role_index).to(noise.device)
-    return planner.noise_policy.steer(noise, values, known, roles, present)
+    if planner.noise_policy is not None:
+        roles = torch.from_numpy(planner.spec.role_index).to(noise.device)
+        noise = planner.noise_policy.steer(noise, grid.values, grid.given, roles, grid.present)
+    noisy = level * noise
+    if plans := [question.warm_start for question in questions if question.warm_start is not None]:
+        layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
+        earlier = np.stack([warm_grid(plan, *layout, noise.shape[1]) for plan in plans])
+        noisy = noisy + (1 - level) * torch.from_numpy(earlier).to(noise.device)
+    return grid.impose(grid.hint(noisy, level))

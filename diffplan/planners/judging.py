@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from diffplan.planners.grid import Grid, warm_grid
 from diffplan.planners.guidance import Guidance
 from diffplan.planners.guides import Guide
-from diffplan.planners.question import Question, known_grid, warm_grid
+from diffplan.planners.question import Question
 from diffplan.trajectory import Plan
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
     """
     question = Question(plan.spec.unstack_observations(plan.observations[0, :, 0], plan.agent_mask))
     layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
-    _, known, exists, _ = (torch.from_numpy(part)[None].to(planner.device) for part in known_grid(question, *layout))
-    clean = torch.from_numpy(warm_grid(plan, *layout, plan.num_samples)).to(planner.device) * exists
+    grid = Grid.of(planner, [question])
+    clean = torch.from_numpy(warm_grid(plan, *layout, plan.num_samples)).to(planner.device) * grid.exists
     latents = None if plan.belief is None else torch.from_numpy(plan.belief.latents)[None].to(clean)
-    estimate, free = planner.estimator(known, exists, plan.num_samples, latents=latents), ~known & exists
+    estimate = planner.estimator(grid.known, grid.exists, plan.num_samples, latents=latents)
+    free = ~grid.known & grid.exists
     generator = torch.Generator().manual_seed(0)
     error = torch.zeros(len(clean), device=clean.device)
     for _ in range(DRAWS):

@@ -21,17 +21,18 @@ from diffplan.planner_folder import INDEX, find_planner
 from diffplan.planners.deadline import Deadline, Pace
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.finishing import HOLDING, finished
+from diffplan.planners.grid import Grid, plan_from_grid
 from diffplan.planners.guidance import Guidance, check_levels
 from diffplan.planners.guides import Guide
-from diffplan.planners.inference import infer, steered
+from diffplan.planners.inference import first_sample, infer
 from diffplan.planners.judging import DRAWS, realism
 from diffplan.planners.openness import checked_spread, openness
 from diffplan.planners.parts import check_parts, common_positions, frame_options
-from diffplan.planners.question import Question, Sampling, known_grid, plan_from_grid, warm_grid
+from diffplan.planners.question import Question, Sampling
 from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
 from diffplan.planners.saving import OPTIONAL, PROVENANCE, SETTINGS, load_components, load_provenance, whole_folder
 from diffplan.spec import Actions, JointSpec, Observations
-from diffplan.trajectory import Cells, Plan
+from diffplan.trajectory import Belief, Cells, Plan
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
@@ -281,83 +282,55 @@ class DiffusionPlanner(DiffusionPipeline):
             return []
         calls_after = DRAWS * bool(sampling.realism) + sampling.decode_actions + HOLDING * sampling.moves
         deadline = Deadline(sampling.deadline_ms, calls_after, self._pace)
-        layout = (self.spec, self.normalizer, self.horizon, self.history)
-        grids = [known_grid(question, *layout) for question in questions]
-        values, known, exists, ceiling = (
-            torch.from_numpy(np.stack(parts)).to(self.denoiser.device) for parts in zip(*grids, strict=True)
-        )
-        present = exists[:, :, self.history].any(-1)
-        latents, beliefs = infer(self, questions, values, known & exists, present)
-        warm = [question.warm_start for question in questions if question.warm_start is not None]
-        if warm and len(warm) < len(questions):
-            raise ValueError("some questions have a warm_start and some do not; ask them in two calls.")
-        first = sampling.warm_start_level if warm else 1.0
-        levels = noise_levels(self.scheduler, sampling.num_inference_steps, first)
+        grid = Grid.of(self, questions)
+        latents, beliefs = infer(self, questions, grid.values, grid.given, grid.present)
+        levels = noise_levels(self.scheduler, sampling.num_inference_steps, sampling.first_level(questions))
         number = deadline.affordable(sampling.num_samples, len(levels) - 1, len(questions))
+        guidance = self._guidance(sampling, grid, levels)
+        noise = torch.stack([self._noise(question.seed, number) for question in questions])
+        start = first_sample(self, questions, grid, noise, levels[0])
+        seeds = [question.seed for question in questions]
+        chain = self._walk(start, grid, levels, sampling, latents, guidance, deadline, seeds)
+        plain = dataclasses.replace(sampling, guides=(), resample=False)
+        parts = (chain[-1], levels[len(chain) - 2], noise, grid, self.spec.observation_size, sampling)
+        chain[-1] = finished(*parts, lambda noisy, grid, down: self._walk(noisy, grid, down, plain, latents)[-1])
+        plans = self._plans([step.reshape(noise.shape) for step in chain], grid, sampling, guidance, beliefs)
+        self._pace = deadline.pace(number * len(questions))
+        return plans
+
+    def _guidance(self, sampling: Sampling, grid: Grid, levels: list[float]) -> Guidance:
+        """The guides, checked before anything is sampled."""
         opened = openness(self.config["action_spread"])
-        guidance = Guidance(sampling.guides, self.spec, self.normalizer, present, self.history, opened)
+        guidance = Guidance(sampling.guides, self.spec, self.normalizer, grid.present, self.history, opened)
         guidance.check(self.horizon, self._tried)
         self._tried = tuple(sampling.guides)
         check_levels(sampling.guides, levels[:-1])
-        noise = torch.stack([self._noise(question.seed, number) for question in questions])
-        noisy = steered(self, noise, values, known & exists, present) * levels[0]
-        if warm:
-            earlier = np.stack([warm_grid(plan, *layout, number) for plan in warm])
-            noisy = noisy + (1 - levels[0]) * torch.from_numpy(earlier).to(self.denoiser.device)
-        told = ~values.isnan() & (ceiling <= levels[0])[..., None]  # less well known cells say nothing to a warm start
-        noisy = torch.where(told[:, None], ((1 - ceiling[..., None]) * values)[:, None], noisy)
-        sample = torch.where(known[:, None], values[:, None], noisy) * exists[:, None]
-        seeds = [question.seed for question in questions]
-        grid = (known, exists, ceiling)
-        latents = latents if latents is None else latents.repeat_interleave(number, 0)
-        chain = self._sample(sample.flatten(0, 1), grid, levels, sampling, latents, guidance, deadline, seeds)
-        plain = dataclasses.replace(sampling, guides=(), resample=False)
-        parts = (chain[-1], levels[len(chain) - 2], noise, values, grid, self.spec.observation_size, sampling)
-        chain[-1] = finished(*parts, lambda noisy, grid, down: self._sample(noisy, grid, down, plain, latents)[-1])
-        terms = {name: term.cpu().numpy() for name, term in guidance.terms(chain[-1]).items()}
-        shown = chain if sampling.return_chain else chain[-1:]
-        grids_of = [self._physical(step.reshape(noise.shape)) for step in shown]
-        plans = [
-            plan_from_grid(
-                self.spec,
-                np.stack([grid[i] for grid in grids_of])[..., self.history :, :],
-                exists[i, :, self.history :].cpu().numpy(),
-                {name: term[i] for name, term in terms.items()},
-                len(chain) - 1,
-                beliefs[i],
-            )
-            for i in range(len(questions))
-        ]
-        if sampling.realism:
-            plans = [plan.with_term("realism", sampling.realism * realism(self, plan)) for plan in plans]
-        self._pace = deadline.pace(number * len(questions))
-        return plans
+        return guidance
 
     def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:
         generator = torch.Generator().manual_seed(int(seed))
         shape = (num_samples, self.spec.num_agents, self.history + self.horizon, self.spec.size)
         return torch.randn(shape, generator=generator).to(self.denoiser.device)
 
-    def _sample(
+    def _walk(
         self,
         sample: Float[Tensor, "BS N W D"],
-        grid: tuple[Bool[Tensor, "B N W D"], Bool[Tensor, "B N W D"], Float[Tensor, "B N W"]],
+        grid: Grid,
         levels: list[float],
         sampling: Sampling,
-        latents: Float[Tensor, "BS N Z"] | None = None,
+        latents: Float[Tensor, "B N Z"] | None = None,
         guidance: Guidance | None = None,
         deadline: Deadline | None = None,
         seeds: Sequence[int] = (),
-    ) -> list[Tensor]:
+    ) -> list[Float[Tensor, "BS N W D"]]:
         """Runs the network down the levels; what is the same for the whole batch is computed once."""
-        if all((part == part[:1]).all() for part in grid):
-            known, exists, ceiling = (part[:1] for part in grid)
-        else:
-            known, exists, ceiling = (part.repeat_interleave(len(sample) // len(part), 0) for part in grid)
+        known, exists, ceiling = grid.for_candidates(len(sample))
         heard = ceiling < 1
         if sampling.resample and heard.any():
             raise ValueError("resample=True takes no given cells with a noise level; leave it out, or give them whole.")
         waiting = ceiling if heard.any() else None
+        if latents is not None:
+            latents = latents.repeat_interleave(len(sample) // len(latents), 0)
         estimate = self.estimator(known, exists, len(sample), sampling, waiting, latents)
 
         def stop() -> bool:
@@ -380,6 +353,34 @@ class DiffusionPlanner(DiffusionPipeline):
             return steer_particles(guided, guidance.particle_weight, sample, known, levels, generators, stop)
         return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop, waiting)
 
+    def _plans(
+        self,
+        chain: Sequence[Float[Tensor, "B S N W D"]],
+        grid: Grid,
+        sampling: Sampling,
+        guidance: Guidance,
+        beliefs: Sequence[Belief | None],
+    ) -> list[Plan]:
+        """What the samples are in physical units, and what guides say of them."""
+        terms = {name: term.cpu().numpy() for name, term in guidance.terms(chain[-1].flatten(0, 1)).items()}
+        shown = chain if sampling.return_chain else chain[-1:]
+        cells = [self.normalizer.unnormalize(step.cpu().numpy(), self.spec.role_index) for step in shown]
+        ahead = np.stack(cells)[..., self.history :, :]
+        plans = [
+            plan_from_grid(
+                self.spec,
+                ahead[:, i],
+                grid.exists[i, :, self.history :].cpu().numpy(),
+                {name: term[i] for name, term in terms.items()},
+                len(chain) - 1,
+                belief,
+            )
+            for i, belief in enumerate(beliefs)
+        ]
+        if sampling.realism:
+            return [plan.with_term("realism", sampling.realism * realism(self, plan)) for plan in plans]
+        return plans
+
     def estimator(
         self,
         known: Bool[Tensor, "_ N W D"],
@@ -395,6 +396,3 @@ class DiffusionPlanner(DiffusionPipeline):
         half = worthwhile and uses_bfloat16(self.precision, known.is_cuda)
         settings = (sampling.target_return, sampling.guidance_scale, ceiling, latents)
         return make_estimator(self.denoiser, known, exists, roles, half, *settings)
-
-    def _physical(self, cells: Tensor) -> np.ndarray:
-        return self.normalizer.unnormalize(cells.cpu().numpy(), self.spec.role_index)

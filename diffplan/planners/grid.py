@@ -1,0 +1,195 @@
+"""Questions laid out as grids of known and unknown cells in the network's units, and plans made of such grids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffplan.datasets.normalizer import Normalizer
+from diffplan.planners.question import Question
+from diffplan.spec import JointSpec
+from diffplan.trajectory import Belief, Cells, Plan
+
+if TYPE_CHECKING:
+    from diffplan.planners.planner import DiffusionPlanner
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Questions side by side, as a sampler sees them.
+
+    Args:
+        values: normalised cells, NaN where unknown, 0 where nothing exists.
+        known: entries that keep their value.
+        exists: entries of agents that are there.
+        ceiling: the noise level above which no cell starts: below 1 where one is given with a noise level.
+        now: the step of the present, the first that is planned.
+    """
+
+    values: Float[Tensor, "B N W D"]
+    known: Bool[Tensor, "B N W D"]
+    exists: Bool[Tensor, "B N W D"]
+    ceiling: Float[Tensor, "B N W"]
+    now: int
+
+    @classmethod
+    def of(cls, planner: "DiffusionPlanner", questions: Sequence[Question]) -> Self:
+        """Lays questions out. Raises ``ValueError`` for what does not fit the planner's spec."""
+        layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
+        parts = zip(*(_cells(question, *layout) for question in questions), strict=True)
+        values, known, exists, ceiling = (torch.from_numpy(np.stack(p)).to(planner.denoiser.device) for p in parts)
+        return cls(values, known, exists, ceiling, planner.history)
+
+    @property
+    def given(self) -> Bool[Tensor, "B N W D"]:
+        """Entries that exist and are known."""
+        return self.known & self.exists
+
+    @property
+    def present(self) -> Bool[Tensor, "B N"]:
+        """Who is there now."""
+        return self.exists[:, :, self.now].any(-1)
+
+    def impose(self, noisy: Float[Tensor, "B S N W D"]) -> Float[Tensor, "BS N W D"]:
+        """Candidates of which known entries have their value, and nothing is where nothing exists."""
+        known, values, exists = (part[:, None] for part in (self.known, self.values, self.exists))
+        return (torch.where(known, values, noisy) * exists).flatten(0, 1)
+
+    def hint(self, noisy: Float[Tensor, "B S N W D"], level: float) -> Float[Tensor, "B S N W D"]:
+        """Candidates at a noise level, in which cells that are given with a level up to that one tell their values.
+
+        Less well known cells say nothing to a warm start.
+        """
+        told = ~self.values.isnan() & (self.ceiling <= level)[..., None]
+        return torch.where(told[:, None], ((1 - self.ceiling[..., None]) * self.values)[:, None], noisy)
+
+    def for_candidates(
+        self, number: int
+    ) -> tuple[Bool[Tensor, "_ N W D"], Bool[Tensor, "_ N W D"], Float[Tensor, "_ N W"]]:
+        """What is known, exists, and the ceilings, of so many candidates in all; once where questions do not differ."""
+        parts = (self.known, self.exists, self.ceiling)
+        alike = all((part == part[:1]).all() for part in parts)
+        known, exists, ceiling = (
+            part[:1] if alike else part.repeat_interleave(number // len(part), 0) for part in parts
+        )
+        return known, exists, ceiling
+
+
+def _cells(
+    question: Question, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int
+) -> tuple[Float[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"], Float[np.ndarray, "N W"]]:
+    """Lays a question out: normalised values (NaN where unknown), which of them are known exactly, which entries
+    exist, and the noise level above which no cell starts: that of the given cells that have one, else 1.
+
+    Raises ``ValueError`` for what does not fit the spec.
+    """
+    O, W = spec.observation_size, history + horizon
+    present, agent_mask = spec.stack_observations(question.observations)
+    if not agent_mask.any():
+        raise ValueError(f"no agent is present; observations must name some of {list(spec.names)}.")
+    values = np.full((spec.num_agents, W, spec.size), np.nan, np.float32)
+    exists = np.repeat((spec.feature_mask & agent_mask[:, None])[:, None], W, axis=1)
+    exists[:, :history] = False
+    known, ceiling = np.ones_like(exists), np.ones((spec.num_agents, W), np.float32)
+    values[:, history, :O] = present
+    past = tuple(question.past)[-history:] if history else ()
+    if any(not isinstance(one, tuple | list) or len(one) != 2 for one in past):
+        raise ValueError("past holds a pair of (observations, actions), dictionaries by agent, for each earlier step.")
+    for step, (observations, actions) in enumerate(past, start=history - len(past)):
+        values[:, step, :O], was_there = spec.stack_observations(observations)
+        acted, did = spec.stack_actions(actions)
+        values[:, step, O:] = np.where(did[:, None], acted, np.nan)
+        exists[:, step] = spec.feature_mask & was_there[:, None]
+    static = spec.static_mask[:, None, :O] & ~np.isfinite(values[..., :O])
+    values[..., :O] = np.where(static, present[:, None], values[..., :O])
+    values = np.where(np.isfinite(values), values, np.float32(np.nan))
+    if question.given is not None:
+        values_ahead, known_ahead, exists_ahead = values[:, history:], known[:, history:], exists[:, history:]
+        _fill_in(question.given, spec, agent_mask, values_ahead, known_ahead, exists_ahead, ceiling[:, history:])
+    values = normalizer.normalize(values, spec.role_index)
+    values = np.where(exists, values, 0).astype(np.float32)
+    return values, known & ~np.isnan(values), exists, ceiling
+
+
+def _fill_in(
+    given: Cells,
+    spec: JointSpec,
+    agent_mask: Bool[np.ndarray, "N"],
+    values: Float[np.ndarray, "N H D"],
+    known: Bool[np.ndarray, "N H D"],
+    exists: Bool[np.ndarray, "N H D"],
+    ceiling: Float[np.ndarray, "N H"],
+) -> None:
+    """Puts given cells where nothing is known yet, in place; those with a noise level are ``heard``, not known."""
+    cells = np.concatenate((given.observations, given.actions), axis=-1)
+    if cells.shape != values.shape:
+        raise ValueError(f"given cells have shape {cells.shape}, expected {values.shape}.")
+    cells, levels = np.where(np.isfinite(cells), cells, np.float32(np.nan)), _levels(given)
+    absent = [name for i, name in enumerate(spec.names) if not agent_mask[i] and np.isfinite(cells[i]).any()]
+    if absent:
+        raise ValueError(f"cells of absent agents {absent} are given; add them to observations (NaN if unseen).")
+    noisy = (levels > 0)[..., None]
+    heard = noisy & np.isnan(values) & exists
+    if (heard & np.isnan(cells)).any():
+        agent, step = np.argwhere((heard & np.isnan(cells)).any(-1))[0]
+        raise ValueError(
+            f"the given cell of {spec.names[agent]!r} at step {step} has noise level {levels[agent, step]:g} "
+            "but NaN entries; give it whole, or with noise level 0."
+        )
+    keep = np.isnan(cells) | ~np.isnan(values) | (noisy & ~heard)
+    values[:] = np.where(keep, values, cells)
+    known &= ~heard
+    ceiling[:] = np.where(heard.any(-1), levels, 1)
+
+
+def _levels(given: Cells) -> Float[np.ndarray, "N H"]:
+    """The noise levels of given cells, 0 where nothing is given."""
+    shape = given.actions.shape[:2]
+    levels = np.zeros(shape, np.float32) if given.noise_level is None else given.noise_level
+    if levels.shape != shape or not ((levels >= 0) & (levels < 1)).all():
+        raise ValueError(
+            f"the noise levels of given cells have shape {levels.shape} and range from {np.min(levels)} to "
+            f"{np.max(levels)}; expected {shape}, from 0 (exact) to below 1 (nothing known: give NaN instead)."
+        )
+    nothing = np.isnan(given.observations).all(-1) & np.isnan(given.actions).all(-1)
+    return np.where(nothing, np.float32(0), levels).astype(np.float32)
+
+
+def warm_grid(
+    plan: Plan, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int, num_samples: int
+) -> Float[np.ndarray, "S N W D"]:
+    """The earlier plan, its best candidates where fewer are wanted, in the network's units; 0 in the known history."""
+    cells = plan.grid
+    if cells.shape[1:] != (spec.num_agents, horizon, spec.size):
+        raise ValueError(f"warm_start is {plan}, expected N={spec.num_agents}, H={horizon}.")
+    order = np.arange(len(cells)) if plan.values is None else np.argsort(-plan.values, kind="stable")
+    index = np.resize(order if num_samples < len(cells) else np.arange(len(cells)), num_samples)
+    normalized = normalizer.normalize(cells[index].astype(np.float32), spec.role_index)
+    return np.pad(normalized, ((0, 0), (0, 0), (history, 0), (0, 0)))
+
+
+def plan_from_grid(
+    spec: JointSpec,
+    chain: Float[np.ndarray, "K S N H D"],
+    exists: Bool[np.ndarray, "N H D"],
+    terms: dict[str, Float[np.ndarray, "S"]],
+    num_inference_steps: int,
+    belief: Belief | None,
+) -> Plan:
+    """The plan in physical grids of the chain, of which there may be only the last one."""
+    chain, O = chain * exists, spec.observation_size
+    return Plan(
+        spec,
+        chain[-1][..., :O],
+        chain[-1][..., O:],
+        np.asarray(exists[:, 0].any(-1)),
+        np.stack([*terms.values()]).sum(0, dtype=np.float64) if terms else None,
+        chain if len(chain) > 1 else None,
+        terms,
+        num_inference_steps,
+        belief,
+    )
