@@ -62,3 +62,23 @@ def test_where_agents_have_frames_nothing_is_learned_of_those_whose_place_nobody
     placed = framed.known[:, :, :3, list(role.position)].all(-1).any(-1)
     assert placed.any() and not placed.all()
     assert torch.equal(framed.learned, plain.learned & placed[..., None, None])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"return_conditioning": True}, {"latent_size": 3}, {"frames": True, "neighbours": 2}],
+    ids=["plain", "returns", "latents", "frames"],
+)
+def test_a_training_step_happens_on_one_device(crossing_store: Path, options: dict) -> None:
+    """On ``meta``, where nothing is computed and, as on a GPU, nothing can be mixed with what is elsewhere."""
+    normalizer = "motion" if "frames" in options else "gaussian"
+    dataset = dp.load_dataset(crossing_store, horizon=8, history=4, normalizer=normalizer)
+    denoiser = dp.DiffusionPlanner.for_dataset(dataset, width=8, depth=1, **options).denoiser.to("meta")
+    ranks = torch.from_numpy(dataset.return_ranks) if "return_conditioning" in options else None
+    layout = (dataset.spec, dataset.history, denoiser.config.patch_size, QuestionMix(), ranks)
+    exercises = Exercises(*layout, device="meta", position=denoiser.config.position)
+    exercise = exercises(dataset.sample(4, np.random.default_rng(0)), torch.Generator().manual_seed(0))
+    loss = exercise.error(exercise.estimate(denoiser), exercise.clean) + exercise.extra
+    loss.backward()
+    assert loss.is_meta
+    assert all(one.grad is None or one.grad.is_meta for one in denoiser.parameters())
