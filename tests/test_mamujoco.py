@@ -112,3 +112,21 @@ def test_the_coupled_cheetahs_ask_for_an_older_mujoco_or_run():
             make("mamujoco:CoupledHalfCheetah-1p1")
     else:
         parallel_api_test(make("mamujoco:CoupledHalfCheetah-1p1"), num_cycles=50)
+
+
+@pytest.mark.parametrize("task", ["HalfCheetah-2x3", "ManySegmentSwimmer-2x2"])
+def test_the_camera_goes_along_with_the_body(task):
+    env = make(f"mamujoco:{task}", render_mode="rgb_array")
+    env.reset(seed=0)
+    body = env._env.single_agent_env.unwrapped
+
+    def seen(forward: float) -> np.ndarray:
+        body.data.qpos[0] += forward
+        mujoco.mj_forward(body.model, body.data)
+        return env.render().astype(int)
+
+    near, far = seen(0.0), seen(6.0)
+    vivid = [(np.ptp(picture, axis=-1) > 60).sum() for picture in (near, far)]  # the floor and the sky are grey
+    assert vivid[0] > 500
+    assert vivid[1] > 0.5 * vivid[0]
+    env.close()

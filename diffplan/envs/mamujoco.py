@@ -37,6 +37,7 @@ PARTITIONS = {  # NxM is any number of agents with any number of segments each
     "Walker2d": ("2x3",),
 }
 TASKS = tuple(f"{scenario}-{partition}" for scenario, known in PARTITIONS.items() for partition in known)
+CAMERA = "track"  # goes along with the body; scenes without one of that name are seen from where they always are
 
 
 def parallel_env(task: str, agent_obsk: int = 1, render_mode: str | None = None) -> "MultiAgentMujoco":
@@ -57,7 +58,8 @@ def parallel_env(task: str, agent_obsk: int = 1, render_mode: str | None = None)
     with contextlib.redirect_stderr(io.StringIO()):  # its import prints news about other environments
         library = load_extra("gymnasium_robotics", "mamujoco", f"mamujoco:{task} needs gymnasium-robotics")
     body = _many_segments(scenario, partition, render_mode) if scenario.startswith("ManySegment") else None
-    env = library.mamujoco_v1.parallel_env(scenario, partition, agent_obsk, gym_env=body, render_mode=render_mode)
+    view = {"render_mode": render_mode, "camera_name": CAMERA}
+    env = library.mamujoco_v1.parallel_env(scenario, partition, agent_obsk, gym_env=body, **view)
     return MultiAgentMujoco(task, env, {"agent_obsk": agent_obsk})
 
 
@@ -88,7 +90,7 @@ def _many_segments(scenario: str, partition: str, render_mode: str | None) -> gy
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "body.xml")
         module.gen_asset(agents * segments, path)
-        return gymnasium.make(body, xml_file=path, render_mode=render_mode)
+        return gymnasium.make(body, xml_file=path, render_mode=render_mode, camera_name=CAMERA)
 
 
 class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):
