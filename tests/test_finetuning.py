@@ -233,6 +233,7 @@ def test_acting_improves_a_planner_beyond_doubt(method: str, tune: Callable, tmp
         many |= {"steps": 960, "evaluate_every": 960, "learning": how}
     report = tune(tmp_path, method=method, **many)
     assert report.best.low > report.offline.high
+    assert report.began.value == report.rows[0]["score"] < report.best.value
     assert report.rows[-1]["met"] > report.offline.high
 
 

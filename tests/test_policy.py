@@ -113,6 +113,24 @@ def test_a_late_plan_never_reaches_the_robots_and_is_counted(planner) -> None:
     assert all((action == 0).all() for action in actions.values())
 
 
+def test_a_first_plan_that_ran_out_of_time_is_made_anew_once(planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later plans would keep the joint way that it had half chosen; always anew would never follow a plan."""
+    warm = []
+
+    def answer(questions: list, sampling: Any) -> list[dp.Plan]:
+        warm.append(questions[0].warm_start is not None)
+        plan = dp.DiffusionPlanner.answer(planner, questions, sampling)[0]
+        return [dataclasses.replace(plan, num_inference_steps=1)]
+
+    monkeypatch.setattr(planner, "answer", answer)
+    _, observations = start((0,))
+    policy = dp.RecedingHorizonPolicy(planner, deadline_ms=60_000)
+    policy.reset([0])
+    for _ in range(4):
+        policy(observations)
+    assert warm == [False, False, True, True]
+
+
 def test_what_is_planned_anew_and_what_is_planned_on_share_one_deadline(planner, monkeypatch) -> None:
     left = []
 

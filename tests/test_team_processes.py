@@ -195,3 +195,5 @@ def test_whom_to_kill_and_when_is_read_from_words():
     assert parse_kills(["robot_1@30", "robot_0@0"]) == {"robot_1": 30, "robot_0": 0}
     with pytest.raises(ValueError, match="ROBOT@STEP"):
         parse_kills(["robot_1"])
+    with pytest.raises(ValueError, match="killed at step 5 already"):
+        parse_kills(["robot_1@5", "robot_1@9"])

@@ -134,6 +134,7 @@ class Finetune:
             "method": report.method,
             "steps": report.environment_steps,
             "offline": asdict(report.offline) if self.json else str(report.offline),
+            "began": asdict(report.began) if self.json else str(report.began),
             "best": asdict(report.best) if self.json else str(report.best),
             "final": asdict(report.final) if self.json else str(report.final),
             **(report.acting.way if trusted else {}),
@@ -148,6 +149,8 @@ class Finetune:
         if report.best.value < report.offline.value:
             facts["act with"] = f"diffplan evaluate {self.path}{where}"
             facts["because"] = "as it was given, the planner scores higher"
+        elif report.best.value <= report.began.value:
+            facts["because"] = "it began with that score: acting so gained it, learning nothing yet"
         show(facts, self.json)
 
 

@@ -58,7 +58,8 @@ class MakePlan:
         target_return: rank of the return to plan for, 0 (worst of the data) to 1 (best).
         guidance_scale: how far to go for that; above 1 exaggerates it.
         deadline_ms: be done by then, with fewer candidates and steps: half denoised, where time is short.
-        decode_actions: read actions off the planned observations (inverse dynamics).
+        decode_actions: read actions off the planned observations (inverse dynamics); mostly worse, for small errors of
+            planned positions become actions.
         plot: picture to write (.png, .svg or .pdf).
         out: file for the plan itself (.safetensors; read it with Plan.load).
         json: print the plan's first actions as JSON.

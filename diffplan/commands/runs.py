@@ -241,7 +241,8 @@ class Evaluate:
         refine: how far the value function may move first actions, in standard deviations of the data's (with another
             normalizer than gaussian, in its units); less where candidates agree.
         refine_price: share of the returns' spread that a move by one of these must gain; only with --refine.
-        decode_actions: read actions off the planned observations (inverse dynamics).
+        decode_actions: read actions off the planned observations (inverse dynamics); mostly worse, for small errors of
+            planned positions become actions.
         deadline_ms: plan in this time, for all episodes of a batch together (--batch-size 1: as a robot does); a plan
             that takes longer is not used, and counted.
         safe: change actions where robots would come too close (SafetyFilter).

@@ -63,6 +63,7 @@ class Team:
 
         robots = {} if self.robots is None else {"num_robots": self.robots}
         env = make_world(read_spec(self.path), self.env, parse_options(self.option) | robots)
+        kills = parse_kills(self.kill)
         report = run_team(
             self.path,
             env,
@@ -74,21 +75,25 @@ class Team:
             loss=self.loss,
             safe=self.safe,
             senses_all=self.senses_all,
-            kill=parse_kills(self.kill),
+            kill=kills,
             progress=not self.json,
         )
         if self.json:
             return show(report.to_dict(), as_json=True)
         print_report(report)
+        if idle := [f"{name}@{step}" for name, step in kills.items() if step >= report.steps]:
+            print(f"--kill {' '.join(idle)}: the run was over after {report.steps} steps.")
 
 
 def parse_kills(words: list[str]) -> dict[str, int]:
     """``["robot_1@30"]`` -> ``{"robot_1": 30}``. Raises ``ValueError`` for anything else."""
-    kills = {}
+    kills: dict[str, int] = {}
     for word in words:
         name, _, step = word.rpartition("@")
         if not (name and step.isdecimal()):
             raise ValueError(f"--kill {word!r} is not ROBOT@STEP, e.g. --kill robot_1@30.")
+        if name in kills:
+            raise ValueError(f"--kill {word!r}: {name} is killed at step {kills[name]} already; name each robot once.")
         kills[name] = int(step)
     return kills
 

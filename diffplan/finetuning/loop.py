@@ -56,6 +56,8 @@ class FinetuningReport:
     Args:
         method: what learned.
         offline: score of the planner as it was given, acting by its first sample.
+        began: of the same from the same starts, acting as in the run (where that is open, in the best of the ways
+            tried): what is beyond it was learned. NaN where the run's metrics are gone.
         best: score of the best round: the highest of many tests of the same starts, so higher than another test would
             find (by 0.06 of a success rate of 0.8, had nothing changed in 25 tests of 100 episodes).
         final: score of the planner as it is now, which is that of the best round, from as many starts by which nothing
@@ -73,6 +75,7 @@ class FinetuningReport:
 
     method: str
     offline: Interval
+    began: Interval
     best: Interval
     final: Interval
     rows: list[dict[str, Any]]
@@ -228,6 +231,7 @@ def finetune(
     return FinetuningReport(
         name,
         run.offline,
+        run.began,
         run.watch.best,
         final,
         run.log.rows,

@@ -325,6 +325,12 @@ class Run:
         return self.final
 
     @property
+    def began(self) -> Interval:
+        """Score of the planner as it was given, acting as in the run; NaN where the first row of metrics is gone."""
+        first = next((row for row in self.log.rows if row["step"] == 0), {})
+        return Interval(*(float(first.get(name, np.nan)) for name in ("score", "low", "high")))
+
+    @property
     def kept_acting(self) -> Acting:
         """How the best round acted."""
         return replace(self.acting, **self.best_way)

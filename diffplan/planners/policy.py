@@ -53,6 +53,7 @@ class _Episode:
     past: deque[tuple[Observations, Actions]]
     plan: Plan | None = None
     age: int = 0
+    cut: bool = False  # a plan from noise ran out of time, with a joint way half chosen: the next one starts anew, too
     steps: int = 0
     latents: np.ndarray | None = None
 
@@ -202,7 +203,8 @@ class RecedingHorizonPolicy:
                 episode.past[-1] = (seen, _own({name: done[name] for name in done if name in seen}, seen))
 
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
-        warm = [one for one in due if self.warm_start_level is not None and covers(one[0].plan, one[1])]
+        follows = self.warm_start_level is not None
+        warm = [one for one in due if follows and covers(one[0].plan, one[1]) and not one[0].cut]
         cold = [one for one in due if not any(one is other for other in warm)]
         began = time.perf_counter()
         for group in (cold, warm):
@@ -238,7 +240,8 @@ class RecedingHorizonPolicy:
             self.stats.late += late
             self.stats.not_finite += not late and not finite
             if finite and not late:
-                episode.plan, episode.age = plan, 0
+                cut = (plan.num_inference_steps or np.inf) < sampling.num_inference_steps
+                episode.plan, episode.age, episode.cut = plan, 0, cut and not warm and not episode.cut
 
     def make_plans(
         self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]
