@@ -47,6 +47,17 @@ class Augmentation:
                 "which would stay; leave it out."
             )
 
+    @staticmethod
+    def untouched(spec: JointSpec) -> list[str]:
+        """Observation entries that stay as they are, under augmentation and in agents' own frames: no role says what
+        they are."""
+        return [
+            f"{name} observation[{entry}]"
+            for name, role in spec.roles.items()
+            for entry in range(role.observation_size)
+            if entry not in {*role.position, *role.velocity, *role.goal, *role.obstacles, *role.legal}
+        ]
+
     def __call__(
         self, cells: Float[Tensor, "B N W D"], spec: JointSpec, generator: torch.Generator
     ) -> Float[Tensor, "B N W D"]:

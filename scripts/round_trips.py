@@ -174,7 +174,7 @@ def _table(folder: Path, suffix: str) -> tuple[Importer, list[Trajectory]]:
             rewards=rewards,
             agent_mask=there,
             truncations=np.concatenate([np.zeros_like(acts[:-1]), there[-2:-1]]),
-            labels={"recording": name},
+            labels={"recording": name, "first_step": 0},
         )
         made.append(one)
         columns = tracks(one, spec.names)

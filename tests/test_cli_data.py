@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from foreign_formats import write_omar
 from round_trips import ROUND_TRIPS, differences
 
 from diffplan.cli import main
@@ -34,6 +35,16 @@ def store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     card = answer(capsys, "data", "import", "table", tmp_path / "tables", "--out", tmp_path / "data", *options)
     assert (card["licence"], card["report"]["episodes"]) == ("CC0-1.0", 2)
     return tmp_path / "data"
+
+
+def test_data_of_a_named_environment_know_it(tmp_path: Path, capsys):
+    answer(capsys, "collect", "crossing-v0", "--out", tmp_path / "own", "--episodes", "2", "--option", "num_robots=3")
+    write_omar(tmp_path / "theirs", {0: list(TrajectoryStore.open(tmp_path / "own"))})
+    known = ("--env", "crossing-v0", "--option", "num_robots=3")
+    answer(capsys, "data", "import", "omar", tmp_path / "theirs", "--out", tmp_path / "store", *known)
+    assert TrajectoryStore.open(tmp_path / "store").spec == TrajectoryStore.open(tmp_path / "own").spec
+    said = complaint(capsys, "data", "import", "omar", tmp_path / "theirs", "--out", tmp_path / "no", *known[2:])
+    assert "name it by --env" in said and not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("name", formats())

@@ -48,6 +48,21 @@ def test_both_parts_of_a_split_hold_all_episodes_once(store: TrajectoryStore, tm
     assert first.source == "4 of 6 episodes of random walks"
 
 
+def test_pieces_that_overlap_are_on_one_side_of_a_split(store: TrajectoryStore, tmp_path: Path):
+    """Steps 0 to 9 and 5 to 14 of one recording, and 15 to 24, which shares none with them, but not with another's."""
+    walks = episodes(CARS, [9] * 6)
+    for one, recording, first in zip(walks, "aaabbb", (0, 5, 15, 0, 9, 25), strict=True):
+        one.labels.update(recording=recording, first_step=first)
+    TrajectoryStore.write(tmp_path / "walks", CARS, "walks", iter(walks))
+    together = [{0, 1}, {3, 4}]
+    for seed in range(8):
+        parts = split_store(tmp_path / "walks", [tmp_path / f"a{seed}", tmp_path / f"b{seed}"], 0.5, seed)
+        held = [{(one.labels["recording"], one.labels["first_step"]) for one in part} for part in parts]
+        index = [{("aaabbb"[i], (0, 5, 15, 0, 9, 25)[i]) for i in group} for group in together]
+        assert all(any(group <= part for part in held) for group in index)
+        assert len(held[0]) + len(held[1]) == 6 and len(held[0]) in (2, 3, 4)
+
+
 @pytest.mark.parametrize(
     ("share", "outs", "said"), [(0.01, "ab", "leaves a part"), (np.nan, "ab", "leaves a part"), (0.5, "a", "name two")]
 )

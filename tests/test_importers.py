@@ -51,6 +51,35 @@ def test_episodes_without_an_end_are_cut_where_the_observations_do_not_go_on(tmp
     assert all(one.truncations[-1].all() and not one.terminations.any() for one in by_data)
 
 
+def test_data_of_a_known_environment_are_as_if_collected_in_it(tmp_path: Path):
+    collected = dp.collect_episodes("crossing-v0", out=tmp_path / "own", episodes=2, env_options={"num_robots": 3})
+    write_omar(tmp_path / "theirs", {0: list(collected)})
+    spec = dp.make("crossing-v0", num_robots=3).joint_spec
+    store = import_episodes(Omar(tmp_path / "theirs"), tmp_path / "store", env_spec=spec)
+    assert store.spec == collected.spec == spec
+    assert read_card(store.path)["notes"][-1] == (
+        "agents ['agent_0', 'agent_1', 'agent_2'] are taken for ['robot_0', 'robot_1', 'robot_2'] of the environment"
+    )
+    for one, other in zip(store, collected, strict=True):
+        np.testing.assert_array_equal(one.observations, other.observations)
+    for number in (2, 4):
+        spec = dp.make("crossing-v0", num_robots=number).joint_spec
+        with pytest.raises(ValueError, match=r"has agents of so many \(observed, acted\) entries"):
+            import_episodes(Omar(tmp_path / "theirs"), tmp_path / "other", env_spec=spec)
+    shuffled = dataclasses.replace(spec, agents=dict.fromkeys(["agent_2", "agent_0", "agent_1"], "robot"))
+    first = import_episodes(Omar(tmp_path / "theirs"), tmp_path / "shuffled", env_spec=shuffled)[0]
+    np.testing.assert_array_equal(first.observations, collected[0].observations[:, [2, 0, 1]])
+
+
+def test_what_stays_in_an_environment_must_stay_in_its_data(tmp_path: Path):
+    role = dataclasses.replace(CARS.roles["car"], static=(0,))
+    write_omar(tmp_path / "cars", {0: episodes(CARS, [9])})
+    with pytest.raises(ValueError, match=r"\['car observation\[0\]'\] of .* change within an episode"):
+        import_episodes(
+            Omar(tmp_path / "cars"), tmp_path / "store", env_spec=dataclasses.replace(CARS, roles={"car": role})
+        )
+
+
 def test_action_bounds_are_one_or_those_of_the_data(tmp_path: Path):
     made = [dataclasses.replace(one, actions=one.actions * np.float32([1, 5])) for one in episodes(CARS, [50])]
     write_omar(tmp_path / "spread", {0: made})
@@ -159,13 +188,51 @@ def test_what_an_agents_last_row_is_paid_is_said_to_be_left_out(tmp_path: Path):
     assert "1 rewards, 100 in all, are left out" in str(Table(path, reward="paid").read().notes)
 
 
+def walks(path: Path, seconds: str = "{:.4f}") -> Path:
+    """Two clips of two walkers at 30 frames a second, with velocities in columns of the usual names."""
+    rows = ["time,agent,clip,x,y,vx,vy"]
+    for walker in range(4):
+        rows += [
+            f"{seconds.format(frame / 30)},{walker},{walker // 2},{walker + frame / 30:.4f},{walker},1,0"
+            for frame in range(30)
+        ]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_velocities_are_known_by_their_usual_names(tmp_path: Path):
+    recording = Table(walks(tmp_path / "walks.csv"), units="cm").read()
+    role = recording.spec.roles["agent"]
+    assert (role.position, role.velocity) == ((1, 2), (3, 4))
+    assert next(recording.episodes()).observations[0, 0, 3] == pytest.approx(0.01)
+    assert (
+        "clip is whole and never changes for an agent: if it names a recording, say --episode clip" in recording.notes
+    )
+    apart = Table(tmp_path / "walks.csv", episode="clip").read()
+    assert len([*apart.episodes()]) == 2 and "--episode" not in str(apart.notes)
+
+
+def test_units_of_nothing_are_refused(tmp_path: Path):
+    path = walks(tmp_path / "walks.csv")
+    with pytest.raises(ValueError, match="none of the columns .*'clip'.* is known to be a position"):
+        Table(path, observations=("clip",), units="mm").read()
+
+
+def test_rounded_times_are_of_the_step_that_is_told(tmp_path: Path):
+    path = walks(tmp_path / "walks.csv", seconds="{:.2f}")
+    with pytest.raises(ValueError, match="between two steps of 0.03 s"):
+        Table(path).read()
+    (episode,) = Table(path, dt=1 / 30).read().episodes()
+    assert len(episode) == 29 and episode.agent_mask.all()
+
+
 def test_frames_become_seconds(tmp_path: Path):
     path = tmp_path / "tracks.csv"
     path.write_text("frame,agent,x,y\n0,a,1,2\n5,a,1.5,2\n10,a,2,2\n")
     table = Table(path, time="frame")
     assert "if they count frames, say how many a second has" in str(table.read().notes)
     filmed = dataclasses.replace(table, rate=25)
-    assert (filmed.read().spec.dt, len(filmed.read().notes)) == (0.2, 2)
+    assert filmed.read().spec.dt == 0.2 and "count frames" not in str(filmed.read().notes)
     with pytest.raises(ValueError, match="rate=0; a second has a positive number"):
         dataclasses.replace(table, rate=0).read()
 

@@ -1,7 +1,7 @@
 """``diffplan data ...``: what one can do with a store, and with other people's data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, PositionalRequiredArgs, arg
 
 from diffplan.commands.group import Group
 from diffplan.commands.output import show, waiting
+from diffplan.commands.worlds import Options, make_env, parse_options
 
 if TYPE_CHECKING:
     from diffplan.datasets.importers import Importer
@@ -268,6 +269,8 @@ class Import(Generic[T]):
         files: what to read.
         out: folder of the store.
         drop_agents: agents to leave out.
+        env: environment that the data are from, e.g. mpe:simple_spread_v3: planners of them then act in it.
+        option: an option of it as NAME=VALUE; repeat it for more.
         licence: under which the data may be used, for the data card.
         origin: who made them or where they were found, for the data card.
         json: print the data card as JSON.
@@ -276,6 +279,8 @@ class Import(Generic[T]):
     files: Annotated[T, PositionalRequiredArgs, OmitArgPrefixes, arg(name="")]
     out: Path
     drop_agents: tuple[str, ...] = ()
+    env: str | None = None
+    option: Options = field(default_factory=list)
     licence: str = "not stated"
     origin: str = ""
     json: bool = False
@@ -283,12 +288,17 @@ class Import(Generic[T]):
     def run(self) -> None:
         from diffplan.datasets import import_episodes
         from diffplan.datasets.card import read_card
+        from diffplan.envs.spaces import spec_from_env
 
+        if self.option and self.env is None:
+            raise ValueError("--option is of an environment; name it by --env.")
+        env_spec = self.env and spec_from_env(make_env(self.env, parse_options(self.option)))
         with waiting("reading twice: to look, then to write", shown=not self.json):
             import_episodes(
                 self.files,
                 self.out,
                 drop_agents=self.drop_agents,
+                env_spec=env_spec or None,
                 licence=self.licence,
                 origin=self.origin,
             )
@@ -324,7 +334,7 @@ IMPORT = Group(
     Each format has its own --help, which lists what its files do not say.
 
     For example:
-      diffplan data import omar spread/expert --out data/spread --dt 0.1
+      diffplan data import omar spread/expert --out data/spread --env mpe:simple_spread_v3
       diffplan data import eth_ucy eth_ucy/train --out data/walkers --frames 20 --stride 1
       diffplan data import table tracks.csv --out data/tracks --units mm --anonymous
       diffplan data import robomimic lift.hdf5 --out data/lift --licence MIT

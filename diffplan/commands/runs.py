@@ -146,6 +146,9 @@ class Train:
             seed=self.seed,
         )
         augmentation = Augmentation(self.turn, self.mirror, self.scale)
+        changed = self.frames or augmentation != Augmentation()
+        if changed and (rest := augmentation.untouched(dataset.spec)) and not self.json:
+            show({"note": f"{rest} stay as they are, turned or not: name velocities, leave directions out"})
         if self.resume and (self.out / "planner").exists():  # what was trained beside the denoiser stays
             planner.register_modules(value_function=DiffusionPlanner.from_pretrained(self.out).value_function)
         value = self._value(dataset)

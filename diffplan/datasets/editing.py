@@ -24,6 +24,9 @@ def split_store(
 ) -> tuple[TrajectoryStore, TrajectoryStore]:
     """Writes a random ``share`` of the episodes to one new store and the others to another, both in their old order.
 
+    Episodes that share steps of a recording (pieces that overlap, by their labels) stay together, so that nothing is
+    in both; where these are long, the share is met as nearly as they allow.
+
     Args:
         path: the store, which stays as it is.
         outs: folders of the two new stores.
@@ -36,15 +39,39 @@ def split_store(
     store = TrajectoryStore.open(path)
     if len(outs) != 2 or len({Path(out).resolve() for out in outs}) != 2:
         raise ValueError(f"{len({*map(str, outs)})} folders for the two parts of {path}; name two.")
-    first = round(share * len(store)) if 0 < share < 1 else 0
-    if not 0 < first < len(store):
-        raise ValueError(f"share={share} of {len(store)} episodes leaves a part of {path} empty; choose another share.")
-    chosen = np.random.default_rng(seed).permutation(len(store))[:first]
+    groups = _together(store)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    sizes = np.cumsum([0, *(len(groups[group]) for group in order)])
+    first = int(np.abs(sizes - share * len(store)).argmin()) if 0 < share < 1 else 0
+    if not 0 < first < len(groups):
+        words = f"{len(store)} episodes" + f", {len(groups)} of them apart," * (len(groups) < len(store))
+        raise ValueError(f"share={share} of {words} leaves a part of {path} empty; choose another share.")
+    chosen = np.concatenate([groups[group] for group in order[:first]])
     others = np.setdiff1d(np.arange(len(store)), chosen)
     for out in outs:
         Manifest.check_new(Path(out))
     one, other = (_part(store, out, index, seed) for out, index in zip(outs, (chosen, others), strict=True))
     return one, other
+
+
+def _together(store: TrajectoryStore) -> list[list[int]]:
+    """Episodes that have steps of a recording in common, and each other one alone."""
+    pieces, alone = [], []
+    for index, labels in enumerate(store.labels):
+        start = labels.get("first_step")
+        if isinstance(start, int):
+            pieces.append((str(labels.get("recording")), start, index))
+        else:
+            alone.append([index])
+    groups: list[list[int]] = []
+    recording, end = "", 0
+    for name, start, index in sorted(pieces):
+        if name != recording or start > end:
+            groups.append([])
+            recording, end = name, start
+        groups[-1].append(index)
+        end = max(end, start + int(store.lengths[index]))
+    return sorted(groups + alone)
 
 
 def subsample_store(path: str | Path, out: str | Path, episodes: int, seed: int = 0) -> TrajectoryStore:

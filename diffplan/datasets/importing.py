@@ -18,6 +18,7 @@ def import_episodes(
     out: str | Path,
     *,
     drop_agents: Sequence[str] = (),
+    env_spec: JointSpec | None = None,
     licence: str = UNKNOWN,
     origin: str = "",
 ) -> TrajectoryStore:
@@ -30,11 +31,14 @@ def import_episodes(
         importer: one of ``diffplan.datasets.importers``, e.g. ``Omar("spread/expert")``.
         out: folder of the store, new or empty.
         drop_agents: agents to leave out.
+        env_spec: of the environment that the data are from, e.g. ``make("mpe:simple_spread_v3").joint_spec``: its
+            action bounds, positions, static entries, names and step become the data's, so planners act in it.
         licence: under which the data may be used, for the card.
         origin: who made them or where they were found, for the card.
 
     Raises:
-        ValueError: another format (the likely right one is named), damaged or impossible data, ``out`` is in use.
+        ValueError: another format (the likely right one is named), damaged or impossible data, ``out`` is in use, or
+            the data are not of an environment with this spec.
         ImportError: the format needs a package that is not installed.
         OSError: the disk is full or read-only; nothing is left behind.
 
@@ -52,9 +56,12 @@ def import_episodes(
         what = "a store already" if (out / MANIFEST).exists() else "in use"
         raise ValueError(f"{out} is {what}; choose a new folder.")
     recording = importer.read().without(drop_agents)
+    recording = recording if env_spec is None else recording.of(env_spec)
     statistics = Statistics.of(recording.spec, recording.episodes())
     if not statistics.report()["episodes"]:
         raise ValueError(f"{recording.source} has no episodes; there is nothing to import.")
+    if changing := env_spec and statistics.static_but_changing():
+        raise ValueError(f"{changing} of {recording.source} change within an episode, but not in this environment.")
     spec = recording.spec if recording.bounded else with_bounds(recording.spec, statistics)
     there = out.exists()
     episodes = (replace(episode, spec=spec) for episode in recording.episodes())

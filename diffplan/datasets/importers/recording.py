@@ -50,12 +50,43 @@ class Recording:
             self, spec=spec, episodes=lambda: (_among(spec, columns, episode) for episode in self.episodes())
         )
 
+    def of(self, spec: JointSpec) -> Self:
+        """The same episodes as those of an environment with this spec: its roles, its names, its step.
+
+        Agents are told apart by name, or where names differ by their order, which the notes tell then.
+
+        Raises:
+            ValueError: the environment has other agents, or they observe or do another number of entries.
+        """
+        ours, theirs = ({name: _widths(one.role_of(name)) for name in one.names} for one in (self.spec, spec))
+        by_name = {*ours} == {*theirs}
+        columns = [self.spec.names.index(name) if by_name else index for index, name in enumerate(spec.names)]
+        if len(ours) != len(theirs) or [[*ours.values()][column] for column in columns] != [*theirs.values()]:
+            raise ValueError(
+                f"{self.source} has agents of so many (observed, acted) entries: {ours}, the environment {theirs}; "
+                "name the environment, and its options, that the data are from, or leave agents out (drop_agents)."
+            )
+        notes = self.notes
+        if not by_name:
+            notes += (f"agents {list(self.spec.names)} are taken for {list(spec.names)} of the environment",)
+        return dataclasses.replace(
+            self,
+            spec=spec,
+            episodes=lambda: (_among(spec, columns, episode) for episode in self.episodes()),
+            notes=notes,
+            bounded=True,
+        )
+
 
 class Importer(Protocol):
     """One format; the fields of the class are what its files do not say."""
 
     def read(self) -> Recording:
         """Checks what can be checked without reading everything. Raises ``ValueError`` naming what is wrong where."""
+
+
+def _widths(role: Role) -> tuple[int, int]:
+    return role.observation_size, role.action_size
 
 
 def _among(spec: JointSpec, columns: list[int], episode: Trajectory) -> Trajectory:

@@ -27,6 +27,7 @@ from diffplan.datasets.importers.tracks import (
 from diffplan.trajectory import Trajectory
 
 _JITTER = 0.05  # of a step, how far a time may be off the grid
+_JITTER_OF_DT = 0.25  # the same where the step is told: cameras and clocks are not that exact
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Table:
         actions: columns of what an agent does at that time; by default none: data without actions are fine.
         reward: column of what is paid at that time.
         position: which observed columns are the position; by default those called x, y and z.
-        velocity: which observed columns are the velocity.
+        velocity: which observed columns are the velocity; by default those called vx, vy and vz.
         units: of the position columns (and of the velocity columns, a second): m, cm, mm, km, ft or in.
         rate: how many of the time column's units make a second: 25 where it counts frames of a film, 1000 for ms.
-        dt: seconds a step; by default the median time between two rows.
+        dt: seconds a step, of which times may be off by a quarter; by default the median time between two rows.
         frames: cut episodes into pieces of so many frames.
         stride: frames between the starts of two pieces; by default ``frames``.
         anonymous: agents come and go: an episode has as many places as it needs; the label "ids" says who took them.
@@ -85,25 +86,36 @@ class Table:
         sheets = [_sheet(path, words) for path in _paths(source)]
         observed = self._observed(sheets)
         position = self.position or tuple(name for name in ("x", "y", "z") if name in observed)
+        usual = tuple(name for name in ("vx", "vy", "vz") if name in observed)
+        velocity = self.velocity or (usual if len(usual) == len(position) else ())
         _check_known(source, "position", position, observed)
-        _check_known(source, "velocity", self.velocity, observed)
+        _check_known(source, "velocity", velocity, observed)
+        if self.units != "m" and not (position or velocity):
+            raise ValueError(
+                f"units={self.units!r}, but none of the columns {observed} is known to be a position; say which are, "
+                "e.g. position=('X', 'Y') (--position X Y)."
+            )
         groups = [group for sheet in sheets for group in self._recordings(sheet)]
         times = [sheet.finite(self.time, rows) for sheet, rows, _ in groups]
         dt = self.dt or _median_step(source, times) / self.rate
-        scaled = {*position, *self.velocity}
+        scaled = {*position, *velocity}
         recordings = [self._tracks(group, observed, scaled, dt) for group in groups]
         for one in recordings:
             one.check_times(dt)
             one.check_roles()
             one.check_speed([observed.index(name) for name in position], dt, self.units)
         pieces = cut(recordings, self.frames, self.stride, self.least, self.complete, source)
-        role = role_of(observed, len(self.actions), position, self.velocity)
+        role = role_of(observed, len(self.actions), position, velocity)
         spec = team(pieces, self.anonymous, role, dt, source)
 
         def episodes() -> Iterator[Trajectory]:
             return (episode(spec, piece, self.anonymous) for piece in pieces)
 
         notes = (f"observed columns: {', '.join(observed)}", f"one step is {dt:g} s", *_rounding(sheets, observed))
+        notes += (f"columns of the position: {', '.join(position) or 'none'}",)
+        notes += (f"columns of the velocity: {', '.join(velocity)}",) if velocity else ()
+        if self.episode is None:
+            notes += tuple(_names_a_recording(recordings, observed))
         notes += tuple(note for note in map(_unpaid, recordings) if note)
         if self.rate == 1 and all(np.array_equal(time, np.round(time)) for time in times):
             notes += (f"all of {self.time} are whole numbers: if they count frames, say how many a second has (rate)",)
@@ -161,7 +173,7 @@ class Table:
         sheet, rows, name = group
         path, time = sheet.path, sheet.finite(self.time, rows) / self.rate
         steps = (time - time.min()) / dt
-        off = np.flatnonzero(np.abs(steps - np.round(steps)) > _JITTER)
+        off = np.flatnonzero(np.abs(steps - np.round(steps)) > (_JITTER if self.dt is None else _JITTER_OF_DT))
         if len(off):
             line, told = sheet.line[rows[off[0]]], f"{self.time}={time[off[0]] * self.rate:g}"
             raise ValueError(
@@ -245,6 +257,17 @@ class _Sheet:
 
 
 _Group = tuple[_Sheet, np.ndarray, str]
+
+
+def _names_a_recording(recordings: Sequence[Tracks], observed: Sequence[str]) -> Iterator[str]:
+    """Columns of whole numbers that stay what they are for an agent, and tell some agents from others."""
+    for column, name in enumerate(observed):
+        values = np.concatenate([one.values[:, column] for one in recordings])
+        agents = np.concatenate([[f"{index}/{who}" for who in one.agent] for index, one in enumerate(recordings)])
+        _, first, who = np.unique(agents, return_index=True, return_inverse=True)
+        several = 1 < len(np.unique(values)) < len(first)
+        if several and (values == np.round(values)).all() and (values == values[first][who]).all():
+            yield f"{name} is whole and never changes for an agent: if it names a recording, say --episode {name}"
 
 
 def _paths(source: Path) -> list[Path]:

@@ -215,9 +215,9 @@ def episode(spec: JointSpec, piece: Piece, anonymous: bool) -> Trajectory:
     done = grid[:-1, :, spec.observation_size :]
     done[~(mask[:-1] & mask[1:])] = 0  # no action is taken at an agent's last step
     _check_done(tracks, rows, at, done, spec)
-    labels: dict[str, str | int | float | bool] = {"recording": tracks.name}
+    labels: dict[str, str | int | float | bool] = {"recording": tracks.name, "first_step": piece.start}
     if anonymous:
-        labels |= {"first_step": piece.start, "ids": " ".join(piece.names)}
+        labels["ids"] = " ".join(piece.names)
     observed = grid[..., : spec.observation_size]
     return joint_episode(
         spec,
