@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         load_dataset,
         merge_stores,
     )
-    from diffplan.envs import make
+    from diffplan.envs import OneHotActions, make
     from diffplan.evaluation import evaluate
     from diffplan.finetuning import finetune
     from diffplan.futures_training import train_futures
@@ -92,6 +92,7 @@ __all__ = [
     "Manners",
     "NoisePolicy",
     "Normalizer",
+    "OneHotActions",
     "PartnerEncoder",
     "PartnerGuide",
     "PartnerParticles",
@@ -160,6 +161,7 @@ _HOMES = {
     "Manners": "planners",
     "NoisePolicy": "models",
     "Normalizer": "datasets",
+    "OneHotActions": "envs",
     "PartnerEncoder": "models",
     "PartnerGuide": "planners",
     "PartnerParticles": "planners",

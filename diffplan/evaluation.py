@@ -1,5 +1,7 @@
 """Closed-loop evaluation: many episodes at once, and every figure with its 95 % interval."""
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,7 +12,7 @@ from pettingzoo import ParallelEnv
 from rich.progress import Progress
 from scipy import stats
 
-from diffplan.envs import make
+from diffplan.envs import BehaviorPolicy, make
 from diffplan.envs.spaces import check_parallel
 from diffplan.files import nan_to_none
 from diffplan.spec import Actions, JointSpec, Observations
@@ -144,7 +146,7 @@ class Tally:
 
 
 def evaluate(
-    policy: Policy,
+    policy: Policy | Callable[[], BehaviorPolicy],
     env: str | ParallelEnv | Callable[[], ParallelEnv],
     *,
     episodes: int = 100,
@@ -156,7 +158,8 @@ def evaluate(
     """Runs a policy in closed loop, ``batch_size`` episodes side by side.
 
     Args:
-        policy: e.g. a ``RecedingHorizonPolicy`` for the environment's agents; its ``stats`` count anew.
+        policy: e.g. a ``RecedingHorizonPolicy`` for the environment's agents; its ``stats`` count anew. Or what makes a
+            behaviour policy, as ``collect_episodes`` takes it: how well do those do that the data are from?
         env: a registered id, an environment made by ``make``, or a function that makes one; any other ParallelEnv
             object, a wrapped one too, runs one episode at a time: a function that makes it gives more.
         episodes: how many; episode i starts from a seed that depends only on ``seed`` and i.
@@ -174,13 +177,43 @@ def evaluate(
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps}; give a positive whole number, or None for the environment's own end.")
     seeds = [episode_seed(seed, i) for i in range(episodes)]
-    if not hasattr(policy, "reset"):
+    given: Any = policy
+    makes = inspect.isroutine(given) or isinstance(given, type | functools.partial)
+    if not makes and not hasattr(given, "reset"):
         raise TypeError(
-            f"a {type(policy).__name__} is no policy; a planner acts through one: RecedingHorizonPolicy(planner)."
+            f"a {type(given).__name__} is no policy; a planner acts through one: RecedingHorizonPolicy(planner)."
+        )
+    if not makes and not _takes_seeds(given):
+        raise TypeError(
+            f"a {type(given).__name__} drives one environment; give what makes it, its class or a function."
         )
     with opened(env, min(episodes, batch_size)) as envs, Progress(disable=not progress) as bar:
         task = bar.add_task("evaluating", total=episodes)
-        return evaluate_in(envs, policy, seeds, max_steps, lambda: bar.advance(task))
+        acting = _Scripted([given() for _ in envs], envs) if makes else given
+        return evaluate_in(envs, acting, seeds, max_steps, lambda: bar.advance(task))
+
+
+def _takes_seeds(policy: Any) -> bool:
+    try:
+        inspect.signature(policy.reset).bind([0])
+    except TypeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Scripted:
+    """Behaviour policies, one an environment, as a policy."""
+
+    scripts: Sequence[BehaviorPolicy]
+    envs: Sequence[ParallelEnv]
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        for script, env, seed in zip(self.scripts, self.envs, seeds, strict=False):
+            script.reset(env, seed)
+
+    def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
+        return [script(seen) if seen else None for script, seen in zip(self.scripts, observations, strict=False)]
 
 
 def evaluate_in(

@@ -220,7 +220,10 @@ class JointSpec:
         return self._stack(observations, "observation", self.observation_size, "observation_size")
 
     def stack_actions(self, actions: Mapping[str, Any]) -> tuple[Float[np.ndarray, "N A"], Bool[np.ndarray, "N"]]:
-        """Stacks {agent: action}; an agent without a key is absent. Raises as ``stack_observations``."""
+        """Stacks {agent: action}; an agent without a key is absent, a choice may be its number.
+
+        Raises as ``stack_observations``.
+        """
         return self._stack(actions, "action", self.action_size, "action_size")
 
     def _stack(self, values: Mapping[str, Any], what: str, width: int, size: str) -> tuple[np.ndarray, np.ndarray]:
@@ -235,12 +238,15 @@ class JointSpec:
         for index, name in enumerate(self.agents):
             if name not in values:
                 continue
-            expected = getattr(self.role_of(name), size)
+            role = self.role_of(name)
+            expected = getattr(role, size)
             try:
                 value = np.asarray(values[name], np.float32)
             except (TypeError, ValueError) as error:
                 told = f"{what} of agent {name!r} is {values[name]!r:.60}"
                 raise ValueError(f"{told}, expected {expected} numbers.") from error
+            if what == "action" and role.discrete and not value.ndim:
+                value = _one_hot(name, float(value), expected)
             if value.shape != (expected,):
                 raise ValueError(f"{what} of agent {name!r} has shape {value.shape}, expected ({expected},).")
             stacked[index, :expected], mask[index] = value, True
@@ -290,9 +296,15 @@ class JointSpec:
                 raise ValueError(
                     f"{theirs} has agents of role {name!r}, but {mine} knows {list(self.roles)}; they do not mix."
                 )
-            if other.roles[name] != self.roles[name]:
+            ours, others = vars(self.roles[name]), vars(other.roles[name])
+            if differ := [field for field in ours if ours[field] != others[field]]:
+                told = [
+                    f"{who} has { ({field: role[field] for field in differ}) }"
+                    for who, role in ((mine, ours), (theirs, others))
+                ]
                 raise ValueError(
-                    f"role {name!r}: {mine} has {self.roles[name]}, {theirs} has {other.roles[name]}; match them."
+                    f"role {name!r}: {', '.join(told)}; match them (data that are imported take on their environment's "
+                    "by --env)."
                 )
         if not np.isclose(self.dt, other.dt, rtol=1e-3):
             raise ValueError(f"{mine} has dt={self.dt:g} s, but {theirs} dt={other.dt:g} s; resample the data.")
@@ -357,6 +369,13 @@ def sensed_by(
         return sensed
     others = {other: seen for other, seen in observations.items() if other != name}
     return seen_by_egos(others, list(others), spec)
+
+
+def _one_hot(name: str, choice: float, number: int) -> Float[np.ndarray, "A"]:
+    """A choice that is given as a number."""
+    if choice not in range(number):
+        raise ValueError(f"action of agent {name!r} is {choice:g}, expected a choice from 0 to {number - 1}.")
+    return np.eye(number, dtype=np.float32)[int(choice)]
 
 
 def _likeliest(action: Float[np.ndarray, "A"], legal: Float[np.ndarray, "_"] | None) -> Float[np.ndarray, "A"]:

@@ -471,7 +471,7 @@ def test_agents_of_one_stem_with_different_spaces_are_roles_of_their_own():
 @pytest.mark.parametrize(
     ("spaces", "message"),
     [
-        ({"actions": {"first_0": Discrete(5)}}, r"'first_0' has the action space Discrete\(5\), .*continuous actions"),
+        ({"actions": {"first_0": Discrete(5)}}, r"'first_0' has the action space Discrete\(5\), .*OneHotActions"),
         ({"actions": {"first_0": Box(-np.inf, np.inf, (2,))}}, "unbounded action space .*finite bounds"),
         ({"observations": {"always_0": Box(0, 255, (8, 8, 3))}}, "'always_0' has the observation space .*flatten"),
     ],
@@ -516,9 +516,9 @@ def test_an_environment_of_another_kind_is_named(make, tmp_path):
     with pytest.raises(ValueError, match="is no PettingZoo ParallelEnv"):
         collect_episodes(make, Steady, out=tmp_path / "data", episodes=1, workers=0)
     with pytest.raises(ValueError, match="is no PettingZoo ParallelEnv"):
-        evaluate(Steady(), make, episodes=1)
+        evaluate(Steady, make, episodes=1)
     with pytest.raises(ValueError, match="is no PettingZoo ParallelEnv"):
-        evaluate(Steady(), make(), episodes=1)
+        evaluate(Steady, make(), episodes=1)
 
 
 def test_a_policy_of_other_arguments_does_not_go_on_with_a_store(tmp_path):

@@ -105,7 +105,7 @@ def test_teams_of_the_same_roles_match_whatever_their_number_and_names() -> None
     )
     for other, message in (
         (JointSpec({"y": "base"}, {"base": BASE}, 0.05), "b has agents of role 'base', but a knows ['arm']"),
-        (JointSpec({"y": "arm"}, {"arm": BASE}, 0.05), "role 'arm': a has Role(observation_size=3"),
+        (JointSpec({"y": "arm"}, {"arm": BASE}, 0.05), "role 'arm': a has {'observation_size': 3"),
         (JointSpec({"y": "arm"}, {"arm": ARM}, 0.1), "a has dt=0.05 s, but b dt=0.1 s"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):

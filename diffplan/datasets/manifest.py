@@ -11,7 +11,7 @@ from diffplan.files import read_json, write_json
 from diffplan.spec import JointSpec
 
 FORMAT, VERSION, MANIFEST = "diffplan.TrajectoryStore", 1, "manifest.json"
-REMEDY = "restore it from a copy or collect the data anew"
+REMEDY = "restore it from a copy, collect the data anew, or save what is whole by `diffplan data repair`"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class Manifest:
         path = folder / MANIFEST
         if not path.is_file():
             _check_no_shards(folder)
-            raise ValueError(f"{folder} is not a trajectory store (no {MANIFEST}); make one with `diffplan collect`.")
+            what = "a file; read it into a store with `diffplan data import`" if folder.is_file() else None
+            what = what or f"not a trajectory store (no {MANIFEST}); make one with `diffplan collect` or `data import`"
+            raise ValueError(f"{folder} is {what}.")
         data = read_json(path)
         try:
             if (data["format"], data["version"]) != (FORMAT, VERSION):

@@ -99,8 +99,11 @@ def reward_statistics(dataset: TrajectoryDataset, discount: float) -> RewardStat
     A truncated episode is taken to go on with the mean reward of truncated episodes' last steps.
 
     Raises:
+        TypeError: a store in place of its windows.
         ValueError: all returns are the same, so that there is nothing to learn.
     """
+    if not isinstance(dataset, TrajectoryDataset):
+        raise TypeError(f"dataset is a {type(dataset).__name__}; pass windows of it, load_dataset(folder, horizon).")
     store, chosen = dataset.store, dataset.episodes
     if len(chosen) > _MOST_EPISODES:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, _MOST_EPISODES, replace=False))

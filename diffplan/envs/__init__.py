@@ -11,6 +11,9 @@ from typing import Any
 from pettingzoo import ParallelEnv
 
 from diffplan.envs.behavior import BehaviorPolicy
+from diffplan.envs.one_hot import OneHotActions
+
+__all__ = ["BehaviorPolicy", "OneHotActions", "behavior_policy", "make"]
 
 _MODULES = {
     "crossing-v0": "diffplan.envs.crossing",

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Space
+from gymnasium.spaces import Box, Dict, Discrete, Space
 
 from diffplan.spec import JointSpec, Role
 
@@ -63,6 +63,8 @@ def _check_stated(env: Any, spec: JointSpec) -> None:
             if isinstance(space, Box) and space.shape != (width,):
                 shapes = f"{what} space of shape {space.shape}, its joint_spec says ({width},)"
                 raise ValueError(f"agent {name!r} of {env} has an {shapes}; match them.")
+        if isinstance(acted, Discrete):
+            _check_box(name, "action", acted)
         if isinstance(acted, Box) and not _within(role, acted):
             raise ValueError(
                 f"agent {name!r} of {env} has the action space {acted}, its joint_spec bounds from "
@@ -88,9 +90,7 @@ def _role(env: Any, name: str) -> Role:
 
 def _check_box(name: str, what: str, space: Space[Any]) -> None:
     if not isinstance(space, Box) or space.shape is None or len(space.shape) != 1:
-        remedy = (
-            "continuous actions are supported, e.g. continuous_actions=True in mpe2"
-            if what == "action"
-            else "flatten it, e.g. with a wrapper"
-        )
+        remedy = "flatten it, e.g. with a wrapper"
+        if isinstance(space, Discrete) or (isinstance(space, Dict) and "action_mask" in space.spaces):
+            remedy = "diffplan.OneHotActions(env) makes one of it (or continuous_actions=True, in mpe2)"
         raise ValueError(f"agent {name!r} has the {what} space {space}, expected a flat Box; {remedy}.")

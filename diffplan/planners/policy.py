@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -186,6 +186,8 @@ class RecedingHorizonPolicy:
 
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         """Actions for every environment; None in, None out for those that have ended."""
+        if isinstance(observations, Mapping):
+            raise TypeError("observations are of one environment; give a list, one for each: policy([observations]).")
         if len(observations) != len(self._episodes):
             raise ValueError(
                 f"{len(observations)} observations for {len(self._episodes)} episodes; call reset with a seed each."
