@@ -22,7 +22,8 @@ class Question:
         past: (observations, actions) of earlier steps, the latest last.
         given: further known cells: a goal, a partner's announced plan, actions to forecast under; step 0 is now. They
             count less than what is known anyway (the present, static entries), and those with a noise level as that
-            well known.
+            well known. Give whole observations, whole actions, or both: single entries were not practised, and a path
+            of positions alone is mostly ignored.
         warm_start: an earlier plan, shifted so that its step 0 is now.
         seed: of this plan's noise.
         latents: what is known of each agent beyond its observation (NaN: nothing), for a denoiser with ``latent_size``;
