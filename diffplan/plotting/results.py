@@ -140,7 +140,7 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
         if undone.any():
             marks["undone"] = Line2D([], [], color=INK, marker="x", markersize=7, linestyle="")
         if np.isfinite(pretrained):
-            marks["as pretrained, by first samples"] = Line2D([], [], color=MUTED, linewidth=1.2, linestyle="--")
+            marks["as pretrained,\nby first samples"] = Line2D([], [], color=MUTED, linewidth=1.2, linestyle="--")
     axes.set(xlabel="environment steps", ylabel="score")
     style_chart(axes)
     lines, names = axes.get_legend_handles_labels() if any(named) else ([], [])
