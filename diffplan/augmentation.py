@@ -49,13 +49,12 @@ class Augmentation:
 
     @staticmethod
     def untouched(spec: JointSpec) -> list[str]:
-        """Observation entries that stay as they are, under augmentation and in agents' own frames: no role says what
-        they are."""
+        """Observation entries that stay as they are, under augmentation and in agents' own frames."""
         return [
             f"{name} observation[{entry}]"
             for name, role in spec.roles.items()
             for entry in range(role.observation_size)
-            if entry not in {*role.position, *role.velocity, *role.goal, *role.obstacles, *role.legal}
+            if entry not in {*role.position, *role.velocity, *role.goal, *role.legal}
         ]
 
     def __call__(

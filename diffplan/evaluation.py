@@ -12,6 +12,7 @@ from pettingzoo import ParallelEnv
 from rich.progress import Progress
 from scipy import stats
 
+from diffplan.datasets.collection import policy_seed
 from diffplan.envs import BehaviorPolicy, make
 from diffplan.envs.spaces import check_parallel
 from diffplan.files import nan_to_none
@@ -177,40 +178,58 @@ def evaluate(
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps}; give a positive whole number, or None for the environment's own end.")
     seeds = [episode_seed(seed, i) for i in range(episodes)]
-    given: Any = policy
-    makes = inspect.isroutine(given) or isinstance(given, type | functools.partial)
-    if not makes and not hasattr(given, "reset"):
-        raise TypeError(
-            f"a {type(given).__name__} is no policy; a planner acts through one: RecedingHorizonPolicy(planner)."
-        )
-    if not makes and not _takes_seeds(given):
-        raise TypeError(
-            f"a {type(given).__name__} drives one environment; give what makes it, its class or a function."
-        )
+    makes = makes_scripts(policy)
     with opened(env, min(episodes, batch_size)) as envs, Progress(disable=not progress) as bar:
         task = bar.add_task("evaluating", total=episodes)
-        acting = _Scripted([given() for _ in envs], envs) if makes else given
+        acting: Any = Scripted.by(policy, envs) if makes else policy
         return evaluate_in(envs, acting, seeds, max_steps, lambda: bar.advance(task))
 
 
-def _takes_seeds(policy: Any) -> bool:
+def makes_scripts(policy: Any) -> bool:
+    """Whether this makes behaviour policies. Raises ``TypeError`` where it does not, and is no policy either."""
+    if inspect.isroutine(policy) or isinstance(policy, type | functools.partial):
+        return True
+    if not hasattr(policy, "reset"):
+        raise TypeError(
+            f"a {type(policy).__name__} is no policy; a planner acts through one: RecedingHorizonPolicy(planner)."
+        )
+    if not _takes(policy.reset, [0]):
+        raise TypeError(
+            f"a {type(policy).__name__} drives one environment; give what makes it, its class or a function."
+        )
+    return False
+
+
+def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
     try:
-        inspect.signature(policy.reset).bind([0])
+        inspect.signature(function).bind(*arguments)
     except TypeError:
         return False
     return True
 
 
 @dataclass(frozen=True)
-class _Scripted:
+class Scripted:
     """Behaviour policies, one an environment, as a policy."""
 
     scripts: Sequence[BehaviorPolicy]
     envs: Sequence[ParallelEnv]
 
+    @classmethod
+    def by(cls, maker: Any, envs: Sequence[ParallelEnv]) -> "Scripted":
+        """Of what makes them. Raises ``TypeError`` where it makes others."""
+        scripts = [maker() for _ in envs]
+        for one in scripts[:1]:
+            if not (callable(one) and hasattr(one, "reset") and _takes(one.reset, envs[0], 0)):
+                raise TypeError(
+                    f"it makes a {type(one).__name__}, no behaviour policy with reset(env, seed); of a policy for many "
+                    "environments give the policy itself."
+                )
+        return cls(scripts, envs)
+
     def reset(self, seeds: Sequence[int]) -> None:
         for script, env, seed in zip(self.scripts, self.envs, seeds, strict=False):
-            script.reset(env, seed)
+            script.reset(env, policy_seed(seed))
 
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         return [script(seen) if seen else None for script, seen in zip(self.scripts, observations, strict=False)]

@@ -1,7 +1,7 @@
 """Filmed episodes: one closed-loop episode with its plans and pictures, and video files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from jaxtyping import UInt8
 from pettingzoo import ParallelEnv
 
 from diffplan.datasets.collection import EpisodeRecorder, run_episode
+from diffplan.envs import BehaviorPolicy
 from diffplan.envs.spaces import spec_from_env
-from diffplan.evaluation import Policy, SensingPolicy
+from diffplan.evaluation import Policy, Scripted, SensingPolicy, makes_scripts
 from diffplan.files import atomic_path
 from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan, Trajectory
@@ -43,11 +44,13 @@ class Rollout:
         save_video(self.frames, path, fps=speed / self.trajectory.spec.dt)
 
 
-def record_rollout(policy: Policy, env: ParallelEnv[str, Any, Any], seed: int = 0, overlay: bool = True) -> Rollout:
+def record_rollout(
+    policy: Policy | Callable[[], BehaviorPolicy], env: ParallelEnv[str, Any, Any], seed: int = 0, overlay: bool = True
+) -> Rollout:
     """Films one episode in closed loop, the same that ``evaluate`` would run from this seed.
 
     Args:
-        policy: e.g. a ``RecedingHorizonPolicy``; what is in its ``plans``, if it has any, is recorded.
+        policy: as in ``evaluate``; what is in its ``plans``, if it has any, is recorded.
         env: made with ``render_mode="rgb_array"``.
         seed: of the episode; ``evaluation.episode_seed(seed, i)`` is that of the i-th one of ``evaluate``.
         overlay: draw the plans into the scene, where the environment can (it has a method ``overlay``).
@@ -60,7 +63,8 @@ def record_rollout(policy: Policy, env: ParallelEnv[str, Any, Any], seed: int = 
         raise ValueError(
             f"the environment has render_mode={render_mode!r}; make it with render_mode='rgb_array' to film it."
         )
-    camera = _Camera(policy, env, seed, overlay and hasattr(env, "overlay"))
+    acting: Any = Scripted.by(policy, [env]) if makes_scripts(policy) else policy
+    camera = _Camera(acting, env, seed, overlay and hasattr(env, "overlay"))
     try:
         spec = spec_from_env(env)
         trajectory = run_episode(EpisodeRecorder(env, spec), camera, spec, seed)

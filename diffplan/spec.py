@@ -224,7 +224,15 @@ class JointSpec:
 
         Raises as ``stack_observations``.
         """
-        return self._stack(actions, "action", self.action_size, "action_size")
+        whole = {
+            name: _one_hot(name, action, self.role_of(name).action_size) if self._chooses(name, action) else action
+            for name, action in actions.items()
+        }
+        return self._stack(whole, "action", self.action_size, "action_size")
+
+    def _chooses(self, name: str, action: Any) -> bool:
+        """Whether this is the number of a choice."""
+        return name in self.agents and self.role_of(name).discrete and np.ndim(action) == 0
 
     def _stack(self, values: Mapping[str, Any], what: str, width: int, size: str) -> tuple[np.ndarray, np.ndarray]:
         foreign = [name for name in values if name not in self.agents]
@@ -238,15 +246,12 @@ class JointSpec:
         for index, name in enumerate(self.agents):
             if name not in values:
                 continue
-            role = self.role_of(name)
-            expected = getattr(role, size)
+            expected = getattr(self.role_of(name), size)
             try:
                 value = np.asarray(values[name], np.float32)
             except (TypeError, ValueError) as error:
                 told = f"{what} of agent {name!r} is {values[name]!r:.60}"
                 raise ValueError(f"{told}, expected {expected} numbers.") from error
-            if what == "action" and role.discrete and not value.ndim:
-                value = _one_hot(name, float(value), expected)
             if value.shape != (expected,):
                 raise ValueError(f"{what} of agent {name!r} has shape {value.shape}, expected ({expected},).")
             stacked[index, :expected], mask[index] = value, True
@@ -296,15 +301,11 @@ class JointSpec:
                 raise ValueError(
                     f"{theirs} has agents of role {name!r}, but {mine} knows {list(self.roles)}; they do not mix."
                 )
-            ours, others = vars(self.roles[name]), vars(other.roles[name])
-            if differ := [field for field in ours if ours[field] != others[field]]:
-                told = [
-                    f"{who} has { ({field: role[field] for field in differ}) }"
-                    for who, role in ((mine, ours), (theirs, others))
-                ]
+            if other.roles[name] != self.roles[name]:
+                ours, others = _differing(self.roles[name], other.roles[name])
                 raise ValueError(
-                    f"role {name!r}: {', '.join(told)}; match them (data that are imported take on their environment's "
-                    "by --env)."
+                    f"role {name!r}: {mine} has {ours}, {theirs} has {others}; match them (data that are imported take "
+                    "on their environment's by --env)."
                 )
         if not np.isclose(self.dt, other.dt, rtol=1e-3):
             raise ValueError(f"{mine} has dt={self.dt:g} s, but {theirs} dt={other.dt:g} s; resample the data.")
@@ -371,10 +372,18 @@ def sensed_by(
     return seen_by_egos(others, list(others), spec)
 
 
-def _one_hot(name: str, choice: float, number: int) -> Float[np.ndarray, "A"]:
+def _differing(one: Role, other: Role) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields by which two roles are not the same."""
+    names = [field.name for field in dataclasses.fields(Role) if field.compare]
+    names = [name for name in names if getattr(one, name) != getattr(other, name)]
+    first, second = ({name: getattr(role, name) for name in names} for role in (one, other))
+    return first, second
+
+
+def _one_hot(name: str, choice: Any, number: int) -> Float[np.ndarray, "A"]:
     """A choice that is given as a number."""
     if choice not in range(number):
-        raise ValueError(f"action of agent {name!r} is {choice:g}, expected a choice from 0 to {number - 1}.")
+        raise ValueError(f"action of agent {name!r} is {choice!r:.60}, expected a choice from 0 to {number - 1}.")
     return np.eye(number, dtype=np.float32)[int(choice)]
 
 

@@ -63,6 +63,15 @@ def test_pieces_that_overlap_are_on_one_side_of_a_split(store: TrajectoryStore, 
         assert len(held[0]) + len(held[1]) == 6 and len(held[0]) in (2, 3, 4)
 
 
+def test_pieces_that_all_overlap_cannot_be_split(tmp_path: Path):
+    walks = episodes(CARS, [9] * 3)
+    for first, one in enumerate(walks):
+        one.labels.update(recording="", first_step=first)
+    TrajectoryStore.write(tmp_path / "walks", CARS, "walks", iter(walks))
+    with pytest.raises(ValueError, match="all 3 episodes of .* overlap; import them anew"):
+        split_store(tmp_path / "walks", [tmp_path / "a", tmp_path / "b"], 0.5)
+
+
 @pytest.mark.parametrize(
     ("share", "outs", "said"), [(0.01, "ab", "leaves a part"), (np.nan, "ab", "leaves a part"), (0.5, "a", "name two")]
 )

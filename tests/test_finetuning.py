@@ -225,6 +225,21 @@ def test_a_run_acts_in_the_way_that_scores_best_also_after_it_was_killed(
     assert (timeless(resumed), resumed.acting) == (timeless(whole), whole.acting)
 
 
+def test_a_saved_planner_says_how_it_acts_best(tune: Callable, pretrained: Path, tmp_path: Path) -> None:
+    report = tune(tmp_path / "run")
+    saved = dp.DiffusionPlanner.from_pretrained(tmp_path / "run")
+    assert Acting.of(saved) == report.acting
+    with pytest.raises(ValueError, match="was not fine-tuned"):
+        Acting.of(dp.DiffusionPlanner.from_pretrained(pretrained))
+
+
+def test_a_run_that_is_over_goes_on_for_more_steps(tune: Callable, tmp_path: Path) -> None:
+    first = tune(tmp_path / "run")
+    more = tune(tmp_path / "run", resume=True, steps=2 * first.environment_steps)
+    assert more.environment_steps >= 2 * first.environment_steps
+    assert [row["step"] for row in more.rows][: len(first.rows)] == [row["step"] for row in first.rows]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_acting_improves_a_planner_beyond_doubt(method: str, tune: Callable, tmp_path: Path) -> None:
     many = {"steps": 240, "episodes": 20, "updates_per_step": 0.3, "evaluate_every": 240, "evaluation_episodes": 20}

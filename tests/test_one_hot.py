@@ -120,11 +120,25 @@ def test_a_planner_of_choices_learns_and_never_does_what_is_illegal(tmp_path: Pa
     assert report.summary()["return"].value > 0.5 * script.summary()["return"].value > 2
 
 
+def test_what_a_stated_spec_says_stays_and_choices_join_it():
+    env = Grid()
+    role = dp.Role(9, (0.0,) * 5, (1.0,) * 5, position=(0, 1))
+    env.joint_spec = dp.JointSpec(dict.fromkeys(env.possible_agents, "walker"), {"walker": role}, dt=2.0)
+    spec = dp.OneHotActions(env).joint_spec
+    walker = spec.roles["walker"]
+    assert (spec.dt, walker.position, walker.discrete, walker.legal) == (2.0, (0, 1), True, (4, 5, 6, 7, 8))
+
+
 def test_a_choice_that_is_none_is_refused():
+    env = world()
+    env.reset(seed=0)
+    for action in (np.array([1.0]), np.full(5, np.nan), 5, -1, 2.7):
+        with pytest.raises(ValueError, match="expected 5 numbers, or one of them by its place"):
+            env.step(dict.fromkeys(env.agents, action))
     spec = world().joint_spec
     actions, there = spec.stack_actions({"walker_0": 3})
     assert actions[0].tolist() == [0, 0, 0, 1, 0] and there.tolist() == [True, False]
-    for choice, said in ((5, "a choice from 0 to 4"), (-1, "a choice"), (1.5, "a choice"), ("up", "5 numbers")):
+    for choice, said in ((5, "a choice from 0 to 4"), (-1, "a choice"), (1.5, "a choice"), ("up", "a choice")):
         with pytest.raises(ValueError, match=f"expected {said}"):
             spec.stack_actions({"walker_0": choice})
 
@@ -133,3 +147,21 @@ def test_a_behaviour_policy_is_evaluated_by_what_makes_it():
     with pytest.raises(TypeError, match="a Script drives one environment; give what makes it"):
         dp.evaluate(Script(), world)
     assert dp.evaluate(lambda: Script(), world, episodes=3, batch_size=2).steps == [12, 12, 12]
+    with pytest.raises(TypeError, match="it makes a list, no behaviour policy with reset"):
+        dp.evaluate(list, world)
+
+
+def test_a_script_does_not_know_what_the_environment_drew():
+    """Its seed is another one, as when episodes are recorded: here it guesses where its robot is."""
+
+    class Guess(Script):
+        def reset(self, env, seed):
+            places = np.random.default_rng(seed).integers(0, 5, (2, 2))
+            guessed.append((places == [*env.unwrapped.places.values()]).all())
+
+        def __call__(self, observations):
+            return dict.fromkeys(observations, 0)
+
+    guessed: list = []
+    dp.evaluate(Guess, world, episodes=20)
+    assert sum(guessed) < 3

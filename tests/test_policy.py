@@ -131,6 +131,26 @@ def test_a_first_plan_that_ran_out_of_time_is_made_anew_once(planner, monkeypatc
     assert warm == [False, False, True, True]
 
 
+def test_plans_that_are_late_after_one_that_was_cut_are_not_made_anew_for_ever(planner, monkeypatch) -> None:
+    warm = []
+
+    def answer(questions: list, sampling: Any) -> list[dp.Plan]:
+        warm.append(questions[0].warm_start is not None)
+        if len(warm) > 1:
+            time.sleep(0.25)
+        plan = dp.DiffusionPlanner.answer(planner, questions)[0]
+        return [dataclasses.replace(plan, num_inference_steps=1)]
+
+    monkeypatch.setattr(planner, "answer", answer)
+    _, observations = start((0,))
+    policy = dp.RecedingHorizonPolicy(planner, deadline_ms=200)
+    policy.reset([0])
+    for _ in range(4):
+        policy(observations)
+    assert warm == [False, False, True, True]
+    assert policy.stats.late == 3
+
+
 def test_what_is_planned_anew_and_what_is_planned_on_share_one_deadline(planner, monkeypatch) -> None:
     left = []
 
@@ -152,6 +172,42 @@ def test_what_is_planned_anew_and_what_is_planned_on_share_one_deadline(planner,
     policy._episodes[0].plan = None
     policy([both, both])
     assert policy.stats.late > late  # each took less
+
+
+def test_a_goal_that_was_known_stays_known(planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless nothing is seen of its agent any more; a new episode knows nothing of it."""
+    asked, answer = [], planner.answer
+    monkeypatch.setattr(
+        planner, "answer", lambda questions, *how: (asked.extend(questions), answer(questions, *how))[1]
+    )
+    _, (whole,) = start((0,))
+    static = list(planner.spec.roles["robot"].static)
+    without = {name: np.array(seen) for name, seen in whole.items()}
+    for seen in without.values():
+        seen[static] = np.nan
+    without["robot_1"][:] = np.nan
+    policy = dp.RecedingHorizonPolicy(planner)
+    policy.reset([0])
+    policy([whole])
+    policy([without])
+    policy.reset([0])
+    policy([without])
+    np.testing.assert_array_equal(asked[1].observations["robot_0"], np.float32(whole["robot_0"]))
+    assert np.isnan(asked[1].observations["robot_1"]).all()
+    assert np.isnan(asked[2].observations["robot_0"][static]).all()
+    assert np.isnan(without["robot_0"][static]).all()  # what was given stays as it is
+
+
+def test_what_others_did_as_told_is_remembered_beside_what_one_did_otherwise(crossing_store: Path) -> None:
+    dataset = dp.load_dataset(crossing_store, horizon=4, history=4)
+    policy = dp.RecedingHorizonPolicy(dp.DiffusionPlanner.for_dataset(dataset, width=8, depth=1))
+    _, observations = start((0,))
+    policy.reset([0])
+    (told,) = policy(observations)
+    policy.took([{"robot_0": np.zeros(2)}])
+    ((_, done),) = policy._episodes[0].past
+    assert done["robot_0"].tolist() == [0, 0]
+    np.testing.assert_array_equal(done["robot_1"], told["robot_1"])
 
 
 def test_guides_that_move_no_plan_are_refused_at_once(planner) -> None:

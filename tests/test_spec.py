@@ -103,6 +103,8 @@ def test_teams_of_the_same_roles_match_whatever_their_number_and_names() -> None
     JointSpec({"x": "arm"}, {"arm": ARM}, 0.05).check_same_roles(
         JointSpec({"y": "arm", "z": "arm"}, {"arm": ARM}, 0.05), "a", "b"
     )
+    told = dataclasses.replace(ARM, velocity=(1, 0))  # what says more of the same entries is no other role
+    JointSpec({"x": "arm"}, {"arm": ARM}, 0.05).check_same_roles(JointSpec({"x": "arm"}, {"arm": told}, 0.05), "a", "b")
     for other, message in (
         (JointSpec({"y": "base"}, {"base": BASE}, 0.05), "b has agents of role 'base', but a knows ['arm']"),
         (JointSpec({"y": "arm"}, {"arm": BASE}, 0.05), "role 'arm': a has {'observation_size': 3"),

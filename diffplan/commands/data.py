@@ -292,13 +292,13 @@ class Import(Generic[T]):
 
         if self.option and self.env is None:
             raise ValueError("--option is of an environment; name it by --env.")
-        env_spec = self.env and spec_from_env(make_env(self.env, parse_options(self.option)))
+        env_spec = None if self.env is None else spec_from_env(make_env(self.env, parse_options(self.option)))
         with waiting("reading twice: to look, then to write", shown=not self.json):
             import_episodes(
                 self.files,
                 self.out,
                 drop_agents=self.drop_agents,
-                env_spec=env_spec or None,
+                env_spec=env_spec,
                 licence=self.licence,
                 origin=self.origin,
             )
@@ -334,7 +334,8 @@ IMPORT = Group(
     Each format has its own --help, which lists what its files do not say.
 
     For example:
-      diffplan data import omar spread/expert --out data/spread --env mpe:simple_spread_v3
+      diffplan data import omar spread/expert --out data/spread --dt 0.1
+      diffplan data import npz mine.npz --out data/mine --env crossing-v0 --option num_robots=3
       diffplan data import eth_ucy eth_ucy/train --out data/walkers --frames 20 --stride 1
       diffplan data import table tracks.csv --out data/tracks --units mm --anonymous
       diffplan data import robomimic lift.hdf5 --out data/lift --licence MIT

@@ -150,7 +150,8 @@ class Finetune:
             facts["act with"] = f"diffplan evaluate {self.path}{where}"
             facts["because"] = "as it was given, the planner scores higher"
         elif report.best.value <= report.began.value:
-            facts["because"] = "it began with that score: acting so gained it, learning nothing yet"
+            gained = "acting so gained it, learning nothing yet" if report.began.value > report.offline.value else ""
+            facts["because"] = f"it began with that score: {gained or 'nothing is gained yet'}"
         show(facts, self.json)
 
 

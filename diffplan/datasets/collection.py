@@ -111,7 +111,7 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
     """
     recorder = EpisodeRecorder(env, spec)
     present, _ = recorder.reset(seed=seed)
-    policy.reset(env, int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    policy.reset(env, policy_seed(seed))
     while env.agents:
         if len(recorder) == max_steps:
             raise ValueError(f"the episode of seed {seed} has no end after {max_steps} steps; limit its time.")
@@ -119,6 +119,11 @@ def run_episode(env: Any, policy: BehaviorPolicy, spec: JointSpec, seed: int, ma
         actions = _actions(policy, present, len(recorder))
         present = recorder.step(actions)[0]
     return recorder.trajectory({**getattr(policy, "labels", {}), "seed": seed})
+
+
+def policy_seed(seed: int) -> int:
+    """The seed of who acts in an episode, independent of the environment's, which is the episode's own."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def _actions(policy: BehaviorPolicy, present: Observations, step: int) -> Actions:

@@ -25,7 +25,7 @@ def split_store(
     """Writes a random ``share`` of the episodes to one new store and the others to another, both in their old order.
 
     Episodes that share steps of a recording (pieces that overlap, by their labels) stay together, so that nothing is
-    in both; where these are long, the share is met as nearly as they allow.
+    in both; the share is met as nearly as these allow, in the order in which they are drawn.
 
     Args:
         path: the store, which stays as it is.
@@ -42,10 +42,14 @@ def split_store(
     groups = _together(store)
     order = np.random.default_rng(seed).permutation(len(groups))
     sizes = np.cumsum([0, *(len(groups[group]) for group in order)])
+    if len(groups) == 1 < len(store):
+        raise ValueError(
+            f"all {len(store)} episodes of {path} overlap; import them anew, with a stride of as many frames as they "
+            "have, or the recording in two parts."
+        )
     first = int(np.abs(sizes - share * len(store)).argmin()) if 0 < share < 1 else 0
     if not 0 < first < len(groups):
-        words = f"{len(store)} episodes" + f", {len(groups)} of them apart," * (len(groups) < len(store))
-        raise ValueError(f"share={share} of {words} leaves a part of {path} empty; choose another share.")
+        raise ValueError(f"share={share} of {len(store)} episodes leaves a part of {path} empty; choose another share.")
     chosen = np.concatenate([groups[group] for group in order[:first]])
     others = np.setdiff1d(np.arange(len(store)), chosen)
     for out in outs:
@@ -58,13 +62,13 @@ def _together(store: TrajectoryStore) -> list[list[int]]:
     """Episodes that have steps of a recording in common, and each other one alone."""
     pieces, alone = [], []
     for index, labels in enumerate(store.labels):
-        start = labels.get("first_step")
-        if isinstance(start, int):
-            pieces.append((str(labels.get("recording")), start, index))
+        name, start = labels.get("recording"), labels.get("first_step")
+        if isinstance(name, str) and isinstance(start, int):
+            pieces.append((name, start, index))
         else:
             alone.append([index])
     groups: list[list[int]] = []
-    recording, end = "", 0
+    recording, end = None, 0
     for name, start, index in sorted(pieces):
         if name != recording or start > end:
             groups.append([])

@@ -31,7 +31,7 @@ def import_episodes(
         importer: one of ``diffplan.datasets.importers``, e.g. ``Omar("spread/expert")``.
         out: folder of the store, new or empty.
         drop_agents: agents to leave out.
-        env_spec: of the environment that the data are from, e.g. ``make("mpe:simple_spread_v3").joint_spec``: its
+        env_spec: of the environment that the data are from, e.g. ``make("crossing-v0").joint_spec``: its
             action bounds, positions, static entries, names and step become the data's, so planners act in it.
         licence: under which the data may be used, for the card.
         origin: who made them or where they were found, for the card.
@@ -60,7 +60,7 @@ def import_episodes(
     statistics = Statistics.of(recording.spec, recording.episodes())
     if not statistics.report()["episodes"]:
         raise ValueError(f"{recording.source} has no episodes; there is nothing to import.")
-    if changing := env_spec and statistics.static_but_changing():
+    if env_spec is not None and (changing := statistics.static_but_changing()):
         raise ValueError(f"{changing} of {recording.source} change within an episode, but not in this environment.")
     spec = recording.spec if recording.bounded else with_bounds(recording.spec, statistics)
     there = out.exists()

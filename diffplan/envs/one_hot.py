@@ -10,7 +10,7 @@ from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 
 from diffplan.envs.spaces import spec_from_env
-from diffplan.spec import Actions, JointSpec, Observations, Role, Seen, Step
+from diffplan.spec import Actions, Observations, Role, Seen, Step
 
 
 class OneHotActions(BaseParallelWrapper[str, np.ndarray, np.ndarray]):
@@ -35,18 +35,18 @@ class OneHotActions(BaseParallelWrapper[str, np.ndarray, np.ndarray]):
     def __init__(self, env: ParallelEnv, dt: float = 1.0):
         super().__init__(env)
         self._acted = {name: _boxed(env.action_space(name)) for name in env.possible_agents}
-        self._observed = {name: _joined(env.observation_space(name), self._acted[name]) for name in self._acted}
+        self._observed = {
+            name: _joined(env.observation_space(name), env.action_space(name)) for name in env.possible_agents
+        }
         derived = spec_from_env(self, dt)
-        if not isinstance(getattr(env, "joint_spec", None), JointSpec):
-            roles = {derived.agents[name]: self._role(derived.role_of(name), name) for name in derived.names}
-            derived = replace(derived, roles=roles)
-        self.joint_spec = derived
+        roles = {derived.agents[name]: self._role(derived.role_of(name), name) for name in derived.names}
+        self.joint_spec = replace(derived, roles=derived.roles | roles)
 
     def _role(self, role: Role, name: str) -> Role:
         chooses = isinstance(self.env.action_space(name), Discrete)
         masked = chooses and isinstance(self.env.observation_space(name), Dict)
-        entries = range(role.observation_size - role.action_size, role.observation_size) if masked else ()
-        return replace(role, discrete=chooses, legal=tuple(entries))
+        legal = tuple(range(role.observation_size - role.action_size, role.observation_size))
+        return replace(role, discrete=role.discrete or chooses, legal=legal if masked else role.legal)
 
     def observation_space(self, agent: str) -> Space[Any]:
         return self._observed[agent]
@@ -66,7 +66,11 @@ class OneHotActions(BaseParallelWrapper[str, np.ndarray, np.ndarray]):
         space = self.env.action_space(name)
         if not isinstance(space, Discrete):
             return action
-        return int(space.start) + int(np.argmax(action) if np.ndim(action) else action)
+        if np.ndim(action) == 0 and action in range(int(space.n)):
+            return int(space.start) + int(action)
+        if np.shape(action) == (space.n,) and np.isfinite(action).all():
+            return int(space.start) + int(np.argmax(action))
+        raise ValueError(f"agent {name!r} chooses {action!r}, expected {space.n} numbers, or one of them by its place.")
 
     def _flat(self, observations: Mapping[str, Any]) -> Observations:
         return {
@@ -82,12 +86,12 @@ def _boxed(space: Space[Any]) -> Space[Any]:
     return Box(0, 1, (int(space.n),), np.float32) if isinstance(space, Discrete) else space
 
 
-def _joined(space: Space[Any], acted: Space[Any]) -> Space[Any]:
+def _joined(space: Space[Any], chosen: Space[Any]) -> Space[Any]:
     """Where observations that end with what is legal live."""
-    if not (isinstance(space, Dict) and {*space.spaces} == {"observation", "action_mask"} and isinstance(acted, Box)):
+    if not (isinstance(space, Dict) and {*space.spaces} == {"observation", "action_mask"}):
         return space
     seen = space["observation"]
-    if not isinstance(seen, Box):
+    if not (isinstance(seen, Box) and isinstance(chosen, Discrete)):
         return space
-    low, high = (np.append(getattr(seen, end), getattr(acted, end)).astype(np.float32) for end in ("low", "high"))
-    return Box(low, high, dtype=np.float32)
+    low, high = np.append(seen.low, np.zeros(chosen.n)), np.append(seen.high, np.ones(chosen.n))
+    return Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)

@@ -91,6 +91,7 @@ def _role(env: Any, name: str) -> Role:
 def _check_box(name: str, what: str, space: Space[Any]) -> None:
     if not isinstance(space, Box) or space.shape is None or len(space.shape) != 1:
         remedy = "flatten it, e.g. with a wrapper"
-        if isinstance(space, Discrete) or (isinstance(space, Dict) and "action_mask" in space.spaces):
+        masked = isinstance(space, Dict) and {*space.spaces} == {"observation", "action_mask"}
+        if masked or (what == "action" and isinstance(space, Discrete)):
             remedy = "diffplan.OneHotActions(env) makes one of it (or continuous_actions=True, in mpe2)"
         raise ValueError(f"agent {name!r} has the {what} space {space}, expected a flat Box; {remedy}.")

@@ -1,12 +1,12 @@
 """Online fine-tuning: a pretrained planner acts, and learns from what came of it.
 
-``loop.py`` is the entrance, ``rounds.py`` a round of it, ``methods.py``, ``steering.py`` and ``gradient.py`` what can
-learn in it, ``colearning.py`` several that learn at once, ``replay.py`` what is learned from, ``watch.py`` what keeps
-it from getting worse, ``drift.py`` what notices that partners have changed.
+``loop.py`` is the entrance, ``rounds.py`` a round of it, ``acting.py`` how it acts, ``methods.py``, ``steering.py`` and
+``gradient.py`` what can learn in it, ``colearning.py`` several that learn at once, ``replay.py`` what is learned from,
+``watch.py`` what keeps it from getting worse, ``drift.py`` what notices that partners have changed.
 """
 
+from diffplan.finetuning.acting import Acting
 from diffplan.finetuning.loop import METHODS, FinetuningReport, finetune
 from diffplan.finetuning.methods import Learning
-from diffplan.finetuning.rounds import Acting
 
 __all__ = ["METHODS", "Acting", "FinetuningReport", "Learning", "finetune"]

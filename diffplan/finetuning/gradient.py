@@ -27,7 +27,7 @@ from diffplan.planners.safety import SafetyFilter
 from diffplan.trajectory import Plan
 
 if TYPE_CHECKING:
-    from diffplan.finetuning.rounds import Acting, Team
+    from diffplan.finetuning.acting import Acting, Team
 
 
 MOST_LOG_RATIO = 10.0  # keeps what has become e^10 times as likely finite

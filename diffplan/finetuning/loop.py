@@ -25,11 +25,12 @@ from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
 from diffplan.evaluation import EvaluationReport, Interval, opened
 from diffplan.files import alone
+from diffplan.finetuning.acting import Acting, Team
 from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient
 from diffplan.finetuning.methods import CriticMethod, Learning, WeightedDenoising
 from diffplan.finetuning.replay import Replay
-from diffplan.finetuning.rounds import Acting, Run, Team, tested
+from diffplan.finetuning.rounds import Run, tested
 from diffplan.finetuning.steering import NoiseSteering
 from diffplan.metrics import summary_writer
 from diffplan.models.value import ValueFunction
@@ -57,7 +58,8 @@ class FinetuningReport:
         method: what learned.
         offline: score of the planner as it was given, acting by its first sample.
         began: of the same from the same starts, acting as in the run (where that is open, in the best of the ways
-            tried): what is beyond it was learned. NaN where the run's metrics are gone.
+            tried): what is not beyond it was not learned. What is may also come of the candidates that are tried at the
+            end, or of being the highest of many tests. NaN where the run's metrics are gone.
         best: score of the best round: the highest of many tests of the same starts, so higher than another test would
             find (by 0.06 of a success rate of 0.8, had nothing changed in 25 tests of 100 episodes).
         final: score of the planner as it is now, which is that of the best round, from as many starts by which nothing
@@ -126,7 +128,8 @@ def finetune(
             episodes), ``"noise"`` (it stays frozen, and which noise it begins with is learned), ``"gradient"`` (its
             last step learns by trial), or ``"auto"``: the first, until another is measured to pay. The report says
             which it was.
-        steps: joint environment steps in all, also when resumed; the round that reaches them is the last.
+        steps: joint environment steps in all, also when resumed, where they may be more than before; the round that
+            reaches them is the last.
         acting: how it acts.
         learning: how it learns.
         online_share: share of every batch that comes from online episodes; more once partners, or the world, change.

@@ -30,7 +30,7 @@ from diffplan.training import diagnosis
 from diffplan.value_training import ValueLearner, default_expectile
 
 if TYPE_CHECKING:
-    from diffplan.finetuning.rounds import Acting, Team
+    from diffplan.finetuning.acting import Acting, Team
 
 
 @dataclass(frozen=True)

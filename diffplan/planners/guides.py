@@ -221,10 +221,13 @@ class GoalGuide(Guide):
     name: str = "goal"
 
     def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
-        agents = [estimate.spec.names.index(name) for name in self.goals]
-        goals = estimate.positions.new_tensor(np.array(list(self.goals.values())))
-        errors = (estimate.positions[:, :, agents, self.step] - goals).square().sum(3)
-        return -(errors * estimate.agent_mask[:, None, agents]).sum(2) / (2 * self.tolerance**2)
+        errors = []
+        for name, goal in self.goals.items():
+            agent, entries = estimate.spec.names.index(name), list(estimate.spec.role_of(name).position)
+            place = estimate.observations[:, :, agent, self.step][..., entries]
+            error = (place - place.new_tensor(np.array(goal))).square().sum(2)
+            errors.append(error * estimate.agent_mask[:, None, agent])
+        return -torch.stack(errors).sum(0) / (2 * self.tolerance**2)
 
     def check(self, spec: JointSpec, normalizer: Normalizer, horizon: int) -> None:
         super().check(spec, normalizer, horizon)
@@ -232,10 +235,12 @@ class GoalGuide(Guide):
         unknown = [name for name in self.goals if name not in spec.agents]
         if unknown or not self.goals:
             raise ValueError(f"goals are for agents {list(self.goals)}; the plan has {list(spec.agents)}.")
-        width = _position_index(spec).shape[1]
-        wrong = {name: tuple(goal) for name, goal in self.goals.items() if len(goal) != width}
+        widths = {name: len(spec.role_of(name).position) for name in self.goals}
+        if lost := [name for name, width in widths.items() if not width]:
+            raise ValueError(f"agents {lost} have no position to go by; set Role.position, or leave their goals out.")
+        wrong = {name: tuple(goal) for name, goal in self.goals.items() if len(goal) != widths[name]}
         if wrong:
-            raise ValueError(f"goals {wrong} are not positions of {width} numbers (m).")
+            raise ValueError(f"goals {wrong} are not positions (m), which have so many numbers: {widths}.")
         if not -horizon <= self.step < horizon:
             raise ValueError(f"step={self.step} is outside the plan of {horizon} steps.")
         if normalizer.config.kind == "motion":

@@ -56,6 +56,7 @@ class _Episode:
     cut: bool = False  # a plan from noise ran out of time, with a joint way half chosen: the next one starts anew, too
     steps: int = 0
     latents: np.ndarray | None = None
+    static: dict[str, np.ndarray] = field(default_factory=dict)  # of each agent, when it was last known
 
 
 class RecedingHorizonPolicy:
@@ -181,7 +182,7 @@ class RecedingHorizonPolicy:
 
     @property
     def plans(self) -> list[Plan | None]:
-        """The plan that each environment is following, shifted to now."""
+        """The plan that each environment follows, from the next step on: the actions of the last call are behind it."""
         return [episode.plan and shifted(episode.plan, episode.age) for episode in self._episodes]
 
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
@@ -192,7 +193,8 @@ class RecedingHorizonPolicy:
             raise ValueError(
                 f"{len(observations)} observations for {len(self._episodes)} episodes; call reset with a seed each."
             )
-        live = [(episode, seen) for episode, seen in zip(self._episodes, observations, strict=True) if seen]
+        both = zip(self._episodes, observations, strict=True)
+        live = [(episode, self._recalled(episode, seen)) for episode, seen in both if seen]
         self._replan([(e, seen) for e, seen in live if e.age >= self.execute_steps or not covers(e.plan, seen)])
         actions = iter([self._act(episode, seen) for episode, seen in live])
         return [next(actions) if seen else None for seen in observations]
@@ -201,8 +203,26 @@ class RecedingHorizonPolicy:
         """What was done instead of the actions of the last call, where something else was: it is remembered so."""
         for episode, done in zip(self._episodes, actions, strict=True):
             if done is not None and episode.past:
-                seen, _ = episode.past[-1]
-                episode.past[-1] = (seen, _own({name: done[name] for name in done if name in seen}, seen))
+                seen, told = episode.past[-1]
+                episode.past[-1] = (seen, told | _own({name: done[name] for name in done if name in seen}, seen))
+
+    def _recalled(self, episode: _Episode, seen: Observations) -> Observations:
+        """Observations in which static entries that were known, and are not now, are as they were.
+
+        Not of an agent of which nothing is known now: that it had a goal says little of where it is.
+        """
+        spec, full = self.planner.spec, dict(seen)
+        for name in full.keys() & spec.agents.keys():
+            role, value = spec.role_of(name), np.array(full[name], np.float32)
+            if not role.static or value.shape != (role.observation_size,):
+                continue
+            static, known = list(role.static), np.isfinite(value)
+            if known[static].all():
+                episode.static[name] = value[static]
+            elif name in episode.static and np.delete(known, static).any():
+                value[static] = np.where(known[static], value[static], episode.static[name])
+                full[name] = value
+        return full
 
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
         follows = self.warm_start_level is not None
@@ -238,12 +258,12 @@ class RecedingHorizonPolicy:
         self.stats.plans.append(len(plans))
         late = self.deadline_ms is not None and 1e3 * (started + elapsed - began) > self.deadline_ms
         for (episode, _), plan in zip(group, plans, strict=True):
-            finite = plan.is_finite
+            finite, again, episode.cut = plan.is_finite, episode.cut, False
             self.stats.late += late
             self.stats.not_finite += not late and not finite
             if finite and not late:
                 cut = (plan.num_inference_steps or np.inf) < sampling.num_inference_steps
-                episode.plan, episode.age, episode.cut = plan, 0, cut and not warm and not episode.cut
+                episode.plan, episode.age, episode.cut = plan, 0, cut and not warm and not again
 
     def make_plans(
         self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]

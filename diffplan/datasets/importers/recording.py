@@ -66,7 +66,9 @@ class Recording:
                 f"{self.source} has agents of so many (observed, acted) entries: {ours}, the environment {theirs}; "
                 "name the environment, and its options, that the data are from, or leave agents out (drop_agents)."
             )
-        notes = self.notes
+        if mixed := [name for name in theirs if spec.role_of(name).discrete != self._discrete(columns, spec, name)]:
+            raise ValueError(f"agents {mixed} choose in {self.source} or in the environment, but not in both.")
+        notes = (*self.notes, f"bounds, positions, static entries and the step of {spec.dt:g} s are the environment's")
         if not by_name:
             notes += (f"agents {list(self.spec.names)} are taken for {list(spec.names)} of the environment",)
         return dataclasses.replace(
@@ -76,6 +78,10 @@ class Recording:
             notes=notes,
             bounded=True,
         )
+
+    def _discrete(self, columns: list[int], spec: JointSpec, name: str) -> bool:
+        """Whether the agent of the files that is taken for one of an environment chooses."""
+        return self.spec.role_of(self.spec.names[columns[spec.names.index(name)]]).discrete
 
 
 class Importer(Protocol):

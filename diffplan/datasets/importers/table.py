@@ -44,7 +44,7 @@ class Table:
         actions: columns of what an agent does at that time; by default none: data without actions are fine.
         reward: column of what is paid at that time.
         position: which observed columns are the position; by default those called x, y and z.
-        velocity: which observed columns are the velocity; by default those called vx, vy and vz.
+        velocity: which observed columns are the velocity; by default those called as the position's, with a v before.
         units: of the position columns (and of the velocity columns, a second): m, cm, mm, km, ft or in.
         rate: how many of the time column's units make a second: 25 where it counts frames of a film, 1000 for ms.
         dt: seconds a step, of which times may be off by a quarter; by default the median time between two rows.
@@ -86,8 +86,8 @@ class Table:
         sheets = [_sheet(path, words) for path in _paths(source)]
         observed = self._observed(sheets)
         position = self.position or tuple(name for name in ("x", "y", "z") if name in observed)
-        usual = tuple(name for name in ("vx", "vy", "vz") if name in observed)
-        velocity = self.velocity or (usual if len(usual) == len(position) else ())
+        usual = tuple(f"v{name}" for name in position)
+        velocity = self.velocity or (usual if {*usual} <= {*observed} else ())
         _check_known(source, "position", position, observed)
         _check_known(source, "velocity", velocity, observed)
         if self.units != "m" and not (position or velocity):
@@ -261,10 +261,11 @@ _Group = tuple[_Sheet, np.ndarray, str]
 
 def _names_a_recording(recordings: Sequence[Tracks], observed: Sequence[str]) -> Iterator[str]:
     """Columns of whole numbers that stay what they are for an agent, and tell some agents from others."""
+    agents = np.cumsum([0, *(len(one.names) for one in recordings)])[:-1]
+    everybody = np.concatenate([start + one.agent for start, one in zip(agents, recordings, strict=True)])
+    _, first, who = np.unique(everybody, return_index=True, return_inverse=True)
     for column, name in enumerate(observed):
         values = np.concatenate([one.values[:, column] for one in recordings])
-        agents = np.concatenate([[f"{index}/{who}" for who in one.agent] for index, one in enumerate(recordings)])
-        _, first, who = np.unique(agents, return_index=True, return_inverse=True)
         several = 1 < len(np.unique(values)) < len(first)
         if several and (values == np.round(values)).all() and (values == values[first][who]).all():
             yield f"{name} is whole and never changes for an agent: if it names a recording, say --episode {name}"
