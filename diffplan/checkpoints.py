@@ -1,13 +1,11 @@
 """Checkpoints of a training run: safetensors and JSON with SHA-256, whole or not there, the last few kept."""
 
+import hashlib
 import json
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from typing import Any, Self
 
 from safetensors import SafetensorError
@@ -15,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffplan.datasets.manifest import MANIFEST
-from diffplan.files import alone, explained_write_errors, read_json, sha256, share, sync, write_json
+from diffplan.files import alone, explained_write_errors, plain, read_json, sha256, share, sync, whole, write_json
 from diffplan.planner_folder import INDEX
 
 PREFIX = "step_"
@@ -37,7 +35,8 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
             share(file)
             sync(file)
-            write_json(temporary / MANIFEST, {"step": step, "sha256": sha256(file), **facts})
+            manifest = {"step": step, "sha256": sha256(file), **facts}
+            write_json(temporary / MANIFEST, manifest | {"digest": _digest(manifest)})
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
             sync(folder)
@@ -55,14 +54,21 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a checkpoint. Raises ``ValueError`` naming the file when its bytes are not the ones that were written."""
     facts, file = read_json(path / MANIFEST), path / "state.safetensors"
+    if not isinstance(facts, dict) or facts.pop("digest", None) != _digest(facts):
+        raise ValueError(f"{path / MANIFEST} is damaged; delete {path} to resume from the one before.")
     try:
-        if sha256(file) != facts.get("sha256"):
+        if sha256(file) != facts["sha256"]:
             raise ValueError(
                 f"{file} is damaged (SHA-256 differs from its manifest); delete {path} to resume from the one before."
             )
         return load_file(file), facts
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file} cannot be read ({error}); delete {path} to resume from the one before.") from error
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    """Of what stands in a checkpoint's manifest, as it is written there."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=plain).encode()).hexdigest()
 
 
 def check_out(out: str | Path | None, resume: bool) -> None:
@@ -87,23 +93,6 @@ def check_counts(seed: int, **counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}={count}; it must be at least 1.")
-
-
-@contextmanager
-def whole() -> Iterator[None]:
-    """Holds Ctrl-C and SIGTERM back until the body has ended, so that it is done whole or not begun."""
-    if threading.current_thread() is not threading.main_thread():  # who alone is interrupted
-        yield
-        return
-    caught: list[int] = []
-    before = {one: signal.signal(one, lambda number, _: caught.append(number)) for one in (SIGINT, SIGTERM)}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-        for number in caught:
-            signal.raise_signal(number)
 
 
 class Kept:

@@ -56,6 +56,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"diffplan {__version__}")
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot write is no reason to fail
     resumable = False
     try:
         with terminable():
@@ -66,12 +68,12 @@ def main(args: Sequence[str] | None = None) -> int:
             code = command.run() or 0
             sys.stdout.flush()
             return code
-    except SystemExit as end:  # --help, or terminated
-        return int(end.code or 0)
-    except KeyboardInterrupt:
-        onwards = " --resume goes on from there." * resumable
-        print(f"{name}: interrupted; everything that was written is whole.{onwards}", file=sys.stderr)
-        return 130
+    except (SystemExit, KeyboardInterrupt) as end:
+        code = int(end.code or 0) if isinstance(end, SystemExit) else 130
+        if word := {130: "interrupted", 143: "terminated"}.get(code):
+            onwards = " --resume goes on from there." * resumable
+            print(f"{name}: {word}; everything that was written is whole.{onwards}", file=sys.stderr)
+        return code  # of --help, too
     except EXPECTED as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 141

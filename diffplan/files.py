@@ -4,9 +4,12 @@ import hashlib
 import json
 import math
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import numpy as np
@@ -87,6 +90,23 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def whole() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back until the body has ended, so that it is done whole or not begun."""
+    if threading.current_thread() is not threading.main_thread():  # who alone is interrupted
+        yield
+        return
+    caught: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: caught.append(number)) for one in (SIGINT, SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for number in caught:
+            signal.raise_signal(number)
+
+
 def share(path: Path) -> None:
     """Lets those read a file who may read any new one; safetensors writes for its owner alone."""
     mask = os.umask(0o077)
@@ -130,7 +150,7 @@ def read_json(path: str | Path) -> Any:
     """Reads JSON; a damaged file raises ``ValueError`` naming the file, line and column."""
     try:
         return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, too long a number, nested too deep
         raise ValueError(f"{path} is not valid JSON ({error}); restore it from a copy or make it anew.") from error
 
 

@@ -27,10 +27,9 @@ class MetricsLog:
         self._writer = _tensorboard_writer(out) if tensorboard and out is not None else None
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
-            if lines and not _whole(lines[-1]):
-                lines.pop()  # torn by a full disk or a kill; its step is done again
-            self.rows = [row for row in map(json.loads, lines) if row["step"] <= first]
+            lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+            rows = [row for row in map(_row, lines) if row is not None]  # torn ones: of a full disk or a kill
+            self.rows = [row for row in rows if row["step"] <= first]
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(json.dumps(row, default=plain) + "\n" for row in self.rows))
 
@@ -51,11 +50,13 @@ class MetricsLog:
             self._writer.close()
 
 
-def _whole(line: str) -> bool:
+def _row(line: bytes) -> dict[str, Any] | None:
+    """What a line tells of a step; None where it is damaged."""
     try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _tensorboard_writer(out: Path) -> Any:

@@ -359,5 +359,5 @@ class Plan:
             }
             belief = Belief(families=tuple(facts["families"]), **beliefs) if beliefs else None
             return cls(spec, **arrays, terms=terms, num_inference_steps=steps, belief=belief)
-        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a saved plan ({error}); write one with Plan.save.") from error

@@ -17,6 +17,7 @@ from gymnasium.spaces import Box, Discrete
 from mpe2 import simple_spread_v3, simple_tag_v3
 from pettingzoo import ParallelEnv
 
+from diffplan.datasets import collection
 from diffplan.datasets.collection import collect_episodes, run_episode
 from diffplan.datasets.store import TrajectoryStore
 from diffplan.envs.crossing_response import PartneredExpert
@@ -537,3 +538,28 @@ def test_a_policy_of_other_arguments_does_not_go_on_with_a_store(tmp_path):
     assert collect("bold").source == collect("bold").source
     with pytest.raises(ValueError, match="late"):
         collect("late")
+
+
+def test_a_second_collector_is_refused_and_costs_the_first_one_nothing(tmp_path, monkeypatch):
+    other = """
+import sys
+from pathlib import Path
+from diffplan.datasets.collection import collect_episodes
+
+try:
+    collect_episodes("crossing-v0", out=Path(sys.argv[1]), episodes=4, workers=0)
+except ValueError as error:
+    print(error)
+"""
+    seen, run = [], collection.run_episode
+
+    def slow(*arguments):
+        if not seen:
+            command = [sys.executable, "-c", other, str(tmp_path / "data")]
+            seen.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return run(*arguments)
+
+    monkeypatch.setattr(collection, "run_episode", slow)
+    store = collect_episodes("crossing-v0", out=tmp_path / "data", episodes=2, workers=0)
+    assert len(store) == 2
+    assert "is being written by another process" in seen[0]

@@ -278,6 +278,9 @@ def test_a_spread_of_actions_that_cannot_be_is_refused(planner, tmp_path: Path, 
 def test_a_network_of_another_size_is_refused_before_it_takes_memory(planner, tmp_path: Path) -> None:
     planner.save_pretrained(tmp_path / "planner")
     config = json.loads((tmp_path / "planner" / "denoiser" / "config.json").read_text())
+    rewrite(tmp_path / "planner", "denoiser/config.json", json.dumps({**config, "depth": 10**11}).encode())
+    with pytest.raises(ValueError, match="depth=100000000000, more than there are weights"):
+        dp.DiffusionPlanner.from_pretrained(tmp_path)
     rewrite(tmp_path / "planner", "denoiser/config.json", json.dumps({**config, "width": 2**20}).encode())
     with pytest.raises(ValueError, match=r"has shape \[.*\], expected \[.*1048576"):
         dp.DiffusionPlanner.from_pretrained(tmp_path)

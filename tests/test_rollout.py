@@ -1,8 +1,10 @@
 """A filmed episode is the one that evaluation runs; a video holds every frame; the old file survives a failure."""
 
 import dataclasses
+import os
 import subprocess
 
+import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -98,7 +100,7 @@ def test_an_mp4_decodes_to_every_frame_and_holds_the_last(film, tmp_path):
     assert np.allclose(decoded[:11].mean((1, 2, 3)), 20 * np.arange(11), atol=4)
 
 
-def test_a_video_that_cannot_be_written_leaves_the_old_one_whole(film, tmp_path):
+def test_a_video_that_cannot_be_written_leaves_the_old_one_whole(film, tmp_path, monkeypatch):
     target = tmp_path / "film.mp4"
     target.write_bytes(b"old")
     for frames, path, fps, message in (
@@ -111,6 +113,11 @@ def test_a_video_that_cannot_be_written_leaves_the_old_one_whole(film, tmp_path)
             save_video(frames, path, fps)
     with pytest.raises(OSError, match="cannot write"):
         save_video(film, target / "film.gif")
+    with monkeypatch.context() as patch:  # what a full disk leaves of it: ffmpeg fails at the end, and nobody says so
+        write = iio.imwrite
+        patch.setattr(iio, "imwrite", lambda path, *args, **how: (write(path, *args, **how), os.truncate(path, 500)))
+        with pytest.raises(OSError, match="film.mp4"):
+            save_video(film, target)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("film.mp4", b"old")]
 
 

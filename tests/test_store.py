@@ -62,6 +62,17 @@ def edit_manifest(store: TrajectoryStore, change) -> None:
     path.write_text(json.dumps(data))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux tells them")
+def test_many_small_shards_leave_no_files_open(tmp_path: Path) -> None:
+    store = TrajectoryStore.create(tmp_path, SPEC, "walks")
+    for seed in range(20):
+        store.append([episode(4, seed)])
+    before = len(os.listdir("/proc/self/fd"))
+    again = TrajectoryStore.open(tmp_path)
+    assert len([*again]) == 20
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
 def test_a_reopened_store_gives_back_every_episode(store):
     reopened = TrajectoryStore.open(store.path)
     assert len(reopened) == 5 and reopened.source == "drawn at random"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import diffplan as dp
-from diffplan.checkpoints import checkpoints, save_checkpoint
+from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffplan.descent import DenoiserRun
 from diffplan.files import alone
 from diffplan.planners.estimator import uses_bfloat16
@@ -147,6 +147,17 @@ def test_a_damaged_checkpoint_is_refused_and_named(crossing_store: Path, tmp_pat
     file.write_bytes(content)
     with pytest.raises(ValueError, match="step_00000006/state.safetensors is damaged"):
         dp.train(planner, dataset, **RUN, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("change", [lambda facts: facts | {"step": 9}, lambda facts: {}, lambda facts: []])
+def test_a_checkpoint_that_says_something_else_is_refused_and_named(change, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 3, {"weight": torch.zeros(2)}, {"run": {"rate": 0.1}})
+    (path,) = checkpoints(tmp_path)
+    assert load_checkpoint(path)[1]["step"] == 3
+    facts = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(change(facts)))
+    with pytest.raises(ValueError, match=r"step_00000003/manifest.json is damaged; delete .*step_00000003"):
+        load_checkpoint(path)
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints_and_says_what_to_do(tmp_path: Path) -> None:

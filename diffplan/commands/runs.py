@@ -1,6 +1,5 @@
 """Training planners and putting them to the test."""
 
-import os
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -119,6 +118,8 @@ class Train:
     json: bool = False
 
     def run(self) -> None:
+        from accelerate import PartialState
+
         from diffplan.augmentation import Augmentation
         from diffplan.datasets import load_dataset
         from diffplan.planners import DiffusionPlanner
@@ -173,7 +174,7 @@ class Train:
             tensorboard=self.tensorboard,
             progress=not self.json,
         )
-        first = os.environ.get("RANK", "0") == "0"  # of several processes, one trains values and answers
+        first = PartialState().is_main_process  # of several processes, one trains values and answers
         if value is not None and first:
             train_value(
                 value,

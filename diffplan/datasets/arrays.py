@@ -47,6 +47,9 @@ def check_length(path: Path, length: int) -> None:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, expected {length}; {REMEDY}.")
 
 
+_SMALL = 2**20  # bytes
+
+
 class ArrayFile:
     """A read-only array in a file: mapped into memory, or read piece by piece where memory must stay small.
 
@@ -74,9 +77,10 @@ class ArrayFile:
 
     @cached_property
     def mapped(self) -> np.ndarray:
-        """The whole array, memory-mapped."""
+        """The whole array, memory-mapped; a small one is read: a mapping keeps its file open, and many are too many."""
         with open(self.path, "rb") as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            small = self.nbytes < _SMALL
+            pages = file.read() if small else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return np.frombuffer(pages, self.dtype, math.prod(self.shape), len(self.header)).reshape(self.shape)
 
     def read(self, rows: Int[np.ndarray, "B W"], out: np.ndarray) -> None:

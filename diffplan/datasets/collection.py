@@ -4,7 +4,7 @@ import functools
 import inspect
 import json
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -23,7 +23,7 @@ from diffplan.datasets.store import TrajectoryStore, check_same_spec
 from diffplan.envs import behavior_policy, make
 from diffplan.envs.behavior import BehaviorPolicy
 from diffplan.envs.spaces import spec_from_env
-from diffplan.files import plain
+from diffplan.files import alone, plain
 from diffplan.spec import Actions, JointSpec, Observations
 from diffplan.trajectory import Trajectory
 
@@ -74,23 +74,34 @@ def collect_episodes(
         store = open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
         shard = max(_LEAST_SHARD, -(-episodes // _MOST_SHARDS))
         keys = [(seed, index) for index in range(len(store), episodes)]
-        recorded: list[Trajectory] = []
-        first = len(store)  # the index of the first one in ``recorded``
-        try:
-            with _bar(progress) as bar, closing(_record(recipe, recorder, workers, keys)) as stream:
-                task = bar.add_task("episodes", total=episodes, completed=first)
-                for trajectory in stream:
-                    recorded.append(trajectory)
-                    bar.advance(task)
-                    if len(recorded) == shard:
-                        store.append(recorded)
-                        first, recorded = len(store), []
-        finally:  # also after Ctrl-C or an error, be it amid an append: what is complete is kept
-            if (store.path / MANIFEST).exists():  # else workers ran a script without a main guard anew, and removed it
-                store = TrajectoryStore.open(out)
-                store.append(recorded[len(store) - first :])
-                if not len(store):  # nothing to go on with, and in nobody's way
-                    (store.path / MANIFEST).unlink(missing_ok=True)
+        with alone(store.path), _bar(progress) as bar:
+            task = bar.add_task("episodes", total=episodes, completed=len(store))
+            with closing(_record(recipe, recorder, workers, keys)) as stream:
+                return _stored(store, stream, shard, lambda: bar.advance(task))
+
+
+def _stored(
+    store: TrajectoryStore, stream: Iterable[Trajectory], shard: int, on_episode: Callable[[], None]
+) -> TrajectoryStore:
+    """Appends episodes in shards to a store that nobody else writes to.
+
+    Also after Ctrl-C or an error, be it amid an append, what is complete is kept.
+    """
+    recorded: list[Trajectory] = []
+    first = len(store)  # the index of the first one in ``recorded``
+    try:
+        for trajectory in stream:
+            recorded.append(trajectory)
+            on_episode()
+            if len(recorded) == shard:
+                store._append(recorded)
+                first, recorded = len(store), []
+    finally:
+        store = TrajectoryStore.open(store.path)
+        if rest := recorded[len(store) - first :]:
+            store._append(rest)
+        if not len(store):  # nothing to go on with, and in nobody's way
+            (store.path / MANIFEST).unlink(missing_ok=True)
     return store
 
 

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 
 from diffplan.datasets.arrays import ArrayFile, check_length, write_array
 from diffplan.datasets.manifest import MANIFEST, REMEDY, FileEntry, Manifest, ShardEntry, plain, shard_folder
-from diffplan.files import alone, explained_write_errors, inside, read_json, sha256, sync, write_json
+from diffplan.files import alone, explained_write_errors, inside, read_json, sha256, sync, whole, write_json
 from diffplan.spec import JointSpec
 from diffplan.trajectory import ROWS, STEPS, Trajectory
 
@@ -163,9 +163,10 @@ class TrajectoryStore:
                 store = cls.create(begun, spec, source)
                 while chunk := list(itertools.islice(stream, _SHARD)):
                     store._append(chunk)
-                for part in (*map(shard_folder, range(len(store._shards))), MANIFEST):  # that which counts last
-                    (begun / part).rename(path / part)
-                    sync(path)
+                with whole():
+                    for part in (*map(shard_folder, range(len(store._shards))), MANIFEST):  # that which counts last
+                        (begun / part).rename(path / part)
+                        sync(path)
             finally:
                 shutil.rmtree(begun, ignore_errors=True)
                 _remove_empty(path, there)

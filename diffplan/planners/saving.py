@@ -143,7 +143,7 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
         component = matching[0].from_config(config)
         component.load_state_dict(load_file(folder / name / WEIGHTS))
         return component.eval()
-    except (TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (TypeError, LookupError, ArithmeticError, MemoryError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"{file} does not describe a {class_name} with these weights ({shorten(str(error), 200)}); if another "
             "version of diffplan saved it, train it anew."
@@ -152,10 +152,12 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
 
 def _check_shapes(network: type[ModelMixin], config: dict[str, Any], weights: Path) -> None:
     """Raises ``RuntimeError`` where a file does not hold this network's weights, before memory is taken for these."""
-    with torch.device("meta"):
-        expected = {name: list(one.shape) for name, one in network.from_config(config).state_dict().items()}
     with safe_open(weights, "pt") as file:
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    if (depth := config.get("depth", 0)) > len(found):
+        raise RuntimeError(f"depth={depth}, more than there are weights")
+    with torch.device("meta"):
+        expected = {name: list(one.shape) for name, one in network.from_config(config).state_dict().items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         name = wrong[0]
