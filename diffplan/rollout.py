@@ -158,7 +158,7 @@ def save_video(
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether an MP4 is made of whole boxes (ISO/IEC 14496-12, section 4.2), of which one tells where its frames are."""
+    """Whether an MP4 consists of whole boxes (ISO/IEC 14496-12, section 4.2), one of which tells where frames are."""
     data, start, kinds = path.read_bytes(), 0, set()
     while 0 <= start < len(data):
         size, kind = int.from_bytes(data[start : start + 4]), data[start + 4 : start + 8]
