@@ -119,7 +119,10 @@ class MakePlan:
             save_figure(self._figure(plan, free, happened), self.plot)
         if self.out:
             plan.save(self.out)
-        actions = {name: action.tolist() for name, action in plan.actions_at(0).items() if action.size}
+        driven = {word.partition("=")[0] for word in self.given}  # of these the course is given, not how they keep it
+        actions = {
+            name: action.tolist() for name, action in plan.actions_at(0).items() if action.size and name not in driven
+        }
         first = {"actions_at_0": actions} if actions else {}  # people have none
         done, asked = plan.num_inference_steps or 0, self.num_inference_steps
         cut = f", denoised in {done} of {asked} steps for the deadline" * (done < asked)

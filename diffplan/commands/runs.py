@@ -228,7 +228,8 @@ class Evaluate:
         option: an option of the environment as NAME=VALUE; repeat it for more.
         episodes: how many.
         seed: settles every episode.
-        batch_size: episodes side by side.
+        batch_size: episodes side by side; the same number gives the same figures, others may differ in the last digits,
+            which guides and refinement let grow.
         max_steps: end every episode after so many steps; by default the environment alone ends them.
         execute_steps: planned steps to execute before planning anew.
         num_samples: candidates a plan; 1 by default, 8 to --refine.
