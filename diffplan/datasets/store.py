@@ -188,8 +188,7 @@ class TrajectoryStore:
             ValueError: an episode of another spec or without a step, or another process changed or writes the store.
             OSError: the disk is full or read-only; the store still holds its previous episodes.
         """
-        episodes = list(trajectories)
-        if episodes:
+        if episodes := list(trajectories):
             with alone(self.path):
                 self._append(episodes)
 
