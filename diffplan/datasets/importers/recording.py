@@ -58,16 +58,21 @@ class Recording:
         Raises:
             ValueError: the environment has other agents, or they observe or do another number of entries.
         """
-        ours, theirs = ({name: _widths(one.role_of(name)) for name in one.names} for one in (self.spec, spec))
-        by_name = {*ours} == {*theirs}
-        columns = [self.spec.names.index(name) if by_name else index for index, name in enumerate(spec.names)]
-        if len(ours) != len(theirs) or [[*ours.values()][column] for column in columns] != [*theirs.values()]:
+        by_name = {*self.spec.names} == {*spec.names}
+        own = spec.names if by_name else self.spec.names  # in the environment's order
+        ours, theirs = ([one.role_of(name) for name in names] for one, names in ((self.spec, own), (spec, spec.names)))
+        widths = [[(role.observation_size, role.action_size) for role in roles] for roles in (ours, theirs)]
+        if widths[0] != widths[1]:
             raise ValueError(
-                f"{self.source} has agents of so many (observed, acted) entries: {ours}, the environment {theirs}; "
-                "name the environment, and its options, that the data are from, or leave agents out (drop_agents)."
+                f"{self.source} has agents {list(own)} of so many (observed, acted) entries: {widths[0]}, the "
+                f"environment {list(spec.names)} of {widths[1]}; name the environment, and its options, that the data "
+                "are from, or leave agents out (drop_agents)."
             )
-        if mixed := [name for name in theirs if spec.role_of(name).discrete != self._discrete(columns, spec, name)]:
+        if mixed := [
+            name for name, one, other in zip(own, ours, theirs, strict=True) if one.discrete != other.discrete
+        ]:
             raise ValueError(f"agents {mixed} choose in {self.source} or in the environment, but not in both.")
+        columns = [self.spec.names.index(name) for name in own]
         notes = (*self.notes, f"bounds, positions, static entries and the step of {spec.dt:g} s are the environment's")
         if not by_name:
             notes += (f"agents {list(self.spec.names)} are taken for {list(spec.names)} of the environment",)
@@ -79,20 +84,12 @@ class Recording:
             bounded=True,
         )
 
-    def _discrete(self, columns: list[int], spec: JointSpec, name: str) -> bool:
-        """Whether the agent of the files that is taken for one of an environment chooses."""
-        return self.spec.role_of(self.spec.names[columns[spec.names.index(name)]]).discrete
-
 
 class Importer(Protocol):
     """One format; the fields of the class are what its files do not say."""
 
     def read(self) -> Recording:
         """Checks what can be checked without reading everything. Raises ``ValueError`` naming what is wrong where."""
-
-
-def _widths(role: Role) -> tuple[int, int]:
-    return role.observation_size, role.action_size
 
 
 def _among(spec: JointSpec, columns: list[int], episode: Trajectory) -> Trajectory:
