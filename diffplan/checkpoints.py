@@ -55,7 +55,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a checkpoint. Raises ``ValueError`` naming the file when its bytes are not the ones that were written."""
     facts, file = read_json(path / MANIFEST), path / "state.safetensors"
     if not isinstance(facts, dict) or facts.pop("digest", None) != _digest(facts):
-        raise ValueError(f"{path / MANIFEST} is damaged; delete {path} to resume from the one before.")
+        raise ValueError(
+            f"{path / MANIFEST} is damaged, or of an earlier version; delete {path} to resume from the one before."
+        )
     try:
         if sha256(file) != facts["sha256"]:
             raise ValueError(
@@ -67,8 +69,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _digest(facts: dict[str, Any]) -> str:
-    """Of what stands in a checkpoint's manifest, as it is written there."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=plain).encode()).hexdigest()
+    """Of what stands in a checkpoint's manifest, as it is read from there."""
+    read = json.loads(json.dumps(facts, default=plain))
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def check_out(out: str | Path | None, resume: bool) -> None:

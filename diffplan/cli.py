@@ -53,14 +53,14 @@ def main(args: Sequence[str] | None = None) -> int:
     debug, arguments = "--debug" in arguments, [one for one in arguments if one != "--debug"]
     words = 2 if isinstance(COMMANDS.get((*arguments, "")[0]), Group) else 1
     name = " ".join(["diffplan", *(one for one in arguments[:words] if arguments[0] in COMMANDS and one[:1] != "-")])
-    if arguments == ["--version"]:
-        print(f"diffplan {__version__}")
-        return 0
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot write is no reason to fail
     resumable = False
     try:
         with terminable():
+            if arguments == ["--version"]:
+                print(f"diffplan {__version__}", flush=True)
+                return 0
             command = parse(arguments)
             if getattr(command, "seed", 0) < 0:
                 raise UsageError(f"--seed {getattr(command, 'seed', 0)}: seeds are 0 or more.")

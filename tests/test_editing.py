@@ -63,6 +63,16 @@ def test_pieces_that_overlap_are_on_one_side_of_a_split(store: TrajectoryStore, 
         assert len(held[0]) + len(held[1]) == 6 and len(held[0]) in (2, 3, 4)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_recording_is_one_side_of_a_split(seed: int, tmp_path: Path):
+    walks = episodes(CARS, [9] * 6)
+    for first, one in enumerate(walks):
+        one.labels.update(recording="a" if first < 5 else "b", first_step=first)
+    TrajectoryStore.write(tmp_path / "walks", CARS, "walks", iter(walks))
+    parts = split_store(tmp_path / "walks", [tmp_path / "a", tmp_path / "b"], 0.8, seed)
+    assert sorted(map(len, parts)) == [1, 5]
+
+
 def test_pieces_that_all_overlap_cannot_be_split(tmp_path: Path):
     walks = episodes(CARS, [9] * 3)
     for first, one in enumerate(walks):

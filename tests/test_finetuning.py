@@ -231,12 +231,17 @@ def test_a_saved_planner_says_how_it_acts_best(tune: Callable, pretrained: Path,
     assert Acting.of(saved) == report.acting
     with pytest.raises(ValueError, match="was not fine-tuned"):
         Acting.of(dp.DiffusionPlanner.from_pretrained(pretrained))
+    saved.provenance["each"] = True
+    with pytest.raises(ValueError, match="one of several learners"):
+        Acting.of(saved)
 
 
 def test_a_run_that_is_over_goes_on_for_more_steps(tune: Callable, tmp_path: Path) -> None:
     first = tune(tmp_path / "run")
     more = tune(tmp_path / "run", resume=True, steps=2 * first.environment_steps)
     assert more.environment_steps >= 2 * first.environment_steps
+    with pytest.raises(ValueError, match="is of another run"):
+        tune(tmp_path / "run", resume=True, steps=first.environment_steps)
     assert [row["step"] for row in more.rows][: len(first.rows)] == [row["step"] for row in first.rows]
 
 

@@ -73,8 +73,9 @@ def collect_episodes(
     with closing(_Recorder(recipe)) as recorder:
         store = open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
         shard = max(_LEAST_SHARD, -(-episodes // _MOST_SHARDS))
-        keys = [(seed, index) for index in range(len(store), episodes)]
         with alone(store.path), _bar(progress) as bar:
+            store = TrajectoryStore.open(store.path)  # as it is now that nobody else writes to it
+            keys = [(seed, index) for index in range(len(store), episodes)]
             task = bar.add_task("episodes", total=episodes, completed=len(store))
             with closing(_record(recipe, recorder, workers, keys)) as stream:
                 return _stored(store, stream, shard, lambda: bar.advance(task))

@@ -24,8 +24,8 @@ def split_store(
 ) -> tuple[TrajectoryStore, TrajectoryStore]:
     """Writes a random ``share`` of the episodes to one new store and the others to another, both in their old order.
 
-    Episodes that share steps of a recording (pieces that overlap, by their labels) stay together, so that nothing is
-    in both; the share is met as nearly as these allow, in the order in which they are drawn.
+    Episodes that share steps of a recording (pieces that overlap, by their labels ``recording`` and ``first_step``)
+    stay together, so that nothing is in both; the share is met as nearly as they allow, in the order that is drawn.
 
     Args:
         path: the store, which stays as it is.
@@ -48,6 +48,8 @@ def split_store(
             "have, or the recording in two parts."
         )
     first = int(np.abs(sizes - share * len(store)).argmin()) if 0 < share < 1 else 0
+    if len(groups) < len(store) and 0 < share < 1:
+        first = min(max(first, 1), len(groups) - 1)
     if not 0 < first < len(groups):
         raise ValueError(f"share={share} of {len(store)} episodes leaves a part of {path} empty; choose another share.")
     chosen = np.concatenate([groups[group] for group in order[:first]])

@@ -44,7 +44,9 @@ class OneHotActions(BaseParallelWrapper[str, np.ndarray, np.ndarray]):
 
     def _role(self, role: Role, name: str) -> Role:
         chooses = isinstance(self.env.action_space(name), Discrete)
-        masked = chooses and isinstance(self.env.observation_space(name), Dict)
+        masked = (
+            chooses and isinstance(self.env.observation_space(name), Dict) and isinstance(self._observed[name], Box)
+        )
         legal = tuple(range(role.observation_size - role.action_size, role.observation_size))
         return replace(role, discrete=role.discrete or chooses, legal=legal if masked else role.legal)
 

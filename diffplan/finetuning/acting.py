@@ -77,7 +77,8 @@ class Acting:
         """How a planner that ``finetune`` saved acts best: ``Acting.of(planner).policy(planner)`` does.
 
         Raises:
-            ValueError: it is not fine-tuned, or acts by first samples or beside partners, whose drivers are not saved.
+            ValueError: it is not fine-tuned, one of several learners, acts by first samples, or beside partners,
+                whose drivers are not saved.
         """
         told = planner.provenance
         if "acting" not in told:
@@ -85,6 +86,8 @@ class Acting:
         acting = told["acting"]
         if told["method"] == "gradient":
             raise ValueError("method='gradient' acts by first samples: RecedingHorizonPolicy(planner).")
+        if told["each"]:
+            raise ValueError("the planner is one of several learners; act by TeamOfPolicies, or by diffplan evaluate.")
         if acting["watched"]:
             raise ValueError(f"the planner acts beside partners {acting['watched']}; give these: Acting(partners=...).")
         safety = acting["safety"] and SafetyFilter(**acting["safety"])

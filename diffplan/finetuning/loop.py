@@ -149,7 +149,8 @@ def finetune(
         floor: go back to the best round when the whole interval of a score is below this; None: below the interval of
             the planner as it was given; after partners (or the world) changed, of the best one, which is scored anew.
         seed: of everything random.
-        resume: go on from the newest checkpoint in ``out``, bit-identically at the same thread count.
+        resume: go on from the newest checkpoint in ``out``, with as many ``steps`` bit-identically at the same thread
+            count.
         tensorboard: also write TensorBoard event files to ``out/tensorboard``.
         progress: show a bar with the time left.
 

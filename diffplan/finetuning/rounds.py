@@ -84,7 +84,8 @@ class Run:
 
     def _resume(self, checkpoint: Path) -> None:
         tensors, manifest = load_checkpoint(checkpoint)
-        check_same_run(checkpoint, manifest["run"] | {"steps": self.facts["steps"]}, self.facts)
+        run = manifest["run"]
+        check_same_run(checkpoint, run | {"steps": max(run["steps"], self.facts["steps"])}, self.facts)
         state = manifest["state"]
         self.acted, self.rounds, self.updates = state["acted"], state["rounds"], state["updates"]
         self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]

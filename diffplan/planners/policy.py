@@ -213,14 +213,14 @@ class RecedingHorizonPolicy:
         """
         spec, full = self.planner.spec, dict(seen)
         for name in full.keys() & spec.agents.keys():
-            role, value = spec.role_of(name), np.array(full[name], np.float32)
-            if not role.static or value.shape != (role.observation_size,):
-                continue
+            role, value = spec.role_of(name), np.array(full[name])
+            if not role.static or value.shape != (role.observation_size,) or value.dtype.kind not in "fiu":
+                continue  # nothing to recall, or no observation, which is told later
             static, known = list(role.static), np.isfinite(value)
-            if known[static].all():
-                episode.static[name] = value[static]
-            elif name in episode.static and np.delete(known, static).any():
-                value[static] = np.where(known[static], value[static], episode.static[name])
+            before = episode.static.get(name, np.full(len(static), np.nan))
+            episode.static[name] = np.where(known[static], value[static], before)
+            if not known[static].all() and np.delete(known, static).any():
+                value[static] = episode.static[name]
                 full[name] = value
         return full
 
