@@ -219,12 +219,11 @@ class Scripted:
     def by(cls, maker: Any, envs: Sequence[ParallelEnv]) -> "Scripted":
         """Of what makes them. Raises ``TypeError`` where it makes others."""
         scripts = [maker() for _ in envs]
-        for one in scripts[:1]:
-            if not (callable(one) and hasattr(one, "reset") and _takes(one.reset, envs[0], 0)):
-                raise TypeError(
-                    f"it makes a {type(one).__name__}, no behaviour policy with reset(env, seed); of a policy for many "
-                    "environments give the policy itself."
-                )
+        if not (callable(scripts[0]) and hasattr(scripts[0], "reset") and _takes(scripts[0].reset, envs[0], 0)):
+            raise TypeError(
+                f"it makes a {type(scripts[0]).__name__}, no behaviour policy with reset(env, seed); of a policy for "
+                "many environments give the policy itself."
+            )
         return cls(scripts, envs)
 
     def reset(self, seeds: Sequence[int]) -> None:

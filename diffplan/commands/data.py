@@ -269,7 +269,7 @@ class Import(Generic[T]):
         files: what to read.
         out: folder of the store.
         drop_agents: agents to leave out.
-        env: environment that the data are from, e.g. mpe:simple_spread_v3: planners of them then act in it.
+        env: environment that the data are from, e.g. crossing-v0, with its options: planners of them then act in it.
         option: an option of it as NAME=VALUE; repeat it for more.
         licence: under which the data may be used, for the data card.
         origin: who made them or where they were found, for the data card.

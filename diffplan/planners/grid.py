@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffplan.datasets.normalizer import Normalizer
 from diffplan.planners.question import Question
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Belief, Cells, Plan
@@ -39,8 +38,7 @@ class Grid:
     @classmethod
     def of(cls, planner: "DiffusionPlanner", questions: Sequence[Question]) -> Self:
         """Lays questions out. Raises ``ValueError`` for what does not fit the planner's spec."""
-        layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
-        parts = zip(*(_cells(question, *layout) for question in questions), strict=True)
+        parts = zip(*(_cells(planner, question) for question in questions), strict=True)
         values, known, exists, ceiling = (torch.from_numpy(np.stack(p)).to(planner.denoiser.device) for p in parts)
         return cls(values, known, exists, ceiling, planner.history)
 
@@ -80,14 +78,15 @@ class Grid:
 
 
 def _cells(
-    question: Question, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int
+    planner: "DiffusionPlanner", question: Question
 ) -> tuple[Float[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"], Bool[np.ndarray, "N W D"], Float[np.ndarray, "N W"]]:
     """Lays a question out: normalised values (NaN where unknown), which of them are known exactly, which entries
     exist, and the noise level above which no cell starts: that of the given cells that have one, else 1.
 
     Raises ``ValueError`` for what does not fit the spec.
     """
-    O, W = spec.observation_size, history + horizon
+    spec, history = planner.spec, planner.history
+    O, W = spec.observation_size, history + planner.horizon
     present, agent_mask = spec.stack_observations(question.observations)
     if not agent_mask.any():
         raise ValueError(f"no agent is present; observations must name some of {list(spec.names)}.")
@@ -110,7 +109,7 @@ def _cells(
     if question.given is not None:
         values_ahead, known_ahead, exists_ahead = values[:, history:], known[:, history:], exists[:, history:]
         _fill_in(question.given, spec, agent_mask, values_ahead, known_ahead, exists_ahead, ceiling[:, history:])
-    values = normalizer.normalize(values, spec.role_index)
+    values = planner.normalizer.normalize(values, spec.role_index)
     values = np.where(exists, values, 0).astype(np.float32)
     return values, known & ~np.isnan(values), exists, ceiling
 
@@ -159,17 +158,15 @@ def _levels(given: Cells) -> Float[np.ndarray, "N H"]:
     return np.where(nothing, np.float32(0), levels).astype(np.float32)
 
 
-def warm_grid(
-    plan: Plan, spec: JointSpec, normalizer: Normalizer, horizon: int, history: int, num_samples: int
-) -> Float[np.ndarray, "S N W D"]:
+def warm_grid(planner: "DiffusionPlanner", plan: Plan, num_samples: int) -> Float[np.ndarray, "S N W D"]:
     """The earlier plan, its best candidates where fewer are wanted, in the network's units; 0 in the known history."""
-    cells = plan.grid
-    if cells.shape[1:] != (spec.num_agents, horizon, spec.size):
-        raise ValueError(f"warm_start is {plan}, expected N={spec.num_agents}, H={horizon}.")
+    cells, spec = plan.grid, planner.spec
+    if cells.shape[1:] != (spec.num_agents, planner.horizon, spec.size):
+        raise ValueError(f"warm_start is {plan}, expected N={spec.num_agents}, H={planner.horizon}.")
     order = np.arange(len(cells)) if plan.values is None else np.argsort(-plan.values, kind="stable")
     index = np.resize(order if num_samples < len(cells) else np.arange(len(cells)), num_samples)
-    normalized = normalizer.normalize(cells[index].astype(np.float32), spec.role_index)
-    return np.pad(normalized, ((0, 0), (0, 0), (history, 0), (0, 0)))
+    normalized = planner.normalizer.normalize(cells[index].astype(np.float32), spec.role_index)
+    return np.pad(normalized, ((0, 0), (0, 0), (planner.history, 0), (0, 0)))
 
 
 def plan_from_grid(

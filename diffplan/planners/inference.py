@@ -69,7 +69,6 @@ def first_sample(
         noise = planner.noise_policy.steer(noise, grid.values, grid.given, roles, grid.present)
     noisy = level * noise
     if plans := [question.warm_start for question in questions if question.warm_start is not None]:
-        layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
-        earlier = np.stack([warm_grid(plan, *layout, noise.shape[1]) for plan in plans])
+        earlier = np.stack([warm_grid(planner, plan, noise.shape[1]) for plan in plans])
         noisy = noisy + (1 - level) * torch.from_numpy(earlier).to(noise.device)
     return grid.impose(grid.hint(noisy, level))

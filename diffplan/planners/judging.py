@@ -27,9 +27,8 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
     a Gaussian one, -1 is as wrong as a guess from the data's mean.
     """
     question = Question(plan.spec.unstack_observations(plan.observations[0, :, 0], plan.agent_mask))
-    layout = (planner.spec, planner.normalizer, planner.horizon, planner.history)
     grid = Grid.of(planner, [question])
-    clean = torch.from_numpy(warm_grid(plan, *layout, plan.num_samples)).to(planner.device) * grid.exists
+    clean = torch.from_numpy(warm_grid(planner, plan, plan.num_samples)).to(planner.device) * grid.exists
     latents = None if plan.belief is None else torch.from_numpy(plan.belief.latents)[None].to(clean)
     estimate = planner.estimator(grid.known, grid.exists, plan.num_samples, latents=latents)
     free = ~grid.known & grid.exists
@@ -46,9 +45,9 @@ def realism(planner: "DiffusionPlanner", plan: Plan) -> Float[np.ndarray, "S"]:
 def rank(planner: "DiffusionPlanner", plan: Plan, guides: Sequence[Guide]) -> dict[str, Float[np.ndarray, "S"]]:
     """What guides say of a plan: every one's weighted log-weight, per candidate. Raises as ``Guidance.check``."""
     agent_mask = torch.from_numpy(plan.agent_mask)[None].to(planner.device)
-    guidance = Guidance(guides, planner.spec, planner.normalizer, agent_mask, 0)
+    guidance = Guidance(guides, planner.spec, planner.normalizer, agent_mask, planner.history)
     guidance.check(planner.horizon)
-    cells = warm_grid(plan, planner.spec, planner.normalizer, planner.horizon, 0, plan.num_samples)
+    cells = warm_grid(planner, plan, plan.num_samples)
     terms = guidance.terms(torch.from_numpy(cells).to(planner.device))
     return {name: term[0].cpu().numpy() for name, term in terms.items()}
 

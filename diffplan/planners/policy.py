@@ -56,7 +56,7 @@ class _Episode:
     cut: bool = False  # a plan from noise ran out of time, with a joint way half chosen: the next one starts anew, too
     steps: int = 0
     latents: np.ndarray | None = None
-    static: dict[str, np.ndarray] = field(default_factory=dict)  # of each agent, when it was last known
+    seen: dict[str, np.ndarray] = field(default_factory=dict)  # of each agent, every entry when it was last known
 
 
 class RecedingHorizonPolicy:
@@ -213,15 +213,17 @@ class RecedingHorizonPolicy:
         """
         spec, full = self.planner.spec, dict(seen)
         for name in full.keys() & spec.agents.keys():
-            role, value = spec.role_of(name), np.array(full[name])
-            if not role.static or value.shape != (role.observation_size,) or value.dtype.kind not in "fiu":
+            static, value = spec.role_of(name).static, np.asarray(full[name])
+            if not static or value.shape != (spec.role_of(name).observation_size,) or value.dtype.kind not in "fiu":
                 continue  # nothing to recall, or no observation, which is told later
-            static, known = list(role.static), np.isfinite(value)
-            before = episode.static.get(name, np.full(len(static), np.nan))
-            episode.static[name] = np.where(known[static], value[static], before)
-            if not known[static].all() and np.delete(known, static).any():
-                value[static] = episode.static[name]
-                full[name] = value
+            known, before = np.isfinite(value), episode.seen.get(name)
+            if not known.all() and before is not None:
+                recalled = np.where(known, value, before)
+                if known.sum() > known[list(static)].sum():
+                    full[name] = value.copy()
+                    full[name][list(static)] = recalled[list(static)]
+                value = recalled
+            episode.seen[name] = value.copy()
         return full
 
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
