@@ -102,6 +102,22 @@ def test_the_strong_line_is_the_candidate_of_highest_value(plan):
     assert len(strong) == plan.spec.num_agents
 
 
+def test_agents_that_fly_have_a_chart_of_their_heights_below_the_map():
+    role = dp.Role(3, (-1.0,), (1.0,), position=(0, 1, 2))
+    spec = dp.JointSpec({"a": "drone", "b": "drone"}, {"drone": role}, dt=0.05)
+    walk = np.random.default_rng(0).normal(size=(6, H, 2, 4)).cumsum(1).astype(np.float32)
+    plan = recorded(spec, walk[..., :3], walk[..., 3:])
+    nothing = np.zeros((19, 2), bool)
+    rewards, there = np.zeros((19, 2)), np.ones((20, 2), bool)
+    happened = dp.Trajectory(spec, walk[0, :20, :, :3], walk[0, :19, :, 3:], rewards, nothing, nothing, there)
+    above, heights = plot_plan(plan, happened).axes
+    assert len(above.lines) == 14 and heights.get_ylabel() == "z (m)"
+    drawn = {tuple(line.get_ydata()) for line in heights.lines}
+    assert drawn == {tuple(z) for z in walk[..., 2].swapaxes(1, 2).reshape(-1, H)} | {
+        tuple(walk[0, :20, agent, 2]) for agent in (0, 1)
+    }
+
+
 def test_what_was_executed_is_dashed_and_goals_are_rings(plan, episodes):
     goals = {name: episodes[0].observations[0, i, 4:6] for i, name in enumerate(plan.spec.names)}
     figure = plot_plan(plan, episodes[2], goals)

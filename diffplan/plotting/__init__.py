@@ -6,8 +6,9 @@ the same as in MuJoCo's pictures.
 """
 
 from diffplan.plotting.beliefs import plot_belief
+from diffplan.plotting.denoising import animate_denoising, plot_denoising
 from diffplan.plotting.episodes import plot_dataset, plot_filmstrip
-from diffplan.plotting.plans import animate_denoising, plot_denoising, plot_plan, plot_what_if
+from diffplan.plotting.plans import plot_plan, plot_what_if
 from diffplan.plotting.results import plot_calibration, plot_comparison, plot_finetuning, plot_learning_curve
 from diffplan.plotting.style import save_figure
 

@@ -6,18 +6,16 @@ from textwrap import fill
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, Patch
+from matplotlib.patches import Patch
 
 from diffplan.envs.scene import AGENT_COLORS, Color
-from diffplan.plotting.scenes import draw_scene
+from diffplan.plotting.scenes import draw_surroundings
 from diffplan.plotting.style import (
-    HAIRLINE,
     INK,
     MUTED,
     STYLE,
@@ -27,6 +25,7 @@ from diffplan.plotting.style import (
     draw_dots,
     executed_path,
     has_position,
+    square_around,
     style_chart,
     style_map,
 )
@@ -41,7 +40,8 @@ def plot_plan(
 
     Of candidates that nobody has ranked the first is drawn strongly.
 
-    Agents with a position are seen from above, in metres; of others, observations and actions are drawn over time.
+    Agents with a position are seen from above, in metres, over a chart of their heights where they have one (z); of
+    others, observations and actions are drawn over time.
     Round obstacles that agents see (``Role.obstacles``) are drawn, and what stands in the scenes of ``crossing-v0``,
     ``transport-v0`` and ``mpe:simple_spread_v3``; to add more, draw on ``figure.axes[0]``.
 
@@ -106,7 +106,7 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     for axes, plan, title, marked in zip(figure.subplots(1, 2), (free, given), titles, ((), told), strict=True):
         _draw_from_above(axes, plan, names, goals=goals, told=marked)
         axes.set(title=title, xlabel="x (m)")
-    low, high = _square(np.concatenate([axes.dataLim.get_points() for axes in figure.axes]))
+    low, high = square_around(np.concatenate([axes.dataLim.get_points() for axes in figure.axes]))
     for axes in figure.axes:
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         axes.locator_params(nbins=6)  # labels of half a picture's width overlap sooner
@@ -120,13 +120,6 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
 def _legend_height(names: Collection[str]) -> float:
     """Inches that a legend of these agents, and of what strokes mean, takes."""
     return 0.24 * (len(names) + 11)
-
-
-def _square(points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
-    """The corners of a square that holds these points and a margin (m)."""
-    low, high = points.min(0), points.max(0)
-    center, half = (low + high) / 2, 0.58 * float((high - low).max()) or 0.5
-    return center - half, center + half
 
 
 def _goals(plan: Plan) -> dict[str, Sequence[float]]:
@@ -158,8 +151,11 @@ def _draw_map(
     executed: Trajectory | None,
     goals: Mapping[str, Sequence[float]],
 ) -> None:
-    axes, every = figure.subplots(), _dot_spacing(plan)
+    flying, every = [name for name in names if len(plan.spec.role_of(name).position) > 2], _dot_spacing(plan)
+    axes, *below = figure.subplots(2, height_ratios=(3, 1)) if flying else [figure.subplots()]
     _draw_from_above(axes, plan, names, executed, goals)
+    for chart in below:
+        _draw_heights(chart, plan, flying, executed)
     axes.set(xlabel="x (m)", ylabel="y (m)", adjustable="datalim")
     handles = [*_agent_handles(plan, names), *_stroke_handles(plan, every, executed is not None, bool(goals))]
     figure.legend(handles=[*handles, *_scene_handles(axes)], loc="outside right center", labelspacing=0.7)
@@ -180,7 +176,7 @@ def _draw_from_above(
 ) -> None:
     best, every, goals = plan.best(), _dot_spacing(plan), goals or {}
     paths = {name: best.positions(name)[0, :, :2] for name in names}
-    _draw_surroundings(axes, plan, names)
+    draw_surroundings(axes, plan, names)
     scale = _dot_scale([*paths.values()], axes.dataLim.get_points() if axes.patches else np.zeros((0, 2)))
     for name, path in paths.items():
         color = agent_color(plan.spec, name)
@@ -197,22 +193,17 @@ def _draw_from_above(
     style_map(axes)
 
 
-def _draw_surroundings(axes: Axes, plan: Plan, names: list[str]) -> None:
-    for x, y, radius in _obstacles(plan, names):
-        disc = Circle((x, y), radius, facecolor=HAIRLINE, edgecolor=MUTED, linewidth=0.8, zorder=1, label="obstacle")
-        axes.add_patch(disc)
-    draw_scene(axes, plan)
-
-
-def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
-    """The round obstacles (x, y, radius in m) that the agents see now, in all candidates alike, each once."""
-    seen: list[list[float]] = []
-    for name in names:
-        entries = list(plan.spec.role_of(name).obstacles)
-        now = plan.observations[:, plan.spec.names.index(name), 0, entries].reshape(plan.num_samples, -1, 3)
-        known = np.ptp(now, axis=0).max(-1, initial=0) < 1e-3
-        seen += [disc for disc in now[0, known].round(4).tolist() if disc not in seen]
-    return seen
+def _draw_heights(axes: Axes, plan: Plan, names: list[str], executed: Trajectory | None) -> None:
+    """How high agents with x, y and z are over the planned seconds."""
+    heights = np.stack([plan.positions(name)[..., 2] for name in names], -1)
+    happened = None
+    if executed is not None:
+        paths = [executed_path(executed, name, plan.horizon, entries=slice(2, 3)) for name in names]
+        happened = np.concatenate(paths, -1)
+    style_chart(axes)
+    colors = [agent_color(plan.spec, name) for name in names]
+    _draw_entries(axes, plan.spec.dt, heights, heights[plan.best_index], happened, colors)
+    axes.set(xlabel="time (s)", ylabel="z (m)")
 
 
 def _dot_scale(paths: list[Float[np.ndarray, "H 2"]], corners: Float[np.ndarray, "n 2"]) -> float:
@@ -291,7 +282,7 @@ def _draw_over_time(figure: FigureBase, plan: Plan, names: list[str], executed: 
             style_chart(axes)
             candidates, strong = (getattr(one, what)[:, index, :, :size] for one in (plan, best))
             happened = None if executed is None else getattr(executed, what)[: plan.horizon, index, :size]
-            _draw_entries(axes, plan.spec.dt, candidates, strong[0], happened)
+            _draw_entries(axes, plan.spec.dt, candidates, strong[0], happened, _entry_colors(size))
             for line in axes.lines:
                 line.set_drawstyle("steps-post" if stepped else "default")
         row[0].set_ylabel(name)
@@ -306,10 +297,11 @@ def _draw_entries(
     candidates: Float[np.ndarray, "S H entries"],
     best: Float[np.ndarray, "H entries"],
     executed: Float[np.ndarray, "steps entries"] | None,
+    colors: Sequence[Color],
 ) -> None:
     """One colour an entry: faint candidates, the best one strong, what happened dashed."""
     seconds = np.broadcast_to(np.arange(len(best)) * dt, candidates.shape[:2])
-    for entry, color in enumerate(_entry_colors(best.shape[1])):
+    for entry, color in enumerate(colors):
         draw_candidates(axes, np.stack([seconds, candidates[..., entry]], -1), color, weight=2)
         axes.plot(seconds[0], best[:, entry], color=color, linewidth=1.8)
         if executed is not None:
@@ -322,71 +314,3 @@ def _entry_colors(number: int) -> list[Color]:
     if number <= len(AGENT_COLORS):
         return list(AGENT_COLORS[:number])
     return [color[:3] for color in matplotlib.colormaps["cividis"](np.linspace(0, 0.95, number)).tolist()]
-
-
-@matplotlib.rc_context(STYLE)
-def plot_denoising(plan: Plan, columns: int = 5) -> Figure:
-    """Draws every candidate, what noise is left in it included, after a few denoising steps, the first to the last.
-
-    Args:
-        plan: from ``planner(..., return_chain=True)``, with positions.
-        columns: how many steps to show, at most.
-
-    Raises:
-        ValueError: the plan has no chain, or no agent with a position.
-    """
-    paths = _denoising_paths(plan)
-    steps = np.unique(np.linspace(0, len(paths) - 1, columns).round().astype(int))
-    figure = Figure((2.3 * len(steps), 2.6), layout="constrained")
-    for axes, step in zip(figure.subplots(1, len(steps), squeeze=False)[0], steps, strict=True):
-        _denoising_lines(axes, plan, paths, step)
-        axes.set_title(f"step {step} of {len(paths) - 1}" if step else "noise")
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def animate_denoising(plan: Plan) -> UInt8[np.ndarray, "K height width 3"]:
-    """One frame a denoising step, for ``save_video``. Raises ``ValueError`` as ``plot_denoising``."""
-    paths = _denoising_paths(plan)
-    figure = Figure((4.2, 4.4), layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
-    lines = _denoising_lines(axes, plan, paths, step=0)
-    frames = []
-    for step, by_agent in enumerate(paths):
-        axes.set_title(f"denoising step {step} of {len(paths) - 1}")
-        for name, candidates in by_agent.items():
-            for line, path in zip(lines[name], candidates, strict=True):
-                line.set_data(*path.T)
-        canvas.draw()  # type: ignore[no-untyped-call]
-        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        frames.append(pixels[..., :3].copy())
-    return np.stack(frames)
-
-
-def _denoising_paths(plan: Plan) -> list[dict[str, np.ndarray]]:
-    """For every denoising step, {agent: S paths of H points} of the agents that are there and have a position."""
-    if plan.chain is None:
-        raise ValueError("the plan has no denoising chain; make it with planner(..., return_chain=True).")
-    names = [name for name in plan.present if has_position(plan.spec, name)]
-    if not names:
-        raise ValueError(f"no agent of {plan.spec} has a position to draw; set Role.position, or use plot_plan.")
-    place = {name: (plan.spec.names.index(name), plan.spec.role_of(name).position[:2]) for name in names}
-    return [
-        {name: step[:, index][..., list(position)] for name, (index, position) in place.items()} for step in plan.chain
-    ]
-
-
-def _denoising_lines(axes: Axes, plan: Plan, paths: list[dict[str, np.ndarray]], step: int) -> dict[str, list[Line2D]]:
-    """Draws one step into axes whose limits hold the finished plan; starts are dots."""
-    lines = {name: draw_candidates(axes, one, agent_color(plan.spec, name)) for name, one in paths[step].items()}
-    for candidates in lines.values():
-        candidates[plan.best_index].set(alpha=1, linewidth=1.6, zorder=4)
-    for name, one in paths[-1].items():
-        draw_dots(axes, one[0, :1], agent_color(plan.spec, name), size=60)
-    points = np.concatenate([one.reshape(-1, 2) for one in paths[-1].values()])
-    _draw_surroundings(axes, plan, list(paths[-1]))
-    low, high = _square(points)
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(visible=True, color=HAIRLINE)
-    return lines

@@ -1,4 +1,4 @@
-"""What stands in the scenes of environments known here, beside agents, their goals and round obstacles."""
+"""What stands around agents: the round obstacles that they see, and the scenes of environments known here."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,27 @@ from diffplan.trajectory import Plan
 _LANDMARK_RADIUS = 0.05  # m, as mpe2 draws them
 
 
-def draw_scene(axes: Axes, plan: Plan) -> None:
-    """Draws the walls, boxes and landmarks of the plan's environment as they are now; patches are labelled by kind."""
+def draw_surroundings(axes: Axes, plan: Plan, names: list[str]) -> None:
+    """Draws what stands around these agents now; patches are labelled by kind."""
+    for x, y, radius in _obstacles(plan, names):
+        disc = Circle((x, y), radius, facecolor=HAIRLINE, edgecolor=MUTED, linewidth=0.8, zorder=1, label="obstacle")
+        axes.add_patch(disc)
+    _draw_scene(axes, plan)
+
+
+def _obstacles(plan: Plan, names: list[str]) -> list[list[float]]:
+    """The round obstacles (x, y, radius in m) that the agents see now, in all candidates alike, each once."""
+    seen: list[list[float]] = []
+    for name in names:
+        entries = list(plan.spec.role_of(name).obstacles)
+        now = plan.observations[:, plan.spec.names.index(name), 0, entries].reshape(plan.num_samples, -1, 3)
+        known = np.ptp(now, axis=0).max(-1, initial=0) < 1e-3
+        seen += [disc for disc in now[0, known].round(4).tolist() if disc not in seen]
+    return seen
+
+
+def _draw_scene(axes: Axes, plan: Plan) -> None:
+    """Draws the walls, boxes and landmarks of the plan's environment as they are now."""
     draw, now = _SCENES.get(plan.spec.env_id or ""), plan.observations[:, plan.agent_mask, 0]
     known = np.flatnonzero(np.ptp(now, axis=0).max(-1) < 1e-3)  # what the others see is imagined
     if draw is not None and (len(known) or draw is _crossing):  # its walls stand, whatever is seen

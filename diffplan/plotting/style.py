@@ -53,10 +53,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def executed_path(trajectory: Trajectory, agent: str, steps: int | None = None) -> Float[np.ndarray, "steps 2"]:
-    """Where an agent was (m) at every step, NaN while it was away; at the first ``steps`` ones, if given."""
+def executed_path(
+    trajectory: Trajectory, agent: str, steps: int | None = None, entries: slice = slice(2)
+) -> Float[np.ndarray, "steps entries"]:
+    """Where an agent was (x and y in m) at every step, NaN while it was away; at the first ``steps`` ones, if given."""
     index = trajectory.spec.names.index(agent)
-    position = list(trajectory.spec.role_of(agent).position[:2])
+    position = list(trajectory.spec.role_of(agent).position[entries])
     there = trajectory.agent_mask[:steps, index]
     return np.where(there[:, None], trajectory.observations[:steps, index][:, position], np.nan)
 
@@ -91,6 +93,13 @@ def style_chart(axes: Axes) -> None:
     axes.grid(color=HAIRLINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", length=0, labelsize=8, labelcolor=MUTED)
+
+
+def square_around(points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+    """The corners of a square that holds these points and a margin (m)."""
+    low, high = points.min(0), points.max(0)
+    center, half = (low + high) / 2, 0.58 * float((high - low).max()) or 0.5
+    return center - half, center + half
 
 
 def draw_interval(axes: Axes, row: int, value: float, low: float, high: float) -> None:
