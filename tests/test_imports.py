@@ -1,7 +1,5 @@
 """What is public, where it lives, and what importing it loads."""
 
-import ast
-import inspect
 import json
 import subprocess
 import sys
@@ -54,16 +52,8 @@ def test_every_public_name_resolves(name: str):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'diffplan' has no attribute 'difusion_planner'"):
+    with pytest.raises(AttributeError, match="No diffplan attribute difusion_planner"):
         _ = diffplan.difusion_planner
-
-
-def test_type_checkers_and_the_interpreter_see_the_same_names():
-    block = next(node for node in ast.parse(inspect.getsource(diffplan)).body if isinstance(node, ast.If))
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    typed = {alias.name: node.module.removeprefix("diffplan.") for node in imports for alias in node.names}
-    assert typed == diffplan._HOMES
-    assert {*typed, "__version__"} == set(diffplan.__all__)
 
 
 def test_the_test_run_checks_shape_annotations():
