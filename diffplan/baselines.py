@@ -86,9 +86,7 @@ def train_behavior_cloning(
         network = BehaviorCloning(dataset.spec, joint)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    present_cells = TrajectoryDataset(
-        dataset.store, 1, normalizer=dataset.normalizer, episodes=dataset.episodes.tolist()
-    )
+    present_cells = dataset.like(horizon=1, history=0, stride=1, inside=False, crowd=None)
     O = dataset.spec.observation_size
     rng = np.random.default_rng(seed)
     for _ in track(range(steps), "behaviour cloning", disable=not progress):

@@ -1,7 +1,5 @@
 """Checkpoints of a training run: safetensors and JSON with SHA-256, whole or not there, the last few kept."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +11,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffplan.datasets.manifest import MANIFEST
-from diffplan.files import alone, explained_write_errors, plain, read_json, sha256, share, sync, whole, write_json
+from diffplan.files import (
+    alone,
+    as_json,
+    digest,
+    explained_write_errors,
+    read_json,
+    sha256,
+    share,
+    sync,
+    whole,
+    write_json,
+)
 from diffplan.planner_folder import INDEX
 
 PREFIX = "step_"
@@ -36,7 +45,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
             share(file)
             sync(file)
             manifest = {"step": step, "sha256": sha256(file), **facts}
-            write_json(temporary / MANIFEST, manifest | {"digest": _digest(manifest)})
+            write_json(temporary / MANIFEST, manifest | {"digest": digest(manifest)})
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
             sync(folder)
@@ -54,7 +63,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a checkpoint. Raises ``ValueError`` naming the file when its bytes are not the ones that were written."""
     facts, file = read_json(path / MANIFEST), path / "state.safetensors"
-    if not isinstance(facts, dict) or facts.pop("digest", None) != _digest(facts):
+    if not isinstance(facts, dict) or facts.pop("digest", None) != digest(facts):
         raise ValueError(
             f"{path / MANIFEST} is damaged, or of an earlier version; delete {path} to resume from the one before."
         )
@@ -66,12 +75,6 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(file), facts
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file} cannot be read ({error}); delete {path} to resume from the one before.") from error
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    """Of what stands in a checkpoint's manifest, as it is read from there."""
-    read = json.loads(json.dumps(facts, default=plain))
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def check_out(out: str | Path | None, resume: bool) -> None:
@@ -87,15 +90,6 @@ def check_out(out: str | Path | None, resume: bool) -> None:
             raise ValueError(f"{out} holds a planner, but no checkpoints to go on from; choose another folder.")
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the run to continue.")
-
-
-def check_counts(seed: int, **counts: int) -> None:
-    """Raises ``ValueError`` where one of them is not positive, or the seed is below 0."""
-    if seed < 0:
-        raise ValueError(f"seed={seed}; seeds are 0 or more.")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count}; it must be at least 1.")
 
 
 class Kept:
@@ -173,7 +167,7 @@ def load_newest(out: Path, facts: dict[str, Any], load: Callable[[dict[str, Tens
 
 def check_same_run(path: Path, theirs: dict[str, Any], facts: dict[str, Any]) -> None:
     """Raises ``ValueError`` naming the differing settings when the checkpoint at ``path`` is of another run."""
-    there, here = _differing({key: theirs.get(key) for key in facts}, json.loads(json.dumps(facts)))
+    there, here = _differing({key: theirs.get(key) for key in facts}, as_json(facts))
     if there != here:
         raise ValueError(
             f"{path} is of another run: {there} there, {here} here; "

@@ -12,6 +12,7 @@ from pettingzoo import ParallelEnv
 from rich.progress import Progress
 from scipy import stats
 
+from diffplan.checks import check_counts
 from diffplan.datasets.collection import policy_seed
 from diffplan.envs import BehaviorPolicy, make
 from diffplan.envs.spaces import check_parallel
@@ -170,11 +171,9 @@ def evaluate(
 
     Raises:
         TypeError: no policy.
-        ValueError: the policy's agents are not the environment's.
+        ValueError: no episode, a seed below 0, or the policy's agents are not the environment's.
     """
-    if episodes < 1 or batch_size < 1 or seed < 0:
-        told = f"episodes={episodes}, batch_size={batch_size}, seed={seed}"
-        raise ValueError(f"{told}; the first two must be at least 1, seeds are 0 or more.")
+    check_counts(seed, episodes=episodes, batch_size=batch_size)
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps}; give a positive whole number, or None for the environment's own end.")
     seeds = [episode_seed(seed, i) for i in range(episodes)]

@@ -137,6 +137,16 @@ def plain(number: Any) -> Any:
     raise TypeError(f"{number!r} of type {type(number).__name__} cannot be written as JSON.")
 
 
+def as_json(data: Any) -> Any:
+    """The same data as they would be read from JSON: tuples are lists, numpy's numbers Python's."""
+    return json.loads(json.dumps(data, default=plain))
+
+
+def digest(data: Any) -> str:
+    """SHA-256 of data as JSON, in whatever order dictionaries are."""
+    return hashlib.sha256(json.dumps(as_json(data), sort_keys=True).encode()).hexdigest()
+
+
 def nan_to_none(data: Any) -> Any:
     """The same plain data with None, JSON's null, for every NaN; tuples become lists."""
     if isinstance(data, dict):
@@ -159,7 +169,7 @@ def claim(folder: str | Path, settings: dict[str, Any]) -> None:
 
     Raises ``ValueError`` when it is that of others; nothing in it is touched then.
     """
-    path, settings = Path(folder) / "settings.json", json.loads(json.dumps(settings, default=plain))
+    path, settings = Path(folder) / "settings.json", as_json(settings)
     if not path.exists():
         write_json(path, settings)
     found = read_json(path)

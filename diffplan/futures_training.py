@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffplan.augmentation import Augmentation
-from diffplan.checkpoints import check_counts, check_out, load_newest
+from diffplan.checkpoints import check_out, load_newest
+from diffplan.checks import check_counts
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.descent import DenoiserRun, TrainingReport, learn
 from diffplan.exercises import Exercise, Exercises
@@ -105,7 +106,7 @@ def train_futures(
         "seed": seed,
         "mix": asdict(mix),
         "data": dataset.store.fingerprint,
-        "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
+        "windows": dataset.settings | {"episodes": dataset.digest},
         "normalizer": planner.normalizer.fingerprint,
         "denoiser": planner.denoiser.settings,
         "augmentation": augmentation and asdict(augmentation),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from diffplan.checks import check_counts
 from diffplan.evaluation import Interval, episode_seed, evaluate, mean_interval, opened
 from diffplan.planners import DiffusionPlanner, Guide, RecedingHorizonPolicy
 from diffplan.planners.judging import check_ranked, rank, realism
@@ -50,6 +51,7 @@ def sweep_guidance(
     Raises:
         ValueError: as ``DiffusionPlanner.__call__`` and ``evaluate``; one candidate and guides that only rank.
     """
+    check_counts(seed, episodes=episodes)
     asked, tried = guides(1.0), {weight: guides(weight) for weight in weights}
     for guide in itertools.chain(*tried.values()):
         guide.check(planner.spec, planner.normalizer, planner.horizon)

@@ -148,7 +148,7 @@ class TeamOfPolicies:
 
     Args:
         policies: by the name of whom they command, one perhaps several; who has none follows the first. What planning
-            cost all of them is counted in ``stats``.
+            cost those that are a ``RecedingHorizonPolicy`` is counted in ``stats``.
         filtered: what becomes of everybody's actions together, e.g. ``partial(safety.filter_actions, spec)``.
 
     Example:
@@ -161,7 +161,8 @@ class TeamOfPolicies:
         if not policies:
             raise ValueError("a team of no policies; give one for every agent.")
         self.policies, self.filtered, self.stats = dict(policies), filtered, PlanningStats()
-        for policy in self.policies.values():
+        self._distinct = list({id(policy): policy for policy in policies.values()}.values())
+        for policy in self._distinct:
             if isinstance(policy, RecedingHorizonPolicy):
                 policy.stats = self.stats
 
@@ -172,17 +173,16 @@ class TeamOfPolicies:
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Starts one episode a seed."""
-        for policy in self.policies.values():
+        for policy in self._distinct:
             policy.reset(seeds)
 
     def sense(self, infos: Sequence[Mapping[str, Any] | None]) -> None:
         """Tells policies that want to know it the environments' ``infos``."""
-        _sense(self.policies.values(), infos)
+        _sense(self._distinct, infos)
 
     def __call__(self, observations: Sequence[Observations | None]) -> list[Actions | None]:
         """Everybody's actions."""
-        distinct = {id(policy): policy for policy in self.policies.values()}
-        said = {key: policy(observations) for key, policy in distinct.items()}
+        said = {id(policy): policy(observations) for policy in self._distinct}
         found = {name: said[id(policy)] for name, policy in self.policies.items()}
         together: list[Actions | None] = list(next(iter(found.values())))
         for place, (seen, actions) in enumerate(zip(observations, together, strict=True)):
@@ -195,7 +195,7 @@ class TeamOfPolicies:
 
     def took(self, actions: Sequence[Actions | None]) -> None:
         """What was done instead of the actions of the last call: planners remember it so."""
-        for policy in self.policies.values():
+        for policy in self._distinct:
             _tell(policy, actions)
 
 

@@ -15,10 +15,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from diffplan.augmentation import Augmentation
-from diffplan.checkpoints import check_counts, check_out, load_newest
+from diffplan.checkpoints import check_out, load_newest
+from diffplan.checks import check_counts
 from diffplan.datasets.statistics import Statistics
 from diffplan.datasets.styles import StyleTable
-from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
+from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, check_windows
 from diffplan.descent import DenoiserRun, TrainingReport, learn
 from diffplan.exercises import CHANGE_WEIGHT, Exercises
 from diffplan.partner_training import LatentSource, takes_latents
@@ -124,7 +125,7 @@ def train(
         "action_weight": action_weight,
         "styles": styles and styles.fingerprint,
         "data": dataset.store.fingerprint,
-        "windows": [dataset.digest, dataset.history, dataset.horizon, dataset.stride, dataset.inside, dataset.crowd],
+        "windows": dataset.settings | {"episodes": dataset.digest},
         "normalizer": planner.normalizer.fingerprint,
         "denoiser": planner.denoiser.settings,
         "augmentation": augmentation and asdict(augmentation),
@@ -237,9 +238,7 @@ def _check(
 
 def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) -> None:
     """Raises unless these are windows of the planner's horizon, history, roles and normaliser."""
-    if not isinstance(dataset, TrajectoryDataset):
-        got = f"dataset is a {type(dataset).__name__}; pass windows of it"
-        raise TypeError(f"{got}, load_dataset(folder, horizon={planner.horizon}, history={planner.history}).")
+    check_windows(dataset)
     if (planner.horizon, planner.history) != (dataset.horizon, dataset.history):
         raise ValueError(
             f"the planner has horizon={planner.horizon}, history={planner.history}, the dataset "

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from diffplan.checks import check_counts
 from diffplan.datasets.transitions import take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.models.value import ValueFunction
@@ -86,9 +87,10 @@ def calibration(
         seed: of the draw.
 
     Raises:
-        ValueError: value function and dataset do not fit, fewer than 2 samples, or no share.
+        ValueError: value function and dataset do not fit, fewer than 2 samples, no share, or a seed below 0.
     """
     check_fits(value, dataset)
+    check_counts(seed)
     if samples < 2 or not 0 <= start_share <= 1:
         raise ValueError(f"samples={samples}, start_share={start_share}; choose 2 or more, and a share, 0 to 1.")
     indices = dataset.draw(samples, np.random.default_rng(seed), start_share)

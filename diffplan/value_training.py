@@ -25,9 +25,10 @@ from jaxtyping import Bool
 from rich.progress import track
 from torch import Tensor
 
-from diffplan.checkpoints import Kept, check_counts, check_out, load_newest
+from diffplan.checkpoints import Kept, check_out, load_newest
+from diffplan.checks import check_counts
 from diffplan.datasets.transitions import TransitionBatch, reward_statistics, take_transitions
-from diffplan.datasets.windows import TrajectoryDataset
+from diffplan.datasets.windows import TrajectoryDataset, check_windows
 from diffplan.metrics import MetricsLog
 from diffplan.models.value import ValueFunction, lower_twin, uphill
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
@@ -253,7 +254,8 @@ def _diagnosis(step: int, batch: TransitionBatch, spec: JointSpec, parts: dict[s
 
 
 def check_fits(value: ValueFunction, dataset: TrajectoryDataset) -> None:
-    """Raises ``ValueError`` unless the value function was made for cells such as the dataset's, and it normalises."""
+    """Raises unless these are windows, normalised, of cells for which the value function was made."""
+    check_windows(dataset)
     if dataset.normalizer is None:
         raise ValueError("the dataset has no normalizer; load it with the planner's, normalizer=planner.normalizer.")
     check_value(value, dataset.spec, str(dataset.store.path))

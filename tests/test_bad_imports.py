@@ -471,6 +471,7 @@ def test_rollouts_that_do_not_fit_are_named_by_number(tmp_path: Path):
     assert "rollout 1: 2 observations for 2 actions" in refused(Rollouts([good, short]), tmp_path)
     assert "never act" in refused(Rollouts([dataclasses.replace(good, actions=[{}] * 2)]), tmp_path)
     assert "no rollouts" in refused(Rollouts([]), tmp_path)
+    assert "no agent is seen in 1 rollouts" in refused(Rollouts([Rollout([{}, {}], [{}], [{}], [{}], [{}])]), tmp_path)
     chosen = dataclasses.replace(good, actions=[{"a": -1}] * 2)
     assert "0 choices of actions" in refused(Rollouts([chosen]), tmp_path)
     assert "0 choices of actions" in refused(Rollouts([chosen], num_actions=0), tmp_path)

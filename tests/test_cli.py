@@ -272,6 +272,8 @@ def test_a_sweep_that_cannot_be_made_is_refused_before_any_episode(run: Path, mo
             sweep_guidance(
                 planner, env, lambda w, levels=levels: [dp.ConstraintGuide.separation(0.2, w, levels)], weights
             )
+    with pytest.raises(ValueError, match="episodes=0; it must be at least 1"):
+        sweep_guidance(planner, env, lambda w: [], [0.0], episodes=0)
 
 
 def test_a_value_function_is_trained_into_a_planner_that_is_there(

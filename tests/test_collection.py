@@ -417,14 +417,15 @@ def test_a_script_that_workers_would_run_anew_is_told_how_to_begin(tmp_path):
             "own script; give .*Steady its own when it is",
         ),
         ({"env": "crossing-v0", "workers": -1}, "workers=-1; choose 0"),
-        ({"env": "crossing-v0", "episodes": 0}, "episodes=0; record at least one"),
+        ({"env": "crossing-v0", "episodes": 0}, "episodes=0; it must be at least 1"),
+        ({"env": "crossing-v0", "seed": -1}, "seed=-1; seeds are 0 or more"),
         ({"env": "crossing-v0", "skill": "genius"}, "skill='genius'; choose one of"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        collect_episodes(**{"episodes": 2, "out": tmp_path, "progress": False, **arguments})
-    assert not (tmp_path / "manifest.json").exists()
+        collect_episodes(**{"episodes": 2, "out": tmp_path / "data", "progress": False, **arguments})
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_registered_environment_is_collected_by_its_script(tmp_path):

@@ -83,7 +83,8 @@ def test_pieces_that_all_overlap_cannot_be_split(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("share", "outs", "said"), [(0.01, "ab", "leaves a part"), (np.nan, "ab", "leaves a part"), (0.5, "a", "name two")]
+    ("share", "outs", "said"),
+    [(0.01, "ab", "leaves a part"), (np.nan, "ab", "share=nan; choose more than 0"), (0.5, "a", "name two")],
 )
 def test_a_split_without_two_parts_is_refused(share, outs, said, store: TrajectoryStore, tmp_path: Path):
     with pytest.raises(ValueError, match=said):

@@ -398,7 +398,7 @@ def test_episodes_of_better_return_are_drawn_more_often_by_their_priority(
 
 def test_critics_learn_of_every_step_also_where_windows_do_not(offline: dp.TrajectoryDataset, tmp_path: Path) -> None:
     sparse = dp.load_dataset(offline.store.path, offline.horizon, stride=5, inside=True)
-    assert sparse.every_step().stride == 1 and offline.every_step() is offline
+    assert len(sparse.every_step()) == len(offline) > len(sparse)
     batch = Replay(sparse, dp.TrajectoryStore.create(tmp_path, offline.spec), 0.5, None).transitions(
         4_000, np.random.default_rng(0), 0.9, 1
     )
@@ -531,6 +531,7 @@ def test_everyone_in_a_team_of_policies_follows_its_own() -> None:
     policies = {"a": Constant(1.0), "b": Constant(2.0)}
     seen = [{"a": 0, "b": 0, "c": 0}, None, {"b": 0}]
     assert dp.TeamOfPolicies(policies)(seen) == [{"a": 1, "b": 2, "c": 1}, None, {"b": 2}]
+    assert np.isnan(dp.TeamOfPolicies(policies).stats.milliseconds_a_plan)
     halved = dp.TeamOfPolicies(policies, lambda seen, actions: {name: one / 2 for name, one in actions.items()})
     assert halved(seen) == [{"a": 0.5, "b": 1, "c": 0.5}, None, {"b": 1}]
     with pytest.raises(ValueError, match="a team of no policies"):
@@ -540,11 +541,12 @@ def test_everyone_in_a_team_of_policies_follows_its_own() -> None:
 def test_a_policy_that_commands_several_in_a_team_is_asked_once_a_step(pretrained: Path) -> None:
     policy = dp.RecedingHorizonPolicy(dp.DiffusionPlanner.from_pretrained(pretrained), execute_steps=2)
     observations, _ = Line().reset(seed=0)
-    steps = []
+    steps, begun, reset = [], [], policy.reset
+    policy.reset = lambda seeds: (begun.append(seeds), reset(seeds))
     for one in (policy, dp.TeamOfPolicies({"a": policy, "b": policy})):
         one.reset([0])
         steps.append([one([observations])[0] for _ in range(2)])
-    assert steps[0] == steps[1]
+    assert steps[0] == steps[1] and begun == [[0], [0]]
 
 
 def test_policies_of_a_team_remember_what_was_really_done(offline: dp.TrajectoryDataset) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from diffplan.checks import check_counts
 from diffplan.child_process import follow_parent
 from diffplan.datasets.manifest import MANIFEST
 from diffplan.datasets.store import TrajectoryStore, check_same_spec
@@ -62,14 +63,14 @@ def collect_episodes(
         progress: shows a bar with the time left.
 
     Raises:
-        ValueError: arguments that do not fit each other, or a store that was begun differently; of functions and
-            objects of yours only the names are known, so choose another folder where you have changed them.
+        ValueError: no episode, a seed below 0, arguments that do not fit each other, or a store that was begun
+            differently; of functions and objects of yours only the names are known, so choose another folder where you
+            have changed them.
         OSError: the disk is full or read-only; all earlier shards stay valid.
     """
     recipe = _Recipe(env, policy, skill, style, json.dumps(dict(env_options or {}), sort_keys=True, default=plain))
     recipe.check(workers)
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes}; record at least one.")
+    check_counts(seed, episodes=episodes)
     with closing(_Recorder(recipe)) as recorder:
         store = open_or_create(Path(out), recorder.spec, f"{recipe}, seed={seed}")
         shard = max(_LEAST_SHARD, -(-episodes // _MOST_SHARDS))

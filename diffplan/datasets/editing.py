@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from diffplan.checks import check_counts
 from diffplan.datasets.arrays import npy_header
 from diffplan.datasets.card import write_derived
 from diffplan.datasets.manifest import FileEntry, Manifest, ShardEntry
@@ -34,11 +35,14 @@ def split_store(
         seed: settles which episodes.
 
     Raises:
-        ValueError: not two folders, or a share that leaves one of them empty.
+        ValueError: not two folders, a share that leaves one of them empty, or a seed below 0.
     """
     store = TrajectoryStore.open(path)
     if len(outs) != 2 or len({Path(out).resolve() for out in outs}) != 2:
         raise ValueError(f"{len({*map(str, outs)})} folders for the two parts of {path}; name two.")
+    if not 0 < share < 1:
+        raise ValueError(f"share={share}; choose more than 0 and less than 1, e.g. 0.9.")
+    check_counts(seed)
     groups = _together(store)
     order = np.random.default_rng(seed).permutation(len(groups))
     sizes = np.cumsum([0, *(len(groups[group]) for group in order)])
@@ -47,8 +51,8 @@ def split_store(
             f"all {len(store)} episodes of {path} overlap; import them anew, with a stride of as many frames as they "
             "have, or the recording in two parts."
         )
-    first = int(np.abs(sizes - share * len(store)).argmin()) if 0 < share < 1 else 0
-    if len(groups) < len(store) and 0 < share < 1:
+    first = int(np.abs(sizes - share * len(store)).argmin())
+    if len(groups) < len(store):
         first = min(max(first, 1), len(groups) - 1)
     if not 0 < first < len(groups):
         raise ValueError(f"share={share} of {len(store)} episodes leaves a part of {path} empty; choose another share.")
@@ -84,9 +88,10 @@ def subsample_store(path: str | Path, out: str | Path, episodes: int, seed: int 
     """Writes ``episodes`` episodes, drawn at random without replacement, to a new store, in their old order.
 
     Raises:
-        ValueError: the store has fewer.
+        ValueError: the store has fewer, or the seed is below 0.
     """
     store = TrajectoryStore.open(path)
+    check_counts(seed)
     if not 1 <= episodes <= len(store):
         raise ValueError(f"episodes={episodes}, but {path} has {len(store)}; choose 1 to {len(store)}.")
     chosen = np.random.default_rng(seed).choice(len(store), episodes, replace=False)

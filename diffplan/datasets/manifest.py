@@ -1,13 +1,11 @@
 """``manifest.json``: what a store consists of. It is written last, by rename, and is what makes a shard exist."""
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from diffplan.files import read_json, write_json
+from diffplan.files import as_json, digest, read_json, write_json
 from diffplan.spec import JointSpec
 
 FORMAT, VERSION, MANIFEST = "diffplan.TrajectoryStore", 1, "manifest.json"
@@ -47,7 +45,7 @@ class Manifest:
     @property
     def sha256(self) -> str:
         """Digest of the contents; the hashes of all files are among them."""
-        return _digest(self._plain())
+        return digest(self._plain())
 
     def _plain(self) -> dict[str, Any]:
         shards = [dataclasses.asdict(shard) for shard in self.shards]
@@ -55,7 +53,7 @@ class Manifest:
             "format": FORMAT,
             "version": VERSION,
             "source": self.source,
-            "spec": plain(self.spec),
+            "spec": as_json(self.spec.to_dict()),
             "shards": shards,
         }
 
@@ -96,18 +94,12 @@ class Manifest:
     def verify(folder: Path) -> None:
         """Raises ``ValueError`` when the manifest was changed after it was written."""
         data = read_json(folder / MANIFEST)
-        listed, found = str(data.pop("sha256", None)), _digest(data)
+        listed, found = str(data.pop("sha256", None)), digest(data)
         if listed != found:
             raise ValueError(
                 f"{folder / MANIFEST} was changed after it was written "
                 f"(SHA-256 {found[:12]}..., expected {listed[:12]}...); {REMEDY}."
             )
-
-
-def plain(spec: JointSpec) -> dict[str, Any]:
-    """The spec as JSON knows it (no tuples)."""
-    data: dict[str, Any] = json.loads(json.dumps(spec.to_dict()))
-    return data
 
 
 def shard_folder(index: int) -> str:
@@ -130,7 +122,3 @@ def _shard_entry(index: int, data: dict[str, Any]) -> ShardEntry:
     if entry.episodes < 1 or entry.rows < 2 * entry.episodes:
         raise ValueError(f"shard {index} lists {entry.episodes} episodes in {entry.rows} rows, expected 2 or more each")
     return entry
-
-
-def _digest(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

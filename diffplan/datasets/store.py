@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffplan.datasets.arrays import ArrayFile, check_length, write_array
-from diffplan.datasets.manifest import MANIFEST, REMEDY, FileEntry, Manifest, ShardEntry, plain, shard_folder
-from diffplan.files import alone, explained_write_errors, inside, read_json, sha256, sync, whole, write_json
+from diffplan.datasets.manifest import MANIFEST, REMEDY, FileEntry, Manifest, ShardEntry, shard_folder
+from diffplan.files import alone, as_json, explained_write_errors, inside, read_json, sha256, sync, whole, write_json
 from diffplan.spec import JointSpec
 from diffplan.trajectory import ROWS, STEPS, Trajectory
 
@@ -328,7 +328,7 @@ def check_same_spec(what: str, spec: JointSpec, store: TrajectoryStore) -> None:
     """
     if spec == store.spec:
         return
-    got, expected = plain(spec), plain(store.spec)
+    got, expected = as_json(spec.to_dict()), as_json(store.spec.to_dict())
     for field in expected:
         if got[field] != expected[field] and (field != "roles" or spec.roles != store.spec.roles):
             where, ours, theirs = _first_difference(field, got[field], expected[field])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -109,6 +109,17 @@ class TrajectoryDataset:
             f"{len(self.episodes)} episodes, {self.normalizer}; {self.spec})"
         )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Which windows of an episode these are: horizon, history, stride, inside and crowd."""
+        names = ("horizon", "history", "stride", "inside", "crowd")
+        return {name: getattr(self, name) for name in names}
+
+    def like(self, **changes: Any) -> Self:
+        """The same windows but for these arguments of the constructor: ``dataset.like(stride=1)``."""
+        same = {"store": self.store, "normalizer": self.normalizer, "episodes": self.episodes, **self.settings}
+        return type(self)(**(same | changes))
+
     def best(self, share: float) -> Self:
         """The windows of this share of its episodes, those of the best return.
 
@@ -122,15 +133,11 @@ class TrajectoryDataset:
             raise ValueError(f"best {share}; it is a share of the episodes, more than 0 and at most 1.")
         ranks = mid_ranks(self.store.mean_returns[self.episodes])
         chosen = self.episodes[ranks >= min(1 - share, ranks.max())]
-        like = (self.horizon, self.history, self.stride, self.normalizer)
-        return type(self)(self.store, *like, chosen, self.inside, self.crowd)
+        return self.like(episodes=chosen)
 
     def every_step(self) -> Self:
         """The windows at every step of the same episodes, to their very ends: those of which values are learned."""
-        if self.stride == 1 and not self.inside:
-            return self
-        episodes = self.episodes.tolist()
-        return type(self)(self.store, self.horizon, self.history, 1, self.normalizer, episodes, crowd=self.crowd)
+        return self.like(stride=1, inside=False)
 
     def sample(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> WindowBatch:
         """``batch_size`` windows, with replacement: ``start_share`` of them from episodes' first steps."""
@@ -224,6 +231,13 @@ def mid_ranks(returns: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
     """Where each stands among all: 0 (worst) to 1 (best), equal ones in the middle of their places."""
     below, up_to = (np.searchsorted(np.sort(returns), returns, side) for side in ("left", "right"))
     return ((below + up_to) / (2 * len(returns))).astype(np.float32)
+
+
+def check_windows(dataset: object) -> None:
+    """Raises ``TypeError`` where it is something else, such as the store itself."""
+    if not isinstance(dataset, TrajectoryDataset):
+        what = type(dataset).__name__
+        raise TypeError(f"dataset is a {what}; pass windows of it, load_dataset(folder, horizon=..., history=...).")
 
 
 def load_dataset(

@@ -101,8 +101,7 @@ class Foresight:
             return Drift([])
         number = min(REFERENCE, len(offline.episodes))
         chosen = rng.choice(offline.episodes, number, replace=False)
-        settings = (offline.horizon, offline.history, offline.stride, offline.normalizer)
-        errors = self.log_errors(TrajectoryDataset(offline.store, *settings, chosen.tolist()), rng)
+        errors = self.log_errors(offline.like(episodes=chosen, inside=False, crowd=None), rng)
         return Drift(errors[~np.isnan(errors)].tolist())
 
     def log_errors(self, episodes: TrajectoryDataset, rng: np.random.Generator) -> Float[np.ndarray, "E"]:

@@ -149,9 +149,7 @@ class PolicyGradient(CriticMethod):
             raise RuntimeError("no trials: team(acting, exploration) makes who acts.")
         trials, how, device = Trials.joined(self.explorer.trials), self.learning, self.planner.device
         value = self.critics.value
-        steps = TrajectoryDataset(
-            episodes.store, 1, normalizer=episodes.normalizer, episodes=episodes.episodes.tolist()
-        )
+        steps = episodes.like(horizon=1, history=0, stride=1)
         batch = take_transitions(steps, np.arange(len(steps)), value.config.discount)
         surprises = advantages(value, batch, episodes.spec).cpu().numpy().astype(np.float64)
         gains = decayed_sums(surprises, batch.episode, value.config.discount * how.trace)

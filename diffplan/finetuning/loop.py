@@ -19,7 +19,8 @@ from pettingzoo import ParallelEnv
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from diffplan.checkpoints import check_counts, check_out, checkpoints
+from diffplan.checkpoints import check_out, checkpoints
+from diffplan.checks import check_counts
 from diffplan.datasets.collection import open_or_create
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.envs.spaces import spec_from_env
@@ -181,7 +182,7 @@ def finetune(
         "parent": weights_sha256(planner.denoiser),
         "value": planner.value_function and weights_sha256(planner.value_function),
         "offline_data": offline.store.fingerprint,
-        "offline_windows": [offline.horizon, offline.history, offline.stride, offline.inside, offline.digest],
+        "offline_windows": offline.settings | {"episodes": offline.digest},
         "steps": steps,
         "acting": acting.to_dict(),
         "learning": asdict(learning),

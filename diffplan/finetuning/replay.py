@@ -63,8 +63,7 @@ class Replay:
 
     def windows_of(self, episodes: Sequence[int]) -> TrajectoryDataset:
         """Online episodes as a dataset like the offline one, to their very ends."""
-        like = self.offline
-        return TrajectoryDataset(self.store, like.horizon, like.history, like.stride, like.normalizer, episodes)
+        return self.offline.like(store=self.store, episodes=episodes, inside=False, crowd=None)
 
     def draw(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0, best: float = 1.0) -> Draw:
         """Which windows make up a batch; ``start_share`` of them are of episodes' first steps.

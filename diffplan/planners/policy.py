@@ -1,6 +1,7 @@
 """Receding-horizon control: plan, execute the first steps, replan from where the world is now, warm-started."""
 
 import dataclasses
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,8 @@ class PlanningStats:
 
     @property
     def milliseconds_a_plan(self) -> float:
-        return 1e3 * sum(self.seconds) / max(1, sum(self.plans))
+        """NaN where nothing was planned."""
+        return 1e3 * sum(self.seconds) / (sum(self.plans) or math.nan)
 
 
 @dataclass

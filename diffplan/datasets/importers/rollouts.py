@@ -45,6 +45,8 @@ class Rollouts:
             raise ValueError("no rollouts to import; give at least one.")
         observed = _first(step for rollout in self.rollouts for step in rollout.observations)
         acted = _first(step for rollout in self.rollouts for step in rollout.actions)
+        if not observed:
+            raise ValueError(f"no agent is seen in {len(self.rollouts)} rollouts; give observations of at least one.")
         idle = [name for name in observed if name not in acted]
         if idle:
             raise ValueError(f"agents {idle} never act in {len(self.rollouts)} rollouts; leave out their observations.")
