@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffplan.checkpoints import Kept
 from diffplan.metrics import MetricsLog
-from diffplan.optimizers import Muon, load_optimizer_tensors, optimizer_tensors
+from diffplan.optimizers import Muon, follow, load_optimizer_tensors, optimizer_tensors
 
 WARMUP_STEPS = 100
 BY_MUON = (".blocks.", ".embed_sample.", ".embed_known.", ".embed_present.", ".carry_present.")  # what reads cells, too
@@ -116,12 +116,15 @@ class DenoiserRun:
             optimizer.param_groups[0]["lr"] = learning_rate
             optimizer.step()
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        averaged = [self.ema[name] for name in self.parameters]
-        torch._foreach_lerp_(averaged, [p.detach() for p in self.parameters.values()], 1 - decay)
+        state = self.networks.state_dict(keep_vars=True)
+        learned = [name for name, value in state.items() if isinstance(value, nn.Parameter)]
+        follow([self.ema[name] for name in learned], [state[name] for name in learned], decay)
+        for name in state.keys() - learned:  # buffers
+            self.ema[name].copy_(state[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
-        tensors = {f"model.{name}": value for name, value in self.networks.state_dict().items()}
+        tensors = {f"model.{name}": value.clone() for name, value in self.networks.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.items()}
         return tensors | optimizer_tensors(self.optimizers, self.parameters)
 

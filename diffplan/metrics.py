@@ -5,6 +5,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from diffplan.extras import load_extra
 from diffplan.files import atomic_path, plain
 
 
@@ -24,7 +25,7 @@ class MetricsLog:
     def __init__(self, out: Path | None, first: int = 0, tensorboard: bool = False):
         self.rows: list[dict[str, Any]] = []
         self.path = None if out is None else out / "metrics.jsonl"
-        self._writer = _tensorboard_writer(out) if tensorboard and out is not None else None
+        self._writer = summary_writer()(str(out / "tensorboard")) if tensorboard and out is not None else None
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = self.path.read_bytes().splitlines() if self.path.exists() else []
@@ -59,14 +60,6 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def _tensorboard_writer(out: Path) -> Any:
-    return summary_writer()(str(out / "tensorboard"))
-
-
 def summary_writer() -> Any:
     """TensorBoard's class for files of scalars. Raises ``ImportError`` with the pip command where it is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError('TensorBoard is missing; install it with: pip install "diffplan[track]"') from error
-    return SummaryWriter
+    return load_extra("torch.utils.tensorboard", "track", "TensorBoard's files need tensorboard").SummaryWriter

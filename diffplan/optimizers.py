@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of the quintic a x + b x^3 + c x^5, which takes (0, 1] near 1 in 5 steps
 NEWTON_SCHULZ_STEPS = 5
@@ -79,6 +80,12 @@ def _wide(matrix: Tensor) -> Tensor:
 
 def _wide_shape(matrix: Tensor) -> tuple[int, ...]:
     return tuple(_wide(matrix).shape)
+
+
+@torch.no_grad()
+def follow(averages: Sequence[Tensor], current: Sequence[Tensor], decay: float) -> None:
+    """Exponential moving averages, in place: ``decay`` of what they were, the rest of what is now."""
+    get_ema_multi_avg_fn(decay)(list(averages), list(current), None)  # type: ignore[no-untyped-call]
 
 
 def optimizer_tensors(

@@ -8,6 +8,7 @@ from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
+from imageio_ffmpeg import count_frames_and_secs
 from jaxtyping import UInt8
 from pettingzoo import ParallelEnv
 
@@ -153,17 +154,7 @@ def save_video(
             film = np.concatenate([film, np.repeat(film[-1:], round(hold * fps), axis=0)])
             film = np.pad(film, ((0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)), mode="edge")
             iio.imwrite(temporary, film, plugin="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
-            if not _is_whole(temporary):  # ffmpeg fails, and nobody says so
-                raise OSError(f"cannot write {path}: its end is missing; free some space on the disk.")
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether an MP4 consists of whole boxes (ISO/IEC 14496-12, section 4.2), one of which tells where frames are."""
-    data, start, kinds = path.read_bytes(), 0, set()
-    while 0 <= start < len(data):
-        size, kind = int.from_bytes(data[start : start + 4]), data[start + 4 : start + 8]
-        if size == 1:  # it follows in full
-            size = int.from_bytes(data[start + 8 : start + 16])
-        kinds.add(kind)
-        start += max(size, 8)
-    return start == len(data) and b"moov" in kinds
+            try:
+                count_frames_and_secs(str(temporary))
+            except RuntimeError as error:  # ffmpeg fails, and nobody says so
+                raise OSError(f"cannot write {path}: its end is missing; free some space on the disk.") from error

@@ -325,20 +325,9 @@ class JointSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Raises ``ValueError`` naming what is missing or of the wrong kind."""
         try:
+            kinds = {"observation_size": int, "radius": float, "discrete": bool}
             roles = {
-                str(name): Role(
-                    int(role["observation_size"]),
-                    role["action_low"],
-                    role["action_high"],
-                    role["position"],
-                    role["static"],
-                    role.get("velocity", ()),  # data from before 0.1.0 do not say
-                    role.get("obstacles", ()),
-                    float(role.get("radius", 0.0)),
-                    role.get("goal", ()),
-                    bool(role.get("discrete", False)),
-                    role.get("legal", ()),
-                )
+                str(name): Role(**role | {key: kind(role[key]) for key, kind in kinds.items()})
                 for name, role in data["roles"].items()
             }
             agents = {str(name): str(role) for name, role in data["agents"].items()}

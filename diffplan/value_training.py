@@ -31,7 +31,7 @@ from diffplan.datasets.transitions import TransitionBatch, reward_statistics, ta
 from diffplan.datasets.windows import TrajectoryDataset, check_windows
 from diffplan.metrics import MetricsLog
 from diffplan.models.value import ValueFunction, lower_twin, uphill
-from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
+from diffplan.optimizers import follow, load_optimizer_tensors, optimizer_tensors
 from diffplan.planners.parts import check_value
 from diffplan.planners.refinement import normalized_bounds
 from diffplan.spec import JointSpec
@@ -190,8 +190,7 @@ class ValueLearner:
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
-        leading = [parameter.detach() for parameter in self.value.parameters()]
-        torch._foreach_lerp_(list(self.follower.parameters()), leading, self.target_rate)
+        follow([*self.follower.parameters()], [*self.value.parameters()], 1 - self.target_rate)
         return parts
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:

@@ -128,13 +128,9 @@ def test_a_discrete_action_is_the_largest_legal_choice():
     assert nothing_known["a"].tolist() == [1, 0, 0]
 
 
-def test_a_role_of_choices_survives_json_and_older_specs_have_none():
+def test_a_role_of_choices_survives_json():
     spec = JointSpec({"a": "r"}, {"r": CHOOSER})
     assert JointSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    older = spec.to_dict()
-    for name in ("discrete", "legal"):
-        del older["roles"]["r"][name]
-    assert not JointSpec.from_dict(older).roles["r"].discrete
 
 
 @pytest.mark.parametrize(("discrete", "legal"), [(True, (2, 3)), (False, (2, 3, 4))])

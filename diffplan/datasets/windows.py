@@ -131,7 +131,8 @@ class TrajectoryDataset:
         """
         if not 0 < share <= 1:
             raise ValueError(f"best {share}; it is a share of the episodes, more than 0 and at most 1.")
-        ranks = mid_ranks(self.store.mean_returns[self.episodes])
+        returns = self.store.mean_returns[self.episodes]
+        ranks = mid_ranks(returns, returns)
         chosen = self.episodes[ranks >= min(1 - share, ranks.max())]
         return self.like(episodes=chosen)
 
@@ -217,7 +218,7 @@ class TrajectoryDataset:
     @cached_property
     def return_ranks(self) -> Float[np.ndarray, "E"]:
         """Where each of the store's episodes stands among them by its agents' mean return: 0 (worst) to 1 (best)."""
-        return mid_ranks(self.store.mean_returns)
+        return mid_ranks(self.store.mean_returns, self.store.mean_returns)
 
     @cached_property
     def _masks(self) -> Bool[np.ndarray, "states D"]:
@@ -227,10 +228,10 @@ class TrajectoryDataset:
         return (self.spec.feature_mask[:, None] & states).reshape(-1, self.spec.size)
 
 
-def mid_ranks(returns: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
-    """Where each stands among all: 0 (worst) to 1 (best), equal ones in the middle of their places."""
-    below, up_to = (np.searchsorted(np.sort(returns), returns, side) for side in ("left", "right"))
-    return ((below + up_to) / (2 * len(returns))).astype(np.float32)
+def mid_ranks(returns: Float[np.ndarray, "E"], among: Float[np.ndarray, "K"]) -> Float[np.ndarray, "E"]:
+    """Where each stands among some: 0 (worst) to 1 (best), equal ones in the middle of their places."""
+    below, up_to = (np.searchsorted(np.sort(among), returns, side) for side in ("left", "right"))
+    return ((below + up_to) / (2 * len(among))).astype(np.float32)
 
 
 def check_windows(dataset: object) -> None:

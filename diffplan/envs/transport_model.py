@@ -10,8 +10,8 @@ DT, SUBSTEPS = 0.1, 5
 V_MAX, MASS, MAX_FORCE, VELOCITY_GAIN = 0.6, 1.0, 10.0, 100.0
 ROBOT_RADIUS, PILLAR_RADIUS, HEIGHT = 0.03, 0.07, 0.06
 BOX_HALF = (0.15, 0.2)
-BOX_COLOR, GOAL_COLOR = (0.76, 0.60, 0.42), (0.87, 0.80, 0.68)  # red-green-blue in 0..1, here and in plots
 """Half the box's length, along its heading, and half its width (m)."""
+BOX_COLOR, GOAL_COLOR = (0.76, 0.60, 0.42), (0.87, 0.80, 0.68)  # red-green-blue in 0..1, here and in plots
 FRICTION, FRICTION_RADIUS = 1.4 * MAX_FORCE, 0.26
 """Force that slides the box (N); the torque that turns it, divided by that force (m)."""
 

@@ -11,14 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from diffplan.datasets.transitions import take_transitions
+from diffplan.datasets.transitions import discounted_sums, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.finetuning.methods import CriticMethod, Learning, advantages, below
 from diffplan.finetuning.replay import Replay
 from diffplan.finetuning.watch import Exploration
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
-from diffplan.planners.openness import first_cells
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.question import Question, Sampling
@@ -87,7 +86,7 @@ class TryingPolicy(RecedingHorizonPolicy):
             self.planner.precision = precision
             hook.remove()
         spec, normalizer, O = self.planner.spec, self.planner.normalizer, self.planner.spec.observation_size
-        cells = np.concatenate([first_cells(plan) for plan in plans])
+        cells = np.concatenate([plan.grid[:, :, :1] for plan in plans])
         first = normalizer.normalize(cells, spec.role_index)
         draws = [np.random.default_rng([question.seed, 5]) for question in questions]
         shocks = np.stack([draw.standard_normal(self._features.shape, np.float32) for draw in draws]) * self._features
@@ -214,10 +213,8 @@ class PolicyGradient(CriticMethod):
 
 def decayed_sums(values: Float[np.ndarray, "K"], episode: Int[np.ndarray, "K"], decay: float) -> Float[np.ndarray, "K"]:
     """At every step, decay^l times the value l steps later, summed to the end of the episode."""
-    sums = values.copy()
-    for row in range(len(sums) - 2, -1, -1):
-        sums[row] += decay * sums[row + 1] * (episode[row] == episode[row + 1])
-    return sums
+    ends = np.flatnonzero(np.diff(episode)) + 1
+    return np.concatenate([discounted_sums(one[None, :, None], decay)[0, :, 0] for one in np.split(values, ends)])
 
 
 def _asked(arguments: tuple[Tensor, ...]) -> dict[str, Tensor]:

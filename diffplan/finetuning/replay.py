@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from diffplan.datasets.store import TrajectoryStore
 from diffplan.datasets.transitions import TransitionBatch, take_transitions
-from diffplan.datasets.windows import TrajectoryDataset, WindowBatch
+from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, mid_ranks
 
 Batch = TypeVar("Batch", WindowBatch, TransitionBatch)
 Draw = list[tuple[TrajectoryDataset, np.ndarray]]
@@ -122,9 +122,8 @@ class Replay:
     @property
     def return_ranks(self) -> Float[np.ndarray, "E"]:
         """Where every episode's mean return of an agent stands among the offline ones, 0 (worst) to 1 (best)."""
-        known, met = np.sort(self.offline.store.mean_returns), self.store.mean_returns
-        ranks = np.mean([np.searchsorted(known, met, side) for side in ("left", "right")], axis=0) / len(known)
-        return np.concatenate([self.offline.return_ranks, ranks]).astype(np.float32)
+        met = mid_ranks(self.store.mean_returns, self.offline.store.mean_returns)
+        return np.concatenate([self.offline.return_ranks, met])
 
 
 def round_seeds(seed: int, round_: int, episodes: int) -> Int[np.ndarray, "E"]:

@@ -27,9 +27,6 @@ from diffplan.models.team import TeamNetwork
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
 
-ROWS = 16  # agents that one call of attention takes best
-FAR_OUT = 1e15  # inputs that would overflow within: their team's outputs are no numbers, and nobody else's
-
 
 class ValueFunction(SavedNetwork):
     """Twin action values, a state value and a reward, for every agent of a team.

@@ -42,15 +42,10 @@ def checked_spread(spread: float | None) -> float | None:
     return None if spread is None else float(spread)
 
 
-def first_cells(plan: Plan) -> Float[np.ndarray, "S N 1 D"]:
-    """The present and what every candidate does next, in physical units."""
-    return np.concatenate((plan.observations[:, :, :1], plan.actions[:, :, :1]), axis=-1)
-
-
 def first_action_spread(plan: Plan, normalizer: Normalizer) -> Float[np.ndarray, "N A"]:
     """Standard deviation of every entry of the next actions among a plan's candidates, in the data's."""
     spec = plan.spec
-    cells = normalizer.normalize(first_cells(plan), spec.role_index)
+    cells = normalizer.normalize(plan.grid[:, :, :1], spec.role_index)
     return np.asarray(cells[:, :, 0, spec.observation_size :].std(0))
 
 

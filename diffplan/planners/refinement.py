@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.value import ValueFunction, uphill
-from diffplan.planners.openness import first_action_spread, first_cells
+from diffplan.planners.openness import first_action_spread
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Plan
 
@@ -67,7 +67,7 @@ def refine_first_actions(
     disagree (see ``AGREEMENT``). ``partners`` do as they are foreseen.
     """
     spec, O = plans[0].spec, plans[0].spec.observation_size
-    cells = np.concatenate([first_cells(plan.best()) for plan in plans])  # [B, N, 1, D]
+    cells = np.concatenate([plan.best().grid[:, :, :1] for plan in plans])  # [B, N, 1, D]
     spreads = np.stack([first_action_spread(plan, normalizer) for plan in plans])
     limits = radius * np.minimum(1, (spreads / WHOLE_REACH) ** 2) * spec.feature_mask[:, O:]
     limits[:, np.isin(spec.names, partners)] = 0
