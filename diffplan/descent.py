@@ -97,10 +97,11 @@ class DenoiserRun:
         named = [(f".{name}", value) for name, value in self.parameters.items()]
         matrices = [value for name, value in named if value.ndim == 2 and any(part in name for part in BY_MUON)]
         others = [value for value in self.parameters.values() if not any(value is one for one in matrices)]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, learning_rate, weight_decay=WEIGHT_DECAY, dtype=torch.bfloat16 if half else torch.float32),
-            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True),
-        ]
+        adam = torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True)
+        self.optimizers: list[torch.optim.Optimizer] = [adam]
+        if matrices:
+            dtype = torch.bfloat16 if half else torch.float32
+            self.optimizers = [Muon(matrices, learning_rate, weight_decay=WEIGHT_DECAY, dtype=dtype), adam]
 
     @property
     def device(self) -> torch.device:

@@ -23,7 +23,7 @@ from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, check_wind
 from diffplan.descent import DenoiserRun, TrainingReport, learn
 from diffplan.exercises import CHANGE_WEIGHT, Exercises
 from diffplan.partner_training import LatentSource, takes_latents
-from diffplan.planners.estimator import uses_bfloat16
+from diffplan.planners.estimator import check_default_dtype, uses_bfloat16
 from diffplan.planners.openness import action_spread
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
@@ -107,7 +107,7 @@ def train(
         )
     check_counts(seed, steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     half = uses_bfloat16(precision, torch.cuda.is_available())
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     check_world_size(accelerator.num_processes)
     if batch_size % accelerator.num_processes:
         raise ValueError(f"batch_size={batch_size} does not divide among {accelerator.num_processes} processes.")
@@ -239,6 +239,7 @@ def _check(
 def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) -> None:
     """Raises unless these are windows of the planner's horizon, history, roles and normaliser."""
     check_windows(dataset)
+    check_default_dtype()
     if (planner.horizon, planner.history) != (dataset.horizon, dataset.history):
         raise ValueError(
             f"the planner has horizon={planner.horizon}, history={planner.history}, the dataset "

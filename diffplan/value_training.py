@@ -32,6 +32,7 @@ from diffplan.datasets.windows import TrajectoryDataset, check_windows
 from diffplan.metrics import MetricsLog
 from diffplan.models.value import ValueFunction, lower_twin, uphill
 from diffplan.optimizers import follow, load_optimizer_tensors, optimizer_tensors
+from diffplan.planners.estimator import check_default_dtype
 from diffplan.planners.parts import check_value
 from diffplan.planners.refinement import normalized_bounds
 from diffplan.spec import JointSpec
@@ -255,6 +256,7 @@ def _diagnosis(step: int, batch: TransitionBatch, spec: JointSpec, parts: dict[s
 def check_fits(value: ValueFunction, dataset: TrajectoryDataset) -> None:
     """Raises unless these are windows, normalised, of cells for which the value function was made."""
     check_windows(dataset)
+    check_default_dtype()
     if dataset.normalizer is None:
         raise ValueError("the dataset has no normalizer; load it with the planner's, normalizer=planner.normalizer.")
     check_value(value, dataset.spec, str(dataset.store.path))

@@ -250,6 +250,57 @@ def test_a_saved_planner_cannot_name_a_class_to_import(planner, tmp_path: Path) 
         dp.DiffusionPlanner.from_pretrained(tmp_path)
 
 
+def test_a_network_of_a_class_of_ones_own_is_given_when_a_planner_is_read(planner, observations, tmp_path) -> None:
+    class Mine(dp.JointDenoiser):
+        """Another network."""
+
+    own = Mine.from_config(planner.denoiser.config)
+    own.load_state_dict(planner.denoiser.state_dict())
+    made = dp.DiffusionPlanner(own, planner.scheduler, planner.normalizer, planner.spec, HORIZON, HISTORY)
+    made.save_pretrained(tmp_path / "mine")
+    with pytest.raises(
+        ValueError, match=r"class 'Mine'.*give from_pretrained\(..., denoiser=\) what it should be"
+    ):
+        dp.DiffusionPlanner.from_pretrained(tmp_path / "mine")
+    read = dp.DiffusionPlanner.from_pretrained(
+        tmp_path / "mine", denoiser=Mine.from_pretrained(tmp_path / "mine" / "denoiser").eval()
+    )
+    assert type(read.for_agents(planner.spec).denoiser) is Mine
+    assert np.array_equal(read(observations, seed=1).actions, planner(observations, seed=1).actions)
+    with pytest.raises(TypeError, match=r"from_pretrained takes a folder and .*, got also \['critic'\]"):
+        dp.DiffusionPlanner.from_pretrained(tmp_path / "mine", critic=None)
+    with pytest.raises(TypeError, match="the denoiser is a Linear; derive yours from JointDenoiser"):
+        dp.DiffusionPlanner(
+            torch.nn.Linear(1, 1), planner.scheduler, planner.normalizer, planner.spec, HORIZON, HISTORY
+        )
+
+
+def test_saving_leaves_what_is_not_a_planners(planner, tmp_path: Path) -> None:
+    folder = tmp_path / "planner"
+    planner.save_pretrained(folder)
+    (folder / "README.md").write_text("A card.")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").symlink_to("elsewhere")
+    (folder / "value_function").mkdir()  # of an earlier planner
+    planner.save_pretrained(folder)
+    assert (folder / "README.md").read_text() == "A card." and (folder / ".git" / "HEAD").is_symlink()
+    assert not (folder / "value_function").exists()
+    dp.DiffusionPlanner.from_pretrained(folder)
+
+
+def test_weights_are_float32_whatever_torch_would_make_of_them(planner, observations, dataset) -> None:
+    with pytest.raises(ValueError, match="set planner.precision = 'bfloat16'"):
+        planner.to(torch.bfloat16)
+    assert planner.to("cpu") is planner
+    torch.set_default_dtype(torch.float64)
+    try:
+        for asked in (lambda: planner(observations), lambda: dp.DiffusionPlanner.for_dataset(dataset)):
+            with pytest.raises(ValueError, match="torch's default dtype is torch.float64; planners need"):
+                asked()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

@@ -1,6 +1,11 @@
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from diffplan.planners.sampling import SCHEDULERS, denoise_grid, make_scheduler, noise_levels
 
@@ -75,6 +80,21 @@ def test_levels_fall_from_noise_to_nothing(name: str) -> None:
     assert levels[0] > 0.9
     assert levels[-1] == 0
     assert levels == sorted(levels, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        (DDPMScheduler(), "is a DDPMScheduler, plans are sampled by"),
+        (type("Mine", (FlowMatchEulerDiscreteScheduler,), {})(), "is a Mine, plans are sampled by"),
+        (DDIMScheduler(), r"DDIMScheduler with {'prediction_type': 'epsilon', 'clip_sample': True}, by which"),
+        (DPMSolverMultistepScheduler(prediction_type="sample", solver_order=3), "with {'solver_order': 3}, by which"),
+        (None, "is a NoneType"),
+    ],
+)
+def test_schedulers_that_would_not_be_followed_are_refused(scheduler: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        noise_levels(scheduler, 5)
 
 
 def test_bad_choices_are_refused() -> None:

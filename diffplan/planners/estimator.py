@@ -35,8 +35,10 @@ def make_estimator(
         latents: what is known of each agent, see ``JointDenoiser.forward``.
 
     Raises:
-        ValueError: a return is asked for of a network that was not trained to take one.
+        ValueError: a return is asked for of a network that was not trained to take one, or the default dtype is not
+            float32.
     """
+    check_default_dtype()
     if target_return is not None and not denoiser.config.return_conditioning:
         raise ValueError(
             "target_return needs a planner that was trained for it: "
@@ -66,6 +68,12 @@ def make_estimator(
         return torch.lerp(free, conditional, guidance_scale)
 
     return network if target_return is None else guided
+
+
+def check_default_dtype() -> None:
+    """Raises ``ValueError`` where tensors that nobody says more of are not float32, as all of a planner's are."""
+    if (dtype := torch.get_default_dtype()) != torch.float32:
+        raise ValueError(f"torch's default dtype is {dtype}; planners need torch.set_default_dtype(torch.float32).")
 
 
 def uses_bfloat16(precision: str, on_cuda: bool) -> bool:

@@ -22,7 +22,7 @@ def finished(
     grid: Grid,
     observation_size: int,
     sampling: Sampling,
-    estimate: Callable[[Tensor, Grid, list[float]], Tensor],
+    walk: Callable[[Tensor, Grid, list[float]], Tensor],
 ) -> Float[Tensor, "BS N W D"]:
     """Plans that hold together, their actions read off their observations where that is asked for.
 
@@ -36,14 +36,14 @@ def finished(
         grid: the questions.
         observation_size: entries of a cell that are an observation's.
         sampling: how the plans were sampled.
-        estimate: goes from noisy plans down noise levels, unguided.
+        walk: goes from noisy plans down noise levels, unguided.
     """
     if sampling.moves and ended > TORN:
         level = grid.ceiling.clamp(max=HOLDS)[:, None, :, :, None]
-        plans = estimate(grid.impose(torch.lerp(plans.reshape(noise.shape), noise, level)), grid, [HOLDS, 0.0])
+        plans = walk(grid.impose(torch.lerp(plans.reshape(noise.shape), noise, level)), grid, [HOLDS, 0.0])
     if sampling.decode_actions:
         observed = torch.arange(noise.shape[-1], device=noise.device) < observation_size
         decoded = replace(grid, known=grid.known | observed, ceiling=torch.ones_like(grid.ceiling))
         noisy = torch.where(decoded.known[:, None], plans.reshape(noise.shape), noise) * grid.exists[:, None]
-        plans = estimate(noisy.flatten(0, 1), decoded, [1.0, 0.0])
+        plans = walk(noisy.flatten(0, 1), decoded, [1.0, 0.0])
     return plans

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planner_folder import find_planner
-from diffplan.planners.grid import Grid, plan_from_grid
+from diffplan.planners.grid import Grid, plans_from_chain
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question
 from diffplan.planners.saving import FUTURES, load_components, load_provenance
@@ -120,9 +120,8 @@ class Futures:
         sample = torch.where(grid.known, grid.values, 0).expand(self.count, -1, -1, -1)
         codes = torch.from_numpy(self.codes()).to(sample)
         estimate = planner.estimator(grid.known, grid.exists, self.count, latents=codes)
-        cells = torch.where(grid.known, sample, estimate(sample, 1.0)).cpu().numpy()
-        chain = planner.normalizer.unnormalize(cells, planner.spec.role_index)[None, :, :, planner.history :]
-        return plan_from_grid(planner.spec, chain, grid.exists[0, :, planner.history :].cpu().numpy(), {}, 1, None)
+        cells = torch.where(grid.known, sample, estimate(sample, 1.0))
+        return plans_from_chain(planner, [cells[None]], grid, {}, [None], 1)[0]
 
     def codes(self) -> Float[np.ndarray, "S N S"]:
         """What the denoiser is told for each future; where futures are each agent's own, in an order of its own."""
@@ -144,7 +143,7 @@ class Futures:
             ValueError: no planner is there, it is damaged, or none that draws futures.
         """
         whole = find_planner(folder)
-        components, settings = load_components(whole)
+        components, settings = load_components(whole, {})
         planner = DiffusionPlanner(**components, **settings)
         planner.provenance = load_provenance(whole, futures=True)
         return cls(planner, planner.provenance[FUTURES] == "agents")

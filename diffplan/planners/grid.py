@@ -1,6 +1,6 @@
 """Questions laid out as grids of known and unknown cells in the network's units, and plans made of such grids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -169,24 +169,31 @@ def warm_grid(planner: "DiffusionPlanner", plan: Plan, num_samples: int) -> Floa
     return np.pad(normalized, ((0, 0), (0, 0), (planner.history, 0), (0, 0)))
 
 
-def plan_from_grid(
-    spec: JointSpec,
-    chain: Float[np.ndarray, "K S N H D"],
-    exists: Bool[np.ndarray, "N H D"],
-    terms: dict[str, Float[np.ndarray, "S"]],
+def plans_from_chain(
+    planner: "DiffusionPlanner",
+    chain: Sequence[Float[Tensor, "B S N W D"]],
+    grid: Grid,
+    terms: Mapping[str, Float[Tensor, "B S"]],
+    beliefs: Sequence[Belief | None],
     num_inference_steps: int,
-    belief: Belief | None,
-) -> Plan:
-    """The plan in physical grids of the chain, of which there may be only the last one."""
-    chain, O = chain * exists, spec.observation_size
-    return Plan(
-        spec,
-        chain[-1][..., :O],
-        chain[-1][..., O:],
-        np.asarray(exists[:, 0].any(-1)),
-        np.stack([*terms.values()]).sum(0, dtype=np.float64) if terms else None,
-        chain if len(chain) > 1 else None,
-        terms,
-        num_inference_steps,
-        belief,
-    )
+) -> list[Plan]:
+    """The plan of each of B questions, in physical units, of a chain that may hold its last step only."""
+    spec, O, history = planner.spec, planner.spec.observation_size, planner.history
+    cells = [planner.normalizer.unnormalize(step.cpu().numpy(), spec.role_index) for step in chain]
+    exists = grid.exists[:, :, history:].cpu().numpy()
+    ahead = np.stack(cells)[..., history:, :] * exists[:, None]
+    told = {name: term.cpu().numpy() for name, term in terms.items()}
+    return [
+        Plan(
+            spec,
+            ahead[-1, i, ..., :O],
+            ahead[-1, i, ..., O:],
+            np.asarray(exists[i, :, 0].any(-1)),
+            np.stack([term[i] for term in told.values()]).sum(0, dtype=np.float64) if told else None,
+            ahead[:, i] if len(ahead) > 1 else None,
+            {name: term[i] for name, term in told.items()},
+            num_inference_steps,
+            belief,
+        )
+        for i, belief in enumerate(beliefs)
+    ]

@@ -12,10 +12,10 @@ mean of the Gaussian (estimate, C) times the weight exp(g):
 ``C g`` alone (arXiv 2209.14687, 2204.03458) overshoots where the weight is curved. How H bends the gradient along C g
 is measured for every guide and cell by one more gradient a little further on: exact for Gaussians where cells do not
 depend on each other, an approximation otherwise. Of a ``steady`` guide it is measured once, at the first level at which
-it moves plans; C is taken to shrink from there as it does where the clean cells are N(0, 1). No guide moves a cell
-farther than a few standard deviations of what is open. Guides that are not steady move plans one after the other, and
-none to where these together like it less: a trained network's J is not exact, and guides may tie neighbouring steps
-together.
+it moves plans (nearly pure noise aside); C is taken to shrink from there as it does where the clean cells are N(0, 1).
+No guide moves a cell farther than a few standard deviations of what is open. Guides that are not steady move plans one
+after the other, and none to where these together like it less: a trained network's J is not exact, and guides may tie
+neighbouring steps together.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,7 +82,8 @@ class Guidance:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         if got != (1, 2):
             raise ValueError(f"guide {guide.name!r} returns {got}, expected a tensor [B, S] = (1, 2).")
-        if not torch.isfinite(values).all():
+        hard = values == -torch.inf if guide.levels is None else torch.zeros_like(values, dtype=torch.bool)
+        if not (torch.isfinite(values) | hard).all():
             raise ValueError(f"guide {guide.name!r} returns numbers that are not finite for an ordinary plan.")
         if guide.levels is not None and not _depends(values, plans):
             raise ValueError(
@@ -96,7 +97,7 @@ class Guidance:
             return found
         estimate = self._estimate(clean, self.history)
         for guide in self.guides:
-            value = (guide.weight * guide.log_weight(estimate)).detach().nan_to_num(nan=WORST)
+            value = (guide.weight * guide.log_weight(estimate)).detach().nan_to_num(nan=WORST, neginf=WORST)
             found[guide.name] = found[guide.name] + value if guide.name in found else value
         return found
 
@@ -153,7 +154,7 @@ class Guidance:
             for index in fresh:
                 bend = self._curvature(index, clean, pulls[moving.index(index)], share, probe)
                 bends[index] = bend / covariance.spread**2
-                if self.guides[index].steady:
+                if self.guides[index].steady and covariance.settled:
                     self._bends[index] = bends[index]
         return covariance.spread**2 * torch.stack([bends[index] for index in moving])
 
@@ -231,7 +232,7 @@ class _Covariance:
     """C at a noise level, as a function of what it is multiplied by.
 
     The attribute ``spread`` is the standard deviation of what is open where clean cells are N(0, 1), ``limit`` how far
-    that lets a cell move.
+    that lets a cell move. It is ``settled`` where samples tell enough that what is measured holds at lower levels, too.
     """
 
     def __init__(
@@ -242,6 +243,7 @@ class _Covariance:
         free: Bool[Tensor, "_ N W D"],
     ):
         self.sample, self.estimate, self.free = sample, estimate, free
+        self.settled = 1 - level >= LEAST_SIGNAL
         self.gain = level**2 / max(1 - level, LEAST_SIGNAL)
         self.spread = level / ((1 - level) ** 2 + level**2) ** 0.5
         self.limit = self.spread * free.sum(-1, keepdim=True).sqrt()

@@ -84,6 +84,10 @@ class Guide(ABC):
             )
 
 
+def _anything(spec: JointSpec) -> None:
+    """What a constraint asks of the agents that it is for, if nothing is said."""
+
+
 @dataclass
 class ConstraintGuide(Guide):
     """Keeps plans where a violation is 0: log-weight = - violation(estimate).
@@ -103,7 +107,7 @@ class ConstraintGuide(Guide):
     weight: float = 1.0
     levels: tuple[float, float] | None = ALWAYS
     name: str = "constraint"
-    requirement: Callable[[JointSpec], object] = field(default=lambda spec: None, repr=False, compare=False)
+    requirement: Callable[[JointSpec], object] = field(default=_anything, repr=False, compare=False)
 
     def log_weight(self, estimate: Estimate) -> Tensor:
         return -self.violation(estimate)

@@ -3,12 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
 from diffplan.models.value import ValueFunction
+from diffplan.planners.estimator import check_default_dtype
+from diffplan.planners.sampling import Scheduler, check_scheduler
 from diffplan.spec import JointSpec
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ def check_value(value: ValueFunction, spec: JointSpec, whose: str = "the planner
 
 def check_parts(
     denoiser: JointDenoiser,
+    scheduler: Scheduler,
     normalizer: Normalizer,
     value_function: ValueFunction | None,
     encoder: PartnerEncoder | None,
@@ -35,7 +39,12 @@ def check_parts(
     horizon: int,
     history: int,
 ) -> None:
-    """Raises ``ValueError`` where the parts of a planner do not fit each other."""
+    """Raises ``ValueError`` where the parts of a planner do not fit each other, ``TypeError`` for another network."""
+    if not isinstance(denoiser, JointDenoiser):
+        kind = type(denoiser).__name__
+        raise TypeError(f"the denoiser is a {kind}; derive yours from JointDenoiser, whose settings and methods count.")
+    check_default_dtype()
+    check_scheduler(scheduler)
     if (shape := np.shape(normalizer.config.center)) != (len(spec.roles), spec.size):
         wanted = (len(spec.roles), spec.size)
         raise ValueError(f"the normalizer has [roles, entries] {shape}, the spec {wanted}; use that of the dataset.")
@@ -72,6 +81,39 @@ def check_parts(
             f"the partner encoder's latent_size={encoder.config.latent_size}, the denoiser's "
             f"{denoiser.config.latent_size}; make the planner with for_dataset(dataset, partner_encoder=encoder)."
         )
+
+
+def make_denoiser(
+    dataset: "TrajectoryDataset",
+    *,
+    seed: int,
+    frames: bool,
+    patch_size: int | None,
+    latent_size: int,
+    prediction: str,
+    from_present: bool | None,
+    **settings: Any,
+) -> JointDenoiser:
+    """An untrained network of a dataset's sizes; arguments are those of ``DiffusionPlanner.for_dataset``."""
+    window = dataset.history + dataset.horizon
+    from_present = not latent_size if from_present is None else from_present
+    changes = common_positions(dataset.spec) if from_present and prediction == "sample" and not frames else ()
+    places = frame_options(dataset) if frames else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return JointDenoiser(
+            size=dataset.spec.size,
+            window=window,
+            num_roles=len(dataset.spec.roles),
+            patch_size=next(s for s in (8, 4, 2, 1) if window % s == 0) if patch_size is None else patch_size,
+            prediction=prediction,
+            latent_size=latent_size,
+            history=dataset.history,
+            from_present=from_present,
+            changes=changes,
+            **places,
+            **settings,
+        ).eval()
 
 
 def frame_options(dataset: "TrajectoryDataset") -> dict[str, Any]:

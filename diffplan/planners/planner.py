@@ -21,18 +21,33 @@ from diffplan.planner_folder import INDEX, find_planner
 from diffplan.planners.deadline import Deadline, Pace
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.finishing import HOLDING, finished
-from diffplan.planners.grid import Grid, plan_from_grid
+from diffplan.planners.grid import Grid, plans_from_chain
 from diffplan.planners.guidance import Guidance, check_levels
 from diffplan.planners.guides import Guide
 from diffplan.planners.inference import first_sample, infer
 from diffplan.planners.judging import DRAWS, realism
 from diffplan.planners.openness import checked_spread, openness
-from diffplan.planners.parts import check_parts, common_positions, frame_options
+from diffplan.planners.parts import check_parts, make_denoiser
 from diffplan.planners.question import Question, Sampling
-from diffplan.planners.sampling import Scheduler, denoise_grid, make_scheduler, noise_levels, steer_particles
-from diffplan.planners.saving import OPTIONAL, PROVENANCE, SETTINGS, load_components, load_provenance, whole_folder
+from diffplan.planners.sampling import (
+    Scheduler,
+    check_scheduler,
+    denoise_grid,
+    make_scheduler,
+    noise_levels,
+    steer_particles,
+)
+from diffplan.planners.saving import (
+    COMPONENTS,
+    OPTIONAL,
+    PROVENANCE,
+    SETTINGS,
+    load_components,
+    load_provenance,
+    whole_folder,
+)
 from diffplan.spec import Actions, JointSpec, Observations
-from diffplan.trajectory import Belief, Cells, Plan
+from diffplan.trajectory import Cells, Plan
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
@@ -85,7 +100,7 @@ class DiffusionPlanner(DiffusionPipeline):
         if spec is None:
             raise ValueError("spec is missing; pass the JointSpec of the agents, e.g. dataset.spec.")
         self.spec = spec if isinstance(spec, JointSpec) else JointSpec.from_dict(spec)
-        parts = (denoiser, normalizer, value_function, partner_encoder, noise_policy)
+        parts = (denoiser, scheduler, normalizer, value_function, partner_encoder, noise_policy)
         check_parts(*parts, self.spec, horizon, history)
         self.register_modules(
             denoiser=denoiser,
@@ -133,41 +148,32 @@ class DiffusionPlanner(DiffusionPipeline):
         """
         if (normalizer := getattr(dataset, "normalizer", None)) is None:
             raise ValueError("the dataset has no normalizer; load it with load_dataset(..., normalizer='gaussian').")
-        places = frame_options(dataset) if frames else {}
-        window = dataset.history + dataset.horizon
-        latent_size = latent_size if partner_encoder is None else partner_encoder.config.latent_size
-        from_present = not latent_size if from_present is None else from_present
-        changes = common_positions(dataset.spec) if from_present and prediction == "sample" and not frames else ()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            denoiser = JointDenoiser(
-                size=dataset.spec.size,
-                window=window,
-                num_roles=len(dataset.spec.roles),
-                patch_size=next(s for s in (8, 4, 2, 1) if window % s == 0) if patch_size is None else patch_size,
-                width=width,
-                depth=depth,
-                agent_attention=agent_attention,
-                prediction=prediction,
-                return_conditioning=return_conditioning,
-                latent_size=latent_size,
-                pace=pace,
-                neighbours=neighbours,
-                history=dataset.history,
-                from_present=from_present,
-                changes=changes,
-                **places,
-            ).eval()
-        layout = (dataset.spec, dataset.horizon, dataset.history)
-        return cls(denoiser, make_scheduler("flow"), normalizer, *layout, partner_encoder=partner_encoder)
+        denoiser = make_denoiser(
+            dataset,
+            seed=seed,
+            frames=frames,
+            patch_size=patch_size,
+            latent_size=latent_size if partner_encoder is None else partner_encoder.config.latent_size,
+            prediction=prediction,
+            from_present=from_present,
+            width=width,
+            depth=depth,
+            agent_attention=agent_attention,
+            return_conditioning=return_conditioning,
+            pace=pace,
+            neighbours=neighbours,
+        )
+        layout = (normalizer, dataset.spec, dataset.horizon, dataset.history)
+        return cls(denoiser, make_scheduler("flow"), *layout, partner_encoder=partner_encoder)
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> None:
-        """Writes the planner to a folder of its own, whole or not at all: safetensors, JSON, a manifest of SHA-256.
+        """Writes the planner, whole or not at all: safetensors, JSON, a manifest of SHA-256; others' files stay.
 
         Raises:
-            ValueError: the folder holds something other than a planner, which would be lost.
+            ValueError: the folder holds something other than a planner, or plans cannot be sampled by the scheduler.
             OSError: the folder cannot be written; a planner that was there before is unchanged.
         """
+        check_scheduler(self.scheduler)
         if unused:
             raise TypeError(f"save_pretrained takes only a folder, got also {sorted(unused)}.")
         self.register_modules(**{name: getattr(self, name) for name in OPTIONAL})  # also where they were only assigned
@@ -178,31 +184,45 @@ class DiffusionPlanner(DiffusionPipeline):
             write_json(folder / PROVENANCE, self.provenance)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **unused: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **components: Any) -> Self:
         """Reads a planner that ``save_pretrained`` or ``diffplan train`` wrote; needs neither data nor network.
+
+        Args:
+            pretrained_model_name_or_path: its folder, or that of its run.
+            components: parts to take in place of those that were saved. Of a class of your own they are needed, as no
+                file makes code be imported: ``denoiser=Mine.from_pretrained("runs/mine/planner/denoiser")``.
 
         Raises:
             ValueError: the folder holds no planner, or a file in it is damaged or foreign; the message names it.
+            TypeError: a component that planners do not have.
         """
-        if unused:
-            raise TypeError(f"from_pretrained takes only a folder, got also {sorted(unused)}.")
+        if unknown := sorted(components.keys() - COMPONENTS.keys()):
+            raise TypeError(f"from_pretrained takes a folder and {sorted(COMPONENTS)}, got also {unknown}.")
         folder = find_planner(pretrained_model_name_or_path)
-        components, settings = load_components(folder)
+        components, settings = load_components(folder, components)
         planner = cls(**components, **settings)
         planner.provenance = load_provenance(folder)
         return planner
 
-    def for_agents(self, spec: JointSpec) -> "DiffusionPlanner":
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_tried": ()}  # guides may hold functions, which do not go to other processes
+
+    def to(self, *where: Any, **options: Any) -> Self:
+        """Moves the planner to a device. Raises ``ValueError`` for a dtype: it computes as ``precision`` says."""
+        if any(isinstance(one, torch.dtype) for one in (*where, *options.values())):
+            raise ValueError("weights are float32; to compute in bfloat16, set planner.precision = 'bfloat16'.")
+        super().to(*where, **options)
+        return self
+
+    def for_agents(self, spec: JointSpec) -> Self:
         """The same planner for another team of the same roles: more robots, fewer, other names. Weights are shared.
 
         Raises:
             ValueError: ``spec`` has a role that the planner was not trained for.
         """
         self.spec.check_same_roles(spec, "the planner", "the environment")
-        adapted = self.spec.for_agents(spec)
-        other = DiffusionPlanner(
-            **self.components, **{name: self.config[name] for name in SETTINGS} | {"spec": adapted}
-        )
+        settings = {name: self.config[name] for name in SETTINGS} | {"spec": self.spec.for_agents(spec)}
+        other = type(self)(**self.components, **settings)
         other.precision, other.provenance = self.precision, self.provenance
         return other
 
@@ -281,20 +301,30 @@ class DiffusionPlanner(DiffusionPipeline):
         if not questions:
             return []
         calls_after = DRAWS * bool(sampling.realism) + sampling.decode_actions + HOLDING * sampling.moves
-        deadline = Deadline(sampling.deadline_ms, calls_after, self._pace)
-        grid = Grid.of(self, questions)
+        deadline, grid = Deadline(sampling.deadline_ms, calls_after, self._pace), Grid.of(self, questions)
         latents, beliefs = infer(self, questions, grid.values, grid.given, grid.present)
         levels = noise_levels(self.scheduler, sampling.num_inference_steps, sampling.first_level(questions))
         number = deadline.affordable(sampling.num_samples, len(levels) - 1, len(questions))
         guidance = self._guidance(sampling, grid, levels)
         noise = torch.stack([self._noise(question.seed, number) for question in questions])
         start = first_sample(self, questions, grid, noise, levels[0])
-        seeds = [question.seed for question in questions]
+        seeds = [one.seed for one in questions]
         chain = self._walk(start, grid, levels, sampling, latents, guidance, deadline, seeds)
         plain = dataclasses.replace(sampling, guides=(), resample=False)
-        parts = (chain[-1], levels[len(chain) - 2], noise, grid, self.spec.observation_size, sampling)
-        chain[-1] = finished(*parts, lambda noisy, grid, down: self._walk(noisy, grid, down, plain, latents)[-1])
-        plans = self._plans([step.reshape(noise.shape) for step in chain], grid, sampling, guidance, beliefs)
+        chain[-1] = finished(
+            chain[-1],
+            ended=levels[len(chain) - 2],
+            noise=noise,
+            grid=grid,
+            observation_size=self.spec.observation_size,
+            sampling=sampling,
+            walk=lambda noisy, grid, down: self._walk(noisy, grid, down, plain, latents)[-1],
+        )
+        terms = guidance.terms(chain[-1])
+        shown = [step.reshape(noise.shape) for step in (chain if sampling.return_chain else chain[-1:])]
+        plans = plans_from_chain(self, shown, grid, terms, beliefs, len(chain) - 1)
+        if sampling.realism:
+            plans = [plan.with_term("realism", sampling.realism * realism(self, plan)) for plan in plans]
         self._pace = deadline.pace(number * len(questions))
         return plans
 
@@ -352,34 +382,6 @@ class DiffusionPlanner(DiffusionPipeline):
             generators = [torch.Generator().manual_seed(int(seed) + 1) for seed in seeds]
             return steer_particles(guided, guidance.particle_weight, sample, known, levels, generators, stop)
         return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop, waiting)
-
-    def _plans(
-        self,
-        chain: Sequence[Float[Tensor, "B S N W D"]],
-        grid: Grid,
-        sampling: Sampling,
-        guidance: Guidance,
-        beliefs: Sequence[Belief | None],
-    ) -> list[Plan]:
-        """What the samples are in physical units, and what guides say of them."""
-        terms = {name: term.cpu().numpy() for name, term in guidance.terms(chain[-1].flatten(0, 1)).items()}
-        shown = chain if sampling.return_chain else chain[-1:]
-        cells = [self.normalizer.unnormalize(step.cpu().numpy(), self.spec.role_index) for step in shown]
-        ahead = np.stack(cells)[..., self.history :, :]
-        plans = [
-            plan_from_grid(
-                self.spec,
-                ahead[:, i],
-                grid.exists[i, :, self.history :].cpu().numpy(),
-                {name: term[i] for name, term in terms.items()},
-                len(chain) - 1,
-                belief,
-            )
-            for i, belief in enumerate(beliefs)
-        ]
-        if sampling.realism:
-            return [plan.with_term("realism", sampling.realism * realism(self, plan)) for plan in plans]
-        return plans
 
     def estimator(
         self,

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
@@ -20,6 +20,23 @@ from torch import Tensor
 
 Scheduler: TypeAlias = FlowMatchEulerDiscreteScheduler | DDIMScheduler | DPMSolverMultistepScheduler
 SCHEDULERS = ("flow", "ddim", "dpm")
+_SETTLED: dict[type, dict[str, Any]] = {
+    FlowMatchEulerDiscreteScheduler: {
+        "use_dynamic_shifting": False,
+        "invert_sigmas": False,
+        "stochastic_sampling": False,
+    },
+    DDIMScheduler: {"prediction_type": "sample", "clip_sample": False, "thresholding": False},
+    DPMSolverMultistepScheduler: {
+        "prediction_type": "sample",
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+        "thresholding": False,
+        "use_flow_sigmas": False,
+        "final_sigmas_type": "zero",
+    },
+}
+"""Classes whose noise levels plans can walk, and what of them another value would not change, or would make wrong."""
 
 
 def make_scheduler(name: str) -> Scheduler:
@@ -37,8 +54,32 @@ def make_scheduler(name: str) -> Scheduler:
     raise ValueError(f"scheduler={name!r}; choose one of {SCHEDULERS}.")
 
 
+def check_scheduler(scheduler: object) -> None:
+    """Raises ``ValueError`` unless plans are sampled as this scheduler says: one of three classes, of some settings.
+
+    Which noise levels it visits is free; the steps between them are this module's, whatever its ``step`` does.
+    """
+    settled = _SETTLED.get(type(scheduler))
+    if settled is None:
+        known = [kind.__name__ for kind in _SETTLED]
+        raise ValueError(
+            f"the scheduler is a {type(scheduler).__name__}, plans are sampled by {known}; make one with "
+            f"make_scheduler, by one of {SCHEDULERS}."
+        )
+    config = getattr(scheduler, "config")  # noqa: B009
+    if wrong := {name: config[name] for name, value in settled.items() if config[name] != value}:
+        raise ValueError(
+            f"a {type(scheduler).__name__} with {wrong}, by which plans are not sampled; give "
+            f"{ {name: settled[name] for name in wrong} }, as make_scheduler does."
+        )
+
+
 def noise_levels(scheduler: Scheduler, num_inference_steps: int, first: float = 1.0) -> list[float]:
-    """The noise levels that a scheduler visits, K + 1 numbers from the noisiest down to 0, times ``first``."""
+    """The noise levels that a scheduler visits, K + 1 numbers from the noisiest down to 0, times ``first``.
+
+    Raises ``ValueError`` as ``check_scheduler``, and for no step, or more than it has.
+    """
+    check_scheduler(scheduler)
     return [first * level for level in _levels(scheduler, num_inference_steps)]
 
 

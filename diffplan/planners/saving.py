@@ -1,8 +1,9 @@
 """A planner on disk: safetensors and JSON with a manifest of SHA-256; whole or not there; never executed."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, get_args
@@ -37,9 +38,15 @@ OPTIONAL = ("value_function", "partner_encoder", "noise_policy")
 SETTINGS = {"spec": dict, "horizon": int, "history": int, "action_spread": float | None}
 
 
+OWN = {*COMPONENTS, INDEX, PROVENANCE, MANIFEST}
+"""What a planner's folder consists of; all else in it is somebody else's."""
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder; on success it gets a manifest and replaces ``path``, on failure it is removed.
+
+    What else lies in ``path``, such as a README or a repository, stays there.
 
     Raises:
         ValueError: ``path`` holds something other than a planner, which would be lost.
@@ -61,6 +68,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             write_json(temporary / MANIFEST, {file.relative_to(temporary).as_posix(): sha256(file) for file in files})
             shutil.rmtree(old, ignore_errors=True)
             if path.exists():
+                shutil.copytree(path, temporary, symlinks=True, ignore=partial(_own, path), dirs_exist_ok=True)
                 path.rename(old)
             temporary.rename(path)
             sync(path.parent)
@@ -69,10 +77,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _own(path: Path, folder: str, names: list[str]) -> set[str]:
+    """Of the names in a folder, for ``shutil.copytree`` of ``path``, those of a planner's files."""
+    return OWN.intersection(names) if Path(folder) == path else set()
+
+
+def load_components(folder: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Checks every file against the manifest and builds the components and the planner's own settings.
 
-    An optional component that the planner was saved without is None.
+    An optional component that the planner was saved without is None; of those that are ``given`` no file is read.
 
     Raises:
         ValueError: a file is damaged, missing or foreign, or names a class that a planner does not have.
@@ -91,9 +104,10 @@ def load_components(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{folder / INDEX} lacks {', '.join(wrong)}, or holds no such thing; save the planner again.")
     absent = {name: None for name in OPTIONAL if index.get(name) in (None, [None, None])}
     present = [name for name in COMPONENTS if name not in absent]
-    _check_listed(folder, manifest, [f"{name}/{file}" for name in present for file in _files(name)])
+    read = [name for name in present if name not in given]
+    _check_listed(folder, manifest, [f"{name}/{file}" for name in read for file in _files(name)])
     settings = {name: index.get(name) for name in SETTINGS}
-    return {name: _component(folder, index, name) for name in present} | absent, settings
+    return absent | {name: _component(folder, index, name) for name in read} | dict(given), settings
 
 
 def load_provenance(folder: Path, futures: bool = False) -> dict[str, Any]:
@@ -131,7 +145,10 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
     matching = [one for one in COMPONENTS[name] if one.__name__ == class_name]
     if not matching:
         known = [one.__name__ for one in COMPONENTS[name]]
-        raise ValueError(f"{folder / INDEX}: {name} is of class {class_name!r}, expected one of {known}.")
+        raise ValueError(
+            f"{folder / INDEX}: {name} is of class {class_name!r}, expected one of {known}. A class of your own is not "
+            f"looked for; give from_pretrained(..., {name}=) what it should be."
+        )
     file = folder / name / COMPONENTS[name][0].config_name
     config = read_json(file)
     if not isinstance(config, dict):  # diffusers would take a word for the name of a model to download
