@@ -11,9 +11,18 @@ from .datasets import export_npz as export_npz
 from .datasets import import_episodes as import_episodes
 from .datasets import load_dataset as load_dataset
 from .datasets import merge_stores as merge_stores
+from .datasets import repair_store as repair_store
+from .datasets import split_store as split_store
+from .datasets import subsample_store as subsample_store
 from .envs import OneHotActions as OneHotActions
 from .envs import make as make
+from .evaluation import EvaluationReport as EvaluationReport
+from .evaluation import Interval as Interval
 from .evaluation import evaluate as evaluate
+from .exercises import Exercises as Exercises
+from .finetuning import Acting as Acting
+from .finetuning import CriticMethod as CriticMethod
+from .finetuning import Learning as Learning
 from .finetuning import finetune as finetune
 from .futures_training import train_futures as train_futures
 from .models import JointDenoiser as JointDenoiser
@@ -26,6 +35,7 @@ from .partners import watch_partner as watch_partner
 from .planners import ConstraintGuide as ConstraintGuide
 from .planners import DecentralizedTeam as DecentralizedTeam
 from .planners import DiffusionPlanner as DiffusionPlanner
+from .planners import Estimate as Estimate
 from .planners import Futures as Futures
 from .planners import GoalGuide as GoalGuide
 from .planners import Guide as Guide
@@ -36,6 +46,7 @@ from .planners import PartnerParticles as PartnerParticles
 from .planners import Question as Question
 from .planners import RecedingHorizonPolicy as RecedingHorizonPolicy
 from .planners import SafetyFilter as SafetyFilter
+from .planners import Sampling as Sampling
 from .planners import TeamMember as TeamMember
 from .planners import ValueGuide as ValueGuide
 from .planners import make_scheduler as make_scheduler

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-KINDS = ("plan", "announced", "prefix", "goal", "forecast", "inverse", "partial", "nothing", "partners")
+KINDS = ("plan", "announced", "prefix", "goal", "forecast", "inverse", "partial", "nothing", "partners", "waypoints")
 SHARES = ("forgotten", "unknown_latents", "independent_levels", "conditional")
 
 
@@ -28,6 +28,7 @@ class QuestionMix:
         nothing: the unconditional model.
         partners: of the partners (a random set of agents where data do not say who they are) neither static entries nor
             actions are known: they are only watched.
+        waypoints: random agents' observations at a few random steps of the horizon are known.
         forgotten: share of windows that show the network no history.
         unknown_latents: share of agents whose latent the network is not told, where it takes latents.
         independent_levels: share of windows in which every patch of cells has a noise level of its own.
@@ -44,6 +45,7 @@ class QuestionMix:
     partial: float = 0.04
     nothing: float = 0.04
     partners: float = 0.0
+    waypoints: float = 0.0
     forgotten: float = 0.0
     unknown_latents: float = 0.25
     independent_levels: float = 0.25
@@ -87,6 +89,9 @@ def draw_known(
     known = known | (asked("prefix") & (step < history + prefix_length))
     known = known | (asked("goal") & some_agents & (step == W - 1) & observation)
     known = known | (asked("forecast") & ~observation) | (asked("inverse") & observation)
+    if mix.waypoints:
+        few = draw(B, 1, W, 1) < draw(B, 1, 1, 1) ** 3
+        known = known | (asked("waypoints") & some_agents & few & observation)
     watched = some_agents if partners is None else partners[:, :, None, None]
     known = known & ~(asked("partners") & watched & (static[:, None] | ~observation))
     hidden = asked("partial") & some_agents

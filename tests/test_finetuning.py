@@ -714,15 +714,25 @@ def test_the_curve_of_a_run_is_drawn_with_its_intervals(
         plot_finetuning(tmp_path)
 
 
+def test_a_method_of_ones_own_learns_in_place_of_ours(tune: Callable, tmp_path: Path) -> None:
+    class Idle(dp.CriticMethod):
+        def learn(self, update: int, rng: np.random.Generator) -> dict[str, float]:
+            return {"idle": float(update)}
+
+    report = tune(tmp_path, method=Idle)
+    assert report.method == "Idle" and report.rows[-1]["idle"] > 0 and "q_loss" not in report.rows[-1]
+    assert dp.DiffusionPlanner.from_pretrained(tmp_path).provenance["method"] == "Idle"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "magic"}, "method='magic'; choose 'auto' or one of"),
+        ({"method": "magic"}, "method='magic'; choose 'auto', one of"),
         ({"score": "luck"}, "score='luck'; choose 'return' or 'success'"),
         ({"score": "success"}, r"score='success', but of success nothing was told in 3 episodes"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
         ({"evaluation_episodes": 1}, "evaluation_episodes=1; of one there is no interval"),
-        ({"priority": -1.0}, "priority=-1.0; give 0"),
+        ({"priority": -1.0}, "priority=-1.0; give a number, 0 or more"),
         ({"floor": -np.inf}, "floor=-inf; give a finite score"),
         ({"online_share": 0.0}, "online_share=0.0; it is a share of a batch"),
         ({"acting": Acting(2, partners=Partner(0), watched=("c",))}, r"partners=\['c'\] are not in the plan"),

@@ -258,9 +258,7 @@ def test_a_network_of_a_class_of_ones_own_is_given_when_a_planner_is_read(planne
     own.load_state_dict(planner.denoiser.state_dict())
     made = dp.DiffusionPlanner(own, planner.scheduler, planner.normalizer, planner.spec, HORIZON, HISTORY)
     made.save_pretrained(tmp_path / "mine")
-    with pytest.raises(
-        ValueError, match=r"class 'Mine'.*give from_pretrained\(..., denoiser=\) what it should be"
-    ):
+    with pytest.raises(ValueError, match=r"class 'Mine'.*give from_pretrained\(..., denoiser=\) what it should be"):
         dp.DiffusionPlanner.from_pretrained(tmp_path / "mine")
     read = dp.DiffusionPlanner.from_pretrained(
         tmp_path / "mine", denoiser=Mine.from_pretrained(tmp_path / "mine" / "denoiser").eval()

@@ -59,6 +59,13 @@ def test_under_partial_observability_others_are_seen_without_what_is_private_or_
         assert 0.1 < share.float().mean() < 0.8
 
 
+def test_waypoints_are_a_few_steps_of_what_some_agents_will_see() -> None:
+    future = draw("waypoints")[:, :, HISTORY + 1 :]
+    assert not future[..., O:].any() and (future[..., :O].all(-1) == future[..., :O].any(-1)).all()
+    assert 0.05 < future[..., 0].float().mean() < 0.3
+    assert 0.2 < future[..., 0].any((1, 2)).float().mean() < 0.9
+
+
 def test_nothing_is_known_to_the_unconditional_model() -> None:
     assert not draw("nothing", static=(1,)).any()
 

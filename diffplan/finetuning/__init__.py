@@ -7,6 +7,6 @@
 
 from diffplan.finetuning.acting import Acting
 from diffplan.finetuning.loop import METHODS, FinetuningReport, finetune
-from diffplan.finetuning.methods import Learning
+from diffplan.finetuning.methods import CriticMethod, Learning
 
-__all__ = ["METHODS", "Acting", "FinetuningReport", "Learning", "finetune"]
+__all__ = ["METHODS", "Acting", "CriticMethod", "FinetuningReport", "Learning", "finetune"]

@@ -98,7 +98,7 @@ def finetune(
     *,
     offline: TrajectoryDataset,
     out: str | Path,
-    method: str = "auto",
+    method: str | type[CriticMethod] = "auto",
     steps: int = 100_000,
     acting: Acting = Acting(),  # noqa: B008  # frozen
     learning: Learning = Learning(),  # noqa: B008
@@ -128,7 +128,7 @@ def finetune(
         method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning, from the better half of the
             episodes), ``"noise"`` (it stays frozen, and which noise it begins with is learned), ``"gradient"`` (its
             last step learns by trial), or ``"auto"``: the first, until another is measured to pay. The report says
-            which it was.
+            which it was. Or a class of your own, derived from ``CriticMethod``.
         steps: joint environment steps in all, also when resumed, where they may be more than before; the round that
             reaches them is the last.
         acting: how it acts.
@@ -159,33 +159,10 @@ def finetune(
         ValueError: arguments that do not fit each other, or a checkpoint of another run.
         FloatingPointError: a loss is not finite; the message names the place.
     """
-    out, name = Path(out), AUTO if method == "auto" else method
-    counts = {"steps": steps, "episodes": episodes, "critic_steps": critic_steps, "evaluate_every": evaluate_every}
-    check_counts(seed, **counts, evaluation_episodes=evaluation_episodes)
-    _check(planner, offline, name, score, online_share)
-    if evaluation_episodes == 1:
-        raise ValueError("evaluation_episodes=1; of one there is no interval, give 2 or more.")
-    if not 0 <= updates_per_step < float("inf"):
-        raise ValueError(f"updates_per_step={updates_per_step}; it must be 0 or more.")
-    if newest is not None and newest < 1:
-        raise ValueError(f"newest={newest}; it must be at least 1, or None for all.")
-    unfit = [agent for agent in planner.spec.names if each and not re.fullmatch(r"\w[\w-]*", agent)]
-    if unfit:
-        raise ValueError(f"each=True with agents {unfit}: planners are saved by name; use letters, digits, _ and -.")
-    if not 0 <= priority < float("inf"):
-        raise ValueError(f"priority={priority}; give 0 (all alike) or more.")
-    if floor is not None and not np.isfinite(floor):
-        raise ValueError(f"floor={floor}; give a finite score, or None.")
-    check_out(out, resume)
-    facts: dict[str, Any] = {
-        "method": name,
-        "parent": weights_sha256(planner.denoiser),
-        "value": planner.value_function and weights_sha256(planner.value_function),
-        "offline_data": offline.store.fingerprint,
-        "offline_windows": offline.settings | {"episodes": offline.digest},
+    out = Path(out)
+    name, learns = _method(method)
+    settings: dict[str, Any] = {
         "steps": steps,
-        "acting": acting.to_dict(),
-        "learning": asdict(learning),
         "online_share": online_share,
         "newest": newest,
         "priority": priority,
@@ -198,11 +175,20 @@ def finetune(
         "floor": floor,
         "seed": seed,
     }
-    if (acting.partners is None) != (not acting.watched):
-        raise ValueError(f"watched={acting.watched} and partners={acting.partners}; give both or neither.")
-    acting.plain(planner)  # raises unless partners are agents
+    _check(planner, offline, acting, **settings, critic_steps=critic_steps)
+    check_out(out, resume)
     if tensorboard:
         summary_writer()  # raises where it is missing
+    facts = {
+        "method": name,
+        "parent": weights_sha256(planner.denoiser),
+        "value": planner.value_function and weights_sha256(planner.value_function),
+        "offline_data": offline.store.fingerprint,
+        "offline_windows": offline.settings | {"episodes": offline.digest},
+        "acting": acting.to_dict(),
+        "learning": asdict(learning),
+        **settings,
+    }
     started = time.perf_counter()
     with opened(env, episodes) as worlds, ExitStack() as held:
         spec = spec_from_env(worlds[0], planner.spec.dt)
@@ -224,7 +210,7 @@ def finetune(
         planner.register_to_config(action_spread=None)  # what these critics ask for is done, and learned from
         watched = np.isin(planner.spec.names, acting.watched)
         names = [agent for agent in planner.spec.names if agent not in acting.watched]
-        begin = functools.partial(METHODS[name], replay=replay, learning=learning, watched=watched)
+        begin = functools.partial(learns, replay=replay, learning=learning, watched=watched)
         learner = CoLearners(planner, names, begin) if each else begin(planner)
         run = Run(planner, learner, replay, worlds, acting, facts, out)
         run.begin(floor, tensorboard)
@@ -259,19 +245,47 @@ def weights_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _method(method: str | type[CriticMethod]) -> tuple[str, type[CriticMethod]]:
+    """Its name and class."""
+    if isinstance(method, type) and issubclass(method, CriticMethod):
+        return method.__name__, method
+    name = AUTO if method == "auto" else method
+    if name not in METHODS:
+        raise ValueError(f"method={method!r}; choose 'auto', one of {tuple(METHODS)}, or a class like CriticMethod.")
+    return str(name), METHODS[str(name)]
+
+
 def _check(
     planner: DiffusionPlanner,
     offline: TrajectoryDataset,
-    method: str,
-    score: str,
+    acting: Acting,
+    *,
     online_share: float,
+    newest: int | None,
+    priority: float,
+    each: bool,
+    updates_per_step: float,
+    score: str,
+    evaluation_episodes: int,
+    floor: float | None,
+    seed: int,
+    **counts: int,
 ) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}; choose 'auto' or one of {tuple(METHODS)}.")
+    """Raises ``ValueError`` for arguments of ``finetune`` that make no sense, or do not fit each other."""
+    check_counts(seed, **counts)
+    if evaluation_episodes < 2:
+        raise ValueError(f"evaluation_episodes={evaluation_episodes}; of one there is no interval, give 2 or more.")
     if score not in ("return", "success"):
         raise ValueError(f"score={score!r}; choose 'return' or 'success'.")
     if not 0 < online_share <= 1:
         raise ValueError(f"online_share={online_share}; it is a share of a batch, more than 0 and at most 1.")
+    if newest is not None and newest < 1:
+        raise ValueError(f"newest={newest}; it must be at least 1, or None for all.")
+    for name, number in {"updates_per_step": updates_per_step, "priority": priority}.items():
+        if not 0 <= number < float("inf"):
+            raise ValueError(f"{name}={number}; give a number, 0 or more.")
+    if floor is not None and not np.isfinite(floor):
+        raise ValueError(f"floor={floor}; give a finite score, or None.")
     check_planner_fits(planner, offline)
     if planner.spec.agents != offline.spec.agents:
         raise ValueError(
@@ -280,6 +294,12 @@ def _check(
         )
     if planner.value_function is not None:
         check_fits(planner.value_function, offline)
+    unfit = [agent for agent in planner.spec.names if each and not re.fullmatch(r"\w[\w-]*", agent)]
+    if unfit:
+        raise ValueError(f"each=True with agents {unfit}: planners are saved by name; use letters, digits, _ and -.")
+    if (acting.partners is None) != (not acting.watched):
+        raise ValueError(f"watched={acting.watched} and partners={acting.partners}; give both or neither.")
+    acting.plain(planner)  # raises unless partners are agents
 
 
 def _check_agents(spec: JointSpec, offline: TrajectoryDataset) -> None:

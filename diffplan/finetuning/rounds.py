@@ -24,6 +24,9 @@ from diffplan.spec import Observations
 
 MORE = 4  # times the candidates, tried at the end
 
+PROGRESS = ("acted", "rounds", "updates", "evaluated", "others", "best_way", "seen", "pretrained_diversity")
+"""What of a run's own state is plain, and stands in its checkpoints as it is."""
+
 KEPT = "best/"  # before the names of the best round's tensors; those of agents have no slash
 
 
@@ -87,11 +90,10 @@ class Run:
         run = manifest["run"]
         check_same_run(checkpoint, run | {"steps": max(run["steps"], self.facts["steps"])}, self.facts)
         state = manifest["state"]
-        self.acted, self.rounds, self.updates = state["acted"], state["rounds"], state["updates"]
-        self.evaluated, self.seen, self.method.pace = state["evaluated"], state["seen"], state["pace"]
-        self.offline, self.pretrained_diversity = Interval(**state["offline"]), state["diversity"]
-        self.acting, self.others = replace(self.acting, **state["way"]), state["others"]
-        self.best_way = state["best_way"]
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+        self.offline, self.acting = Interval(**state["offline"]), replace(self.acting, **state["way"])
+        self.method.pace = state["pace"]
         self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
         self.watch.weights, self.watch.floor = below(KEPT, tensors), state["floor"]
         self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
@@ -244,18 +246,10 @@ class Run:
 
     def _save(self) -> None:
         tensors = self.method.tensors() | {f"{KEPT}{name}": tensor for name, tensor in self.watch.weights.items()}
-        state = {
-            "acted": self.acted,
-            "rounds": self.rounds,
-            "updates": self.updates,
-            "evaluated": self.evaluated,
-            "seen": self.seen,
-            "pace": self.method.pace,
-            "way": self.acting.way,
-            "others": self.others,
-            "best_way": self.best_way,
+        state = {name: getattr(self, name) for name in PROGRESS} | {
             "offline": asdict(self.offline),
-            "diversity": self.pretrained_diversity,
+            "way": self.acting.way,
+            "pace": self.method.pace,
             "best": asdict(self.watch.best),
             "rollbacks": self.watch.rollbacks,
             "floor": self.watch.floor,

@@ -10,7 +10,7 @@ from diffplan.planners.particles import PartnerGuide, PartnerParticles
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.projection import projected
-from diffplan.planners.question import Question
+from diffplan.planners.question import Question, Sampling
 from diffplan.planners.representatives import representatives
 from diffplan.planners.safety import SafetyFilter
 from diffplan.planners.sampling import make_scheduler
@@ -32,6 +32,7 @@ __all__ = [
     "Question",
     "RecedingHorizonPolicy",
     "SafetyFilter",
+    "Sampling",
     "TeamMember",
     "ValueGuide",
     "consistency",
