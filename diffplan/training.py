@@ -6,6 +6,7 @@ comes from (seed, step, rank), so a resumed run is bit-identical.
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -93,51 +94,41 @@ def train(
         RuntimeError: fewer processes joined than a launcher started.
         FloatingPointError: a loss is not finite; the message names the step and the windows.
     """
-    _check(planner, dataset, out, resume, start_share, change_weight=change_weight, action_weight=action_weight)
+    settings = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "ema_decay": ema_decay,
+        "seed": seed,
+        "start_share": start_share,
+        "change_weight": change_weight,
+        "action_weight": action_weight,
+    }
+    check_out(out, resume)
     if tensorboard and out is None:
         raise ValueError("tensorboard=True needs out=, the folder for its files.")
-    if not (0 < learning_rate < math.inf and 0 <= ema_decay < 1):
-        told = f"learning_rate={learning_rate}, ema_decay={ema_decay}"
-        raise ValueError(f"{told}; the first is above 0, the second 0 to below 1.")
-    has_latents = takes_latents(planner, styles)
-    if styles is not None and styles.family.shape[1:] != (len(dataset.store), dataset.spec.num_agents):
-        raise ValueError(
-            f"styles are of {styles.family.shape[1:]} episodes and agents, {dataset.store.path} has "
-            f"{(len(dataset.store), dataset.spec.num_agents)}; make them of this store: StyleTable.of(store, families)."
-        )
     check_counts(seed, steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    _check(planner, dataset, styles, augmentation, settings)
     half = uses_bfloat16(precision, torch.cuda.is_available())
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     check_world_size(accelerator.num_processes)
     if batch_size % accelerator.num_processes:
         raise ValueError(f"batch_size={batch_size} does not divide among {accelerator.num_processes} processes.")
-    mix = mix or QuestionMix()
-    facts = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "ema_decay": ema_decay,
+    mix, has_latents, encoder = mix or QuestionMix(), takes_latents(planner, styles), planner.partner_encoder
+    facts = settings | {
         "bfloat16": half,
-        "seed": seed,
         "mix": asdict(mix),
-        "start_share": start_share,
-        "change_weight": change_weight,
-        "action_weight": action_weight,
         "styles": styles and styles.fingerprint,
         "data": dataset.store.fingerprint,
         "windows": dataset.settings | {"episodes": dataset.digest},
         "normalizer": planner.normalizer.fingerprint,
         "denoiser": planner.denoiser.settings,
+        "partner_encoder": encoder and encoder.settings,
         "augmentation": augmentation and asdict(augmentation),
         "processes": accelerator.num_processes,
     }
-    if dataset.crowd is not None and has_latents:
-        raise ValueError("a crowd's windows do not say whose latents are whose; load the dataset without crowd.")
-    if augmentation is not None:
-        augmentation.check(dataset.spec, planner.normalizer.config.kind)
     planner.to(accelerator.device)
-    denoiser, encoder = planner.denoiser.train(), planner.partner_encoder
-    facts["partner_encoder"] = encoder and encoder.settings
+    denoiser = planner.denoiser.train()
     networks = nn.ModuleDict({"denoiser": denoiser, "encoder": encoder.train()}) if encoder else denoiser
     model: nn.Module = accelerator.prepare(torch.compile(denoiser) if compile else denoiser)
     run = DenoiserRun(networks, learning_rate, ema_decay, half)
@@ -216,18 +207,29 @@ def check_world_size(num_processes: int) -> None:
 def _check(
     planner: DiffusionPlanner,
     dataset: TrajectoryDataset,
-    out: str | Path | None,
-    resume: bool,
-    start_share: float,
-    **weights: float,
+    styles: StyleTable | None,
+    augmentation: Augmentation | None,
+    settings: Mapping[str, float],
 ) -> None:
-    check_out(out, resume)
-    if not 0 <= start_share <= 1:
-        raise ValueError(f"start_share={start_share}; it is a share of the windows, 0 to 1.")
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{name}={weight}; give a number, 0 or more.")
+    """Raises where arguments of ``train`` make no sense, or do not fit each other."""
     check_planner_fits(planner, dataset)
+    if not (0 < settings["learning_rate"] < math.inf and 0 <= settings["ema_decay"] < 1):
+        told = f"learning_rate={settings['learning_rate']}, ema_decay={settings['ema_decay']}"
+        raise ValueError(f"{told}; the first is above 0, the second 0 to below 1.")
+    if not 0 <= settings["start_share"] <= 1:
+        raise ValueError(f"start_share={settings['start_share']}; it is a share of the windows, 0 to 1.")
+    for name in ("change_weight", "action_weight"):
+        if not 0 <= settings[name] < math.inf:
+            raise ValueError(f"{name}={settings[name]}; give a number, 0 or more.")
+    if styles is not None and styles.family.shape[1:] != (len(dataset.store), dataset.spec.num_agents):
+        raise ValueError(
+            f"styles are of {styles.family.shape[1:]} episodes and agents, {dataset.store.path} has "
+            f"{(len(dataset.store), dataset.spec.num_agents)}; make them of this store: StyleTable.of(store, families)."
+        )
+    if dataset.crowd is not None and takes_latents(planner, styles):
+        raise ValueError("a crowd's windows do not say whose latents are whose; load the dataset without crowd.")
+    if augmentation is not None:
+        augmentation.check(dataset.spec, planner.normalizer.config.kind)
     first = Statistics.of(dataset.spec, (dataset.store[int(index)] for index in dataset.episodes[:_LOOKED_AT]))
     if changing := first.static_but_changing():
         raise ValueError(
