@@ -22,6 +22,7 @@ from diffplan.datasets.collection import EpisodeRecorder
 from diffplan.datasets.transitions import take_transitions
 from diffplan.evaluation import EvaluationReport, Interval, run_batch
 from diffplan.finetuning import METHODS, Acting, FinetuningReport, Learning
+from diffplan.finetuning.acting import Exploration
 from diffplan.finetuning.colearning import CoLearners
 from diffplan.finetuning.gradient import PolicyGradient, decayed_sums
 from diffplan.finetuning.loop import weights_sha256
@@ -29,7 +30,7 @@ from diffplan.finetuning.methods import WeightedDenoising
 from diffplan.finetuning.replay import Replay, evaluation_seed
 from diffplan.finetuning.rounds import Run
 from diffplan.finetuning.steering import NoiseSteering
-from diffplan.finetuning.watch import Exploration, Watch, signs
+from diffplan.finetuning.watch import Watch, signs
 from diffplan.planners.guides import Estimate
 from diffplan.plotting import plot_finetuning
 

@@ -3,10 +3,14 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypeAlias
 
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from diffplan.evaluation import Policy
-from diffplan.finetuning.watch import Exploration
 from diffplan.partners import TeamOfPolicies, WithPartners
-from diffplan.planners.guides import Guide, ValueGuide
+from diffplan.planners.guides import Estimate, Guide, ValueGuide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.refinement import PRICE, check_candidates
@@ -24,6 +28,32 @@ WAYS: tuple[dict[str, Any], ...] = (
 Critics that are right about what data do can be wrong beside it, and get better."""
 
 Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
+
+
+@dataclass
+class Exploration(Guide):
+    """Makes the candidate of highest value a random one, drawn in proportion to exp(value).
+
+    The largest of value + Gumbel noise is such a draw (arXiv 1411.0030). A candidate keeps its noise over an
+    episode, and stays itself through warm starts: exploring is following another plan, not trembling.
+
+    Args:
+        gumbel: noise of every candidate.
+    """
+
+    gumbel: Float[Tensor, "S"]
+    weight: float = 1.0
+    levels: tuple[float, float] | None = None
+    name: str = "exploration"
+
+    def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
+        B, S = estimate.normalized.shape[:2]
+        return self.gumbel.to(estimate.normalized)[:S].expand(B, S)
+
+    @classmethod
+    def draw(cls, num_samples: int, rng: np.random.Generator) -> "Exploration":
+        """Noise for so many candidates (two at least, with which guides are tried)."""
+        return cls(torch.from_numpy(rng.gumbel(size=max(2, num_samples)).astype(np.float32)))
 
 
 @dataclass(frozen=True)

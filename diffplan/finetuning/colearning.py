@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.finetuning.acting import Acting, Team
+from diffplan.finetuning.acting import Acting, Exploration, Team
 from diffplan.finetuning.methods import CriticMethod, below
-from diffplan.finetuning.watch import Exploration
 from diffplan.partners import TeamOfPolicies
 from diffplan.planners.planner import DiffusionPlanner
 

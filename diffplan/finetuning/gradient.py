@@ -15,7 +15,6 @@ from diffplan.datasets.transitions import discounted_sums, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.finetuning.methods import CriticMethod, Learning, advantages, below
 from diffplan.finetuning.replay import Replay
-from diffplan.finetuning.watch import Exploration
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
 from diffplan.planners.planner import DiffusionPlanner
@@ -26,7 +25,7 @@ from diffplan.planners.safety import SafetyFilter
 from diffplan.trajectory import Plan
 
 if TYPE_CHECKING:
-    from diffplan.finetuning.acting import Acting, Team
+    from diffplan.finetuning.acting import Acting, Exploration, Team
 
 
 MOST_LOG_RATIO = 10.0  # keeps what has become e^10 times as likely finite
@@ -130,7 +129,7 @@ class PolicyGradient(CriticMethod):
         self.explorer: TryingPolicy | None = None
         self.trials: Trials | None = None
 
-    def team(self, acting: "Acting", exploration: Exploration | None = None) -> "Team":
+    def team(self, acting: "Acting", exploration: "Exploration | None" = None) -> "Team":
         """Acts by its first sample, as it learns; exploring, it tries actions."""
         if exploration is None:
             return acting.plain(self.planner)

@@ -19,7 +19,6 @@ from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.descent import DenoiserRun
 from diffplan.exercises import Exercises
 from diffplan.finetuning.replay import Replay
-from diffplan.finetuning.watch import Exploration
 from diffplan.models.value import ValueFunction
 from diffplan.partner_training import LatentSource
 from diffplan.planners.estimator import uses_bfloat16
@@ -30,7 +29,7 @@ from diffplan.training import diagnosis
 from diffplan.value_training import ValueLearner, default_expectile
 
 if TYPE_CHECKING:
-    from diffplan.finetuning.acting import Acting, Team
+    from diffplan.finetuning.acting import Acting, Exploration, Team
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class CriticMethod:
             partners=watched,
         )
 
-    def team(self, acting: "Acting", exploration: Exploration | None = None) -> "Team":
+    def team(self, acting: "Acting", exploration: "Exploration | None" = None) -> "Team":
         """Who acts, also with ``exploration``."""
         return acting.policy(self.planner, exploration)
 

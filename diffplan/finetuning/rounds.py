@@ -13,11 +13,11 @@ from pettingzoo import ParallelEnv
 from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint
 from diffplan.datasets.collection import EpisodeRecorder
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate_in, run_batch
-from diffplan.finetuning.acting import WAYS, Acting
+from diffplan.finetuning.acting import WAYS, Acting, Exploration
 from diffplan.finetuning.drift import Drift, Foresight
 from diffplan.finetuning.methods import CriticMethod, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
-from diffplan.finetuning.watch import Exploration, Watch, diversity, overestimation, signs
+from diffplan.finetuning.watch import Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.spec import Observations

@@ -1,18 +1,14 @@
 """What keeps fine-tuning from making a planner worse: the best round is kept, a bad one undone, early signs told."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.evaluation import Interval
 from diffplan.models.value import ValueFunction
-from diffplan.planners.guides import Estimate, Guide
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question, Sampling
 from diffplan.spec import Observations
@@ -43,32 +39,6 @@ class Watch:
         below = score.high < self.floor
         self.rollbacks += below
         return below
-
-
-@dataclass
-class Exploration(Guide):
-    """Makes the candidate of highest value a random one, drawn in proportion to exp(value).
-
-    The largest of value + Gumbel noise is such a draw (arXiv 1411.0030). A candidate keeps its noise over an
-    episode, and stays itself through warm starts: exploring is following another plan, not trembling.
-
-    Args:
-        gumbel: noise of every candidate.
-    """
-
-    gumbel: Float[Tensor, "S"]
-    weight: float = 1.0
-    levels: tuple[float, float] | None = None
-    name: str = "exploration"
-
-    def log_weight(self, estimate: Estimate) -> Float[Tensor, "B S"]:
-        B, S = estimate.normalized.shape[:2]
-        return self.gumbel.to(estimate.normalized)[:S].expand(B, S)
-
-    @classmethod
-    def draw(cls, num_samples: int, rng: np.random.Generator) -> "Exploration":
-        """Noise for so many candidates (two at least, with which guides are tried)."""
-        return cls(torch.from_numpy(rng.gumbel(size=max(2, num_samples)).astype(np.float32)))
 
 
 def diversity(planner: DiffusionPlanner, starts: Sequence[Observations], num_samples: int = 8) -> float:
