@@ -216,6 +216,8 @@ def test_given_cells_of_absent_agents_are_refused(planner, observations) -> None
 
 
 def test_given_cells_of_another_horizon_are_refused(planner, observations) -> None:
+    with pytest.raises(TypeError, match="given is a dict; pass Cells, e.g. plan.cells"):
+        planner(observations, given={"robot_0": 1})
     with pytest.raises(ValueError, match=r"given cells have shape \(2, 5, 8\), expected \(2, 8, 8\)"):
         planner(observations, given=Cells.unknown(planner.spec, 5))
 

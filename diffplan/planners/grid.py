@@ -93,7 +93,7 @@ def _cells(
     values = np.full((spec.num_agents, W, spec.size), np.nan, np.float32)
     exists = np.repeat((spec.feature_mask & agent_mask[:, None])[:, None], W, axis=1)
     exists[:, :history] = False
-    known, ceiling = np.ones_like(exists), np.ones((spec.num_agents, W), np.float32)
+    heard, ceiling = np.zeros_like(exists), np.ones((spec.num_agents, W), np.float32)
     values[:, history, :O] = present
     past = tuple(question.past)[-history:] if history else ()
     if any(not isinstance(one, tuple | list) or len(one) != 2 for one in past):
@@ -107,23 +107,22 @@ def _cells(
     values[..., :O] = np.where(static, present[:, None], values[..., :O])
     values = np.where(np.isfinite(values), values, np.float32(np.nan))
     if question.given is not None:
-        values_ahead, known_ahead, exists_ahead = values[:, history:], known[:, history:], exists[:, history:]
-        _fill_in(question.given, spec, agent_mask, values_ahead, known_ahead, exists_ahead, ceiling[:, history:])
+        filled = _filled_in(question.given, spec, agent_mask, values[:, history:], exists[:, history:])
+        values[:, history:], heard[:, history:], ceiling[:, history:] = filled
     values = planner.normalizer.normalize(values, spec.role_index)
     values = np.where(exists, values, 0).astype(np.float32)
-    return values, known & ~np.isnan(values), exists, ceiling
+    return values, ~heard & ~np.isnan(values), exists, ceiling
 
 
-def _fill_in(
+def _filled_in(
     given: Cells,
     spec: JointSpec,
     agent_mask: Bool[np.ndarray, "N"],
     values: Float[np.ndarray, "N H D"],
-    known: Bool[np.ndarray, "N H D"],
     exists: Bool[np.ndarray, "N H D"],
-    ceiling: Float[np.ndarray, "N H"],
-) -> None:
-    """Puts given cells where nothing is known yet, in place; those with a noise level are ``heard``, not known."""
+) -> tuple[Float[np.ndarray, "N H D"], Bool[np.ndarray, "N H D"], Float[np.ndarray, "N H"]]:
+    """The values with given cells where nothing was known yet, which of them were only heard, as they were given with
+    a noise level, and above which level those cells do not start."""
     cells = np.concatenate((given.observations, given.actions), axis=-1)
     if cells.shape != values.shape:
         raise ValueError(f"given cells have shape {cells.shape}, expected {values.shape}.")
@@ -140,9 +139,7 @@ def _fill_in(
             "but NaN entries; give it whole, or with noise level 0."
         )
     keep = np.isnan(cells) | ~np.isnan(values) | (noisy & ~heard)
-    values[:] = np.where(keep, values, cells)
-    known &= ~heard
-    ceiling[:] = np.where(heard.any(-1), levels, 1)
+    return np.where(keep, values, cells), heard, np.where(heard.any(-1), levels, np.float32(1))
 
 
 def _levels(given: Cells) -> Float[np.ndarray, "N H"]:

@@ -54,7 +54,7 @@ class Estimate:
 class Guide(ABC):
     """A log-weight on plans. Subclass it, or give ``ConstraintGuide`` a function.
 
-    Attributes:
+    Attributes that a subclass may set:
         name: of its term in ``Plan.terms``.
         weight: how strongly it counts.
         levels: (lowest, highest) noise level at which it moves the plan; ``None``: it only ranks the candidates.
@@ -64,9 +64,9 @@ class Guide(ABC):
             ``action_spread``), it moves plans with less than its weight.
     """
 
-    name: str
-    weight: float
-    levels: tuple[float, float] | None
+    name: str = "guide"
+    weight: float = 1.0
+    levels: tuple[float, float] | None = ALWAYS
     steady: bool = False
     learned: bool = False
 
