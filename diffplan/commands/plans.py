@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from diffplan.commands.output import check_ending, show
 from diffplan.commands.worlds import Options, Run, Scheduler, check_ranks, load, load_planner, parse_guides
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from diffplan.spec import Actions, Observations
     from diffplan.trajectory import Cells, Plan, Trajectory
 
-Past: TypeAlias = "Sequence[tuple[Observations, Actions]]"
 COURSES = ("straight", "stay")
 
 
@@ -86,6 +85,28 @@ class MakePlan:
     json: bool = False
 
     def run(self) -> None:
+        self._check()
+        asked = self._asked()
+        plan = self._sample(asked, asked.given)
+        if self.plot:  # first: what cannot be drawn leaves nothing written
+            from diffplan.plotting import save_figure
+
+            free = self._sample(asked, None) if self.given else None
+            save_figure(self._figure(plan, free, asked.happened), self.plot)
+        if self.out:
+            plan.save(self.out)
+        driven = {word.partition("=")[0] for word in self.given}  # of these the course is given, not how they keep it
+        actions = {
+            name: action.tolist() for name, action in plan.actions_at(0).items() if action.size and name not in driven
+        }
+        first = {"actions_at_0": actions} if actions else {}  # people have none
+        done, steps = plan.num_inference_steps or 0, self.num_inference_steps
+        cut = f", denoised in {done} of {steps} steps for the deadline" * (done < steps)
+        written = {name: str(path) for name, path in (("plot", self.plot), ("out", self.out)) if path}
+        show({"plan": f"{plan}{cut}", **first, **written}, self.json)
+
+    def _check(self) -> None:
+        """Raises ``ValueError`` where options do not go together."""
         if self.plot:
             check_ending("--plot", self.plot)
         if self.out:
@@ -101,46 +122,24 @@ class MakePlan:
             raise ValueError(
                 "--forecast says who is there, and gives all their actions; leave --given, --env and --option out."
             )
-        cells: Cells | None
-        past: Past = ()
-        happened = None
+
+    def _asked(self) -> "Asked":
         if self.forecast:
-            planner = load_planner(self.path, self.scheduler)
-            planner, observations, past, cells, happened = parse_forecast(self.forecast, planner)
-        else:
-            planner, env = load(self.path, self.scheduler, self.env, self.option)
-            observations, _ = env.reset(seed=self.seed)
-            cells = parse_given(self.given, planner, observations)
-        plan = self._sample(planner, observations, past, cells)
-        if self.plot:  # first: what cannot be drawn leaves nothing written
-            from diffplan.plotting import save_figure
+            return parse_forecast(self.forecast, load_planner(self.path, self.scheduler))
+        planner, env = load(self.path, self.scheduler, self.env, self.option)
+        observations, _ = env.reset(seed=self.seed)
+        return Asked(planner, observations, parse_given(self.given, planner, observations))
 
-            free = self._sample(planner, observations, past, None) if self.given else None
-            save_figure(self._figure(plan, free, happened), self.plot)
-        if self.out:
-            plan.save(self.out)
-        driven = {word.partition("=")[0] for word in self.given}  # of these the course is given, not how they keep it
-        actions = {
-            name: action.tolist() for name, action in plan.actions_at(0).items() if action.size and name not in driven
-        }
-        first = {"actions_at_0": actions} if actions else {}  # people have none
-        done, asked = plan.num_inference_steps or 0, self.num_inference_steps
-        cut = f", denoised in {done} of {asked} steps for the deadline" * (done < asked)
-        written = {name: str(path) for name, path in (("plot", self.plot), ("out", self.out)) if path}
-        show({"plan": f"{plan}{cut}", **first, **written}, self.json)
-
-    def _sample(
-        self, planner: "DiffusionPlanner", observations: "Observations", past: "Past", given: "Cells | None"
-    ) -> "Plan":
+    def _sample(self, asked: "Asked", given: "Cells | None") -> "Plan":
         from diffplan.planners import representatives
 
-        plan = planner(
-            observations,
-            past=past,
+        plan = asked.planner(
+            asked.observations,
+            past=asked.past,
             given=given,
             num_samples=self.num_samples,
             num_inference_steps=self.num_inference_steps,
-            guides=parse_guides(self.guide, planner),
+            guides=parse_guides(self.guide, asked.planner),
             resample=self.resample,
             target_return=self.target_return,
             guidance_scale=self.guidance_scale,
@@ -158,6 +157,18 @@ class MakePlan:
             told = {word.partition("=")[0]: _in_words(word.partition("=")[2]) for word in self.given}
             return plot_what_if(free, plan, told)
         return plot_plan(plan, executed=happened)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is asked for: by which planner, what its agents see, what is known of later, what was before, and
+    what happened then, where that is recorded."""
+
+    planner: "DiffusionPlanner"
+    observations: "Observations"
+    given: "Cells | None"
+    past: "Sequence[tuple[Observations, Actions]]" = ()
+    happened: "Trajectory | None" = None
 
 
 def parse_given(words: list[str], planner: "DiffusionPlanner", observations: "Observations") -> "Cells | None":
@@ -187,11 +198,8 @@ def parse_given(words: list[str], planner: "DiffusionPlanner", observations: "Ob
     return cells
 
 
-def parse_forecast(
-    word: str, planner: "DiffusionPlanner"
-) -> tuple["DiffusionPlanner", "Observations", Past, "Cells", "Trajectory | None"]:
-    """What ``--forecast`` names: the planner for its agents, what they see and what was before, all their actions, and
-    what happened from then on, where that is known.
+def parse_forecast(word: str, planner: "DiffusionPlanner") -> Asked:
+    """What ``--forecast`` names, a plan or a recorded step: the planner is for its agents, and all actions are given.
 
     Raises:
         ValueError: no such plan, episode or step, or one of other agents than the planner knows.
@@ -216,7 +224,7 @@ def parse_forecast(
         actions = np.where(acted[..., None], happened.actions, np.nan)[: planner.horizon].swapaxes(0, 1)
         there = happened.agent_mask[0]
         cells.actions[there, : actions.shape[1]] = actions[there]
-        return planner, _seen(episode, step), past, cells, happened
+        return Asked(planner, _seen(episode, step), cells, past, happened)
     if not Path(word).is_file():
         raise ValueError(f"--forecast {word}: give a file that --out wrote, or STORE:EPISODE[@STEP], as data/store:7.")
     plan = Plan.load(Path(word)).best()
@@ -225,7 +233,7 @@ def parse_forecast(
     cells = Cells.unknown(planner.spec, planner.horizon)
     cells.actions[plan.agent_mask] = plan.actions[0, plan.agent_mask]
     seen = plan.spec.unstack_observations(plan.observations[0, :, 0], plan.agent_mask)
-    return planner, seen, (), cells, None
+    return Asked(planner, seen, cells)
 
 
 def _episode(word: str, store: str, number: int) -> "Trajectory":
