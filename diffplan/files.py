@@ -191,5 +191,8 @@ def inside(folder: str | Path, name: str) -> Path:
     root = Path(folder).resolve()
     path = (root / name).resolve()
     if not path.is_relative_to(root) or path == root:
-        raise ValueError(f"{name!r} in {folder} leaves its folder; a file list may only name files below it.")
+        raise ValueError(
+            f"{name!r} in {folder} leaves its folder; a file list may only name files below it. (Of links, as in a "
+            "cache of downloads, make a copy of the files themselves.)"
+        )
     return path

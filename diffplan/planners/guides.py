@@ -61,7 +61,7 @@ class Guide(ABC):
         steady: whether its curvature, once measured, counts for a plan's other noise levels, too. Measuring takes a
             gradient: false where that is cheap, or where the curvature comes and goes, as that of a violation does.
         learned: whether it knows only what the data show: where these leave actions little open (a planner's
-            ``action_spread``), it moves plans with less than its weight.
+            ``action_spread``), it moves plans, and draws particles (``resample``), with less than its weight.
     """
 
     name: str = "guide"

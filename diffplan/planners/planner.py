@@ -254,7 +254,7 @@ class DiffusionPlanner(DiffusionPipeline):
             past: earlier (observations, actions), the latest last; only the last ``history`` are used.
             given: further known cells (NaN where unknown), e.g. ``other_plan.cells("robot_0")``.
             warm_start: start from this plan, noised up to ``warm_start_level``, instead of from pure noise.
-            seed: the same seed gives the same plan.
+            seed: the same seed gives the same plan (in bfloat16 up to rounding, which depends on the batch).
             latents: what is known of each agent, see ``Question``.
             num_samples: S, how many candidates.
             num_inference_steps: denoising steps; from a warm start as many, closer; constraints are kept best with 5.
