@@ -28,21 +28,13 @@ from basketball import players
 from figures import RESULTS, Figure, one_thread, record
 
 import diffplan as dp
-from diffplan.augmentation import Augmentation
 from diffplan.child_process import follow_parent
-from diffplan.datasets import TrajectoryDataset, TrajectoryStore, import_episodes
 from diffplan.datasets.importers import EthUcy
-from diffplan.evaluation import Interval
 from diffplan.files import read_json, write_json
-from diffplan.planners import projected, representatives
-from diffplan.planners.question import Question, Sampling
-from diffplan.questions import QuestionMix
-from diffplan.spec import JointSpec
-from diffplan.trajectory import Trajectory
 
 FOLDER = Path("runs/real")
 OBSERVED, FORECAST, FUTURES = 8, 12, 20
-FORECASTS = QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0)
+FORECASTS = dp.QuestionMix(1, 0, 0, 0, 0, 0, 0, 0, independent_levels=0)
 FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1": (602, 2_253), "zara2": (921, 5_833)}
 TOUCH = 0.2  # m: who comes closer collides
 CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)  # m; chosen on zara1's validation files
@@ -75,7 +67,7 @@ class Kind:
     neighbours: int
     width: int
     steps: int
-    augmentation: Augmentation
+    augmentation: dp.Augmentation
     samples: int  # of a window, for all its agents together
     touch: float  # who comes closer collides, in the data's units
     futures_steps: int  # 0: none are taught
@@ -83,8 +75,8 @@ class Kind:
     clear: dp.ConstraintGuide | None = None  # what joint futures are moved to fulfil
 
 
-WALKERS = Kind(16, 8, 96, 2_000, Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, 0, None, CLEAR)
-PLAYERS = Kind(None, 12, 160, 30_000, Augmentation(mirror=True), 2_000, TOUCH * FEET, 3_000, ("home", "away"))
+WALKERS = Kind(16, 8, 96, 2_000, dp.Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, 0, None, CLEAR)
+PLAYERS = Kind(None, 12, 160, 30_000, dp.Augmentation(mirror=True), 2_000, TOUCH * FEET, 3_000, ("home", "away"))
 
 
 def kind_of(name: str) -> Kind:
@@ -99,19 +91,19 @@ class Scores:
     block: np.ndarray
     measures: dict[str, np.ndarray]
 
-    def mean(self, name: str, by_person: bool = True) -> Interval:
+    def mean(self, name: str, by_person: bool = True) -> dp.Interval:
         """Over windows of two and more people, weighted by people; or over all windows alike."""
         weights = self.people * (self.people >= 2.0) if by_person else np.ones(len(self.people))
         return self._interval(weights * self.measures[name], weights)
 
-    def gain(self, other: "Scores", name: str) -> Interval:
+    def gain(self, other: "Scores", name: str) -> dp.Interval:
         """The share of another's error that this one saves, over the windows of the other's seeds."""
         first, weights = len(other.people), other.people * (other.people >= 2.0)
         ours, theirs = (one.measures[name][:first] * weights for one in (self, other))
         left = other._interval(ours, theirs)
-        return Interval(1 - left.value, 1 - left.high, 1 - left.low)
+        return dp.Interval(1 - left.value, 1 - left.high, 1 - left.low)
 
-    def _interval(self, above: np.ndarray, below: np.ndarray) -> Interval:
+    def _interval(self, above: np.ndarray, below: np.ndarray) -> dp.Interval:
         """The sum of one over that of the other; blocks of windows are bootstrapped as wholes.
 
         Blocks share frames with their neighbours alone: as if they shared none.
@@ -121,24 +113,24 @@ class Scores:
         count = sums.shape[1]
         draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 2_000) @ sums.T
         low, high = np.quantile(draws[:, 0] / draws[:, 1], (0.025, 0.975))
-        return Interval(float(above.sum() / below.sum()), float(low), float(high))
+        return dp.Interval(float(above.sum() / below.sum()), float(low), float(high))
 
 
 # --- data
 
 
-def walkers(data: Path, files: list[str], name: str) -> TrajectoryStore:
+def walkers(data: Path, files: list[str], name: str) -> dp.TrajectoryStore:
     """All windows of 20 frames of these files, with the people who are there in every one of them."""
     out, source = FOLDER / "data" / name, FOLDER / "source" / name
     if not (out / "manifest.json").exists():
         source.mkdir(parents=True, exist_ok=True)
         for file in files:
             (source / Path(file).name).write_bytes((data / "eth_ucy" / file).read_bytes())
-        import_episodes(EthUcy(source, frames=OBSERVED + FORECAST, stride=1, complete=True), out)
-    return TrajectoryStore.open(out)
+        dp.import_episodes(EthUcy(source, frames=OBSERVED + FORECAST, stride=1, complete=True), out)
+    return dp.TrajectoryStore.open(out)
 
 
-def stores(data: Path, name: str) -> list[TrajectoryStore]:
+def stores(data: Path, name: str) -> list[dp.TrajectoryStore]:
     """What a fold (or basketball) is learned from, and what it is tested on; imported at the first call."""
     if name == "nba":
         return [players(data, part, FOLDER / "data" / f"nba_{part}") for part in ("train", "test")]
@@ -149,7 +141,7 @@ def stores(data: Path, name: str) -> list[TrajectoryStore]:
 # --- planners
 
 
-def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.DiffusionPlanner:
+def train(name: str, store: dp.TrajectoryStore, seed: int, attention: bool) -> dp.DiffusionPlanner:
     """A planner for windows of this store; one that is there already is read."""
     out = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}"
     if (out / "planner").exists():
@@ -166,7 +158,7 @@ def train(name: str, store: TrajectoryStore, seed: int, attention: bool) -> dp.D
     return planner
 
 
-def teach(name: str, store: TrajectoryStore, seed: int, per_agent: bool) -> dp.Futures:
+def teach(name: str, store: dp.TrajectoryStore, seed: int, per_agent: bool) -> dp.Futures:
     """Twenty futures from a planner's weights; those that are there already are read."""
     out = FOLDER / f"{name}_{'agents' if per_agent else 'scenes'}_{seed}"
     if (out / "planner").exists():
@@ -184,22 +176,22 @@ def teach(name: str, store: TrajectoryStore, seed: int, per_agent: bool) -> dp.F
 # --- forecasts and their scores
 
 
-def asked(store: TrajectoryStore) -> Iterator[tuple[JointSpec, Question, np.ndarray]]:
+def asked(store: dp.TrajectoryStore) -> Iterator[tuple[dp.JointSpec, dp.Question, np.ndarray]]:
     """Of every window who is there, what is asked, and the positions [N, 12, 2] that people really took."""
-    windows = TrajectoryDataset(store, **LAYOUT)
+    windows = dp.TrajectoryDataset(store, **LAYOUT)
     for first in range(0, len(windows), 64):
         batch = windows.batch(np.arange(first, min(first + 64, len(windows))))
         for index, (cells, mask) in enumerate(zip(batch.cells, batch.agent_mask, strict=True), start=first):
             names = [name for name, there in zip(store.spec.names, mask, strict=True) if there]
-            team = JointSpec({name: store.spec.agents[name] for name in names}, store.spec.roles, store.spec.dt)
+            team = dp.JointSpec({name: store.spec.agents[name] for name in names}, store.spec.roles, store.spec.dt)
             seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
             past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
-            yield team, Question(seen[-1], past, seed=index), cells[mask, OBSERVED:]
+            yield team, dp.Question(seen[-1], past, seed=index), cells[mask, OBSERVED:]
 
 
-def sampled(planner: dp.DiffusionPlanner, team: JointSpec, question: Question, kind: Kind) -> dp.Plan:
+def sampled(planner: dp.DiffusionPlanner, team: dp.JointSpec, question: dp.Question, kind: Kind) -> dp.Plan:
     samples = int(np.clip(kind.samples // team.num_agents, 50, 600))
-    return planner.for_agents(team).answer([question], Sampling(samples, DENOISING_STEPS))[0]
+    return planner.for_agents(team).answer([question], dp.Sampling(samples, DENOISING_STEPS))[0]
 
 
 def score(
@@ -208,7 +200,7 @@ def score(
     """How many people, and each measure of the best of 20 futures; only people's forecasts are scored."""
     people = [index for index, role in enumerate(together.spec.agents.values()) if role not in ("ball", "hoop")]
     if kind.clear is not None and len(people) > 1:
-        together = projected(together, kind.clear)
+        together = dp.projected(together, kind.clear)
     own, joint, real = alone.observations[:, people, 1:], together.observations[:, people, 1:], real[people]
     off, off_together = (np.linalg.norm(futures - real, axis=-1) for futures in (own, joint))
     found = {
@@ -250,7 +242,7 @@ def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
     planner, kind, scores = train(name, known, seed, attention), kind_of(name), []
     for team, question, real in asked(unseen):
         plan = sampled(planner, team, question, kind)
-        alone, together = (representatives(plan, FUTURES, per_agent=per_agent) for per_agent in (True, False))
+        alone, together = (dp.representatives(plan, FUTURES, per_agent=per_agent) for per_agent in (True, False))
         scores.append(score(alone, together, real, kind, plan))
     return written(path, name, scores)
 
@@ -326,10 +318,10 @@ def draw(data: Path, path: Path, people: int = 6) -> None:
     store = walkers(data, read_json(data / "eth_ucy" / "splits.json")["zara1"]["test"], "zara1_test")
     planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "zara1_joint_0")
     team, question, real = next(one for one in asked(store) if len(one[2]) == people)
-    plan = projected(representatives(sampled(planner, team, question, WALKERS), FUTURES), CLEAR)
+    plan = dp.projected(dp.representatives(sampled(planner, team, question, WALKERS), FUTURES), CLEAR)
     there, nothing = np.ones(real.shape[1::-1], bool), np.zeros(real.shape[1::-1])[1:]
     steps = (nothing[..., None][..., :0], nothing, nothing.astype(bool), nothing.astype(bool))
-    dp.plot_plan(plan, Trajectory(plan.spec, real.swapaxes(0, 1), *steps, there)).savefig(path)
+    dp.plot_plan(plan, dp.Trajectory(plan.spec, real.swapaxes(0, 1), *steps, there)).savefig(path)
 
 
 def latency(data: Path, command: str, calls: int = 100) -> Figure:
@@ -339,7 +331,7 @@ def latency(data: Path, command: str, calls: int = 100) -> Figure:
     planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "nba_joint_0")
     futures = dp.Futures.from_pretrained(FOLDER / "nba_scenes_0")
 
-    def timed(answer: Callable[[Question], Any]) -> tuple[float, float, float]:
+    def timed(answer: Callable[[dp.Question], Any]) -> tuple[float, float, float]:
         times = []
         for seed in range(calls + 5):
             started = time.perf_counter()
@@ -349,12 +341,14 @@ def latency(data: Path, command: str, calls: int = 100) -> Figure:
         return float(np.median(times[5:])), float(low), float(high)
 
     taught = Figure("", *timed(lambda one: futures.answer([one])), "ms", 1, calls, "")
-    samples = timed(lambda one: planner.answer([one], Sampling(FUTURES)))
+    samples = timed(lambda one: planner.answer([one], dp.Sampling(FUTURES)))
     return Figure("real_latency_20_ms", *samples, "ms", 1, calls, command, {"taught": taught})
 
 
 def all_figures(scores: dict[tuple[str, str], Scores], seeds: int, command: str) -> list[Figure]:
-    def figure(label: str, mean: Interval, unit: str, windows: int, beside: dict[str, Figure] | None = None) -> Figure:
+    def figure(
+        label: str, mean: dp.Interval, unit: str, windows: int, beside: dict[str, Figure] | None = None
+    ) -> Figure:
         published = {
             name: Figure("", value, value, value, unit, 0, windows, "")
             for name, value in PUBLISHED.get(label, {}).items()
@@ -391,7 +385,7 @@ def all_figures(scores: dict[tuple[str, str], Scores], seeds: int, command: str)
             means = [one.mean(measure) for one in folds]
             half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(folds)
             value = float(np.mean([mean.value for mean in means]))
-            found.append(figure(f"eth_ucy_{measure}", Interval(value, value - half, value + half), "m", windows))
+            found.append(figure(f"eth_ucy_{measure}", dp.Interval(value, value - half, value + half), "m", windows))
         eth = scores["eth", clusters]
         for end in ("ade", "fde"):
             mean = eth.mean(f"joint_{end}", by_person=False)

@@ -218,7 +218,7 @@ def test_the_scheduler_is_chosen_at_plan_time(run: Path, capsys: pytest.CaptureF
     few = ("plan", run, "--num-samples", 1)
     plans = {name: answer(capsys, *few, "--scheduler", name)["actions_at_0"] for name in ("flow", "ddim", "dpm")}
     assert plans["flow"] == answer(capsys, *few)["actions_at_0"]
-    assert plans["flow"] != plans["ddim"] != plans["dpm"]
+    assert len({str(first) for first in plans.values()}) == 3
 
 
 def test_an_evaluation_reports_every_episode(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -45,7 +45,9 @@ def test_tests_are_no_package():
     assert not (ROOT / "tests" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*PACKAGE, *(ROOT / "scripts").glob("*.py")], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_a_file_fits_in_the_head(path: Path):
     assert len(path.read_text().splitlines()) <= 400
 
