@@ -23,7 +23,8 @@ class Question:
         given: further known cells: a goal, a partner's announced plan, actions to forecast under; step 0 is now. They
             count less than what is known anyway (the present, static entries), and those with a noise level as that
             well known. Give whole observations, whole actions, or both: single entries were not practised, and a path
-            of positions alone is mostly ignored.
+            of positions alone is mostly ignored. Single cells amid the horizon stand in the plan, but bend the rest
+            of it too little, also where they were practised (``QuestionMix(waypoints=)``).
         warm_start: an earlier plan, shifted so that its step 0 is now.
         seed: of this plan's noise.
         latents: what is known of each agent beyond its observation (NaN: nothing), for a denoiser with ``latent_size``;
