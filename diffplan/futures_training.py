@@ -19,12 +19,12 @@ from diffplan.augmentation import Augmentation
 from diffplan.checkpoints import check_out, load_newest
 from diffplan.checks import check_counts
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.descent import DenoiserRun, TrainingReport, learn
 from diffplan.exercises import Exercise, Exercises
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.futures import Futures
 from diffplan.questions import QuestionMix
 from diffplan.training import check_planner_fits, diagnosis
+from diffplan.training_loop import DenoiserRun, TrainingReport, learn
 
 BESIDE = 0.1  # what errors count of agents that do not say which future is nearest
 OTHERS = (0.5, 0.02)  # how often any future learns instead of the nearest: at first, and from half the steps on

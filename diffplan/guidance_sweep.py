@@ -10,7 +10,7 @@ from pettingzoo import ParallelEnv
 from diffplan.checks import check_counts
 from diffplan.evaluation import Interval, episode_seed, evaluate, mean_interval, opened
 from diffplan.planners import DiffusionPlanner, Guide, RecedingHorizonPolicy
-from diffplan.planners.judging import check_ranked, rank, realism
+from diffplan.planners.ranking import check_ranked, rank, realism
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class GuidancePoint:
 
     Args:
         weight: of the guides.
-        figures: ``realism`` of first plans (``judging.realism``), ``guides``: the sum of their log-weights
+        figures: ``realism`` of first plans (``ranking.realism``), ``guides``: the sum of their log-weights
             at weight 1, and what ``EvaluationReport.summary`` says of the episodes (success, contacts, return, ...).
     """
 

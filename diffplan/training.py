@@ -21,13 +21,13 @@ from diffplan.checks import check_counts
 from diffplan.datasets.statistics import Statistics
 from diffplan.datasets.styles import StyleTable
 from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, check_windows
-from diffplan.descent import DenoiserRun, TrainingReport, learn
 from diffplan.exercises import CHANGE_WEIGHT, Exercises
 from diffplan.partner_training import LatentSource, takes_latents
+from diffplan.planners.action_spread import action_spread
 from diffplan.planners.estimator import check_default_dtype, uses_bfloat16
-from diffplan.planners.openness import action_spread
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
+from diffplan.training_loop import DenoiserRun, TrainingReport, learn
 
 _LOOKED_AT = 20  # episodes whose static entries are checked before training
 

@@ -32,8 +32,8 @@ from diffplan.datasets.windows import TrajectoryDataset, check_windows
 from diffplan.metrics import MetricsLog
 from diffplan.models.value import ValueFunction, lower_twin, uphill
 from diffplan.optimizers import follow, load_optimizer_tensors, optimizer_tensors
+from diffplan.planners.components import check_value
 from diffplan.planners.estimator import check_default_dtype
-from diffplan.planners.parts import check_value
 from diffplan.planners.refinement import normalized_bounds
 from diffplan.spec import JointSpec
 

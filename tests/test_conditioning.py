@@ -13,9 +13,9 @@ import torch
 import diffplan as dp
 from diffplan.models.value import lower_twin
 from diffplan.planners import ConstraintGuide
+from diffplan.planners.action_spread import OPEN
 from diffplan.planners.deadline import Deadline, Pace
 from diffplan.planners.guides import Estimate
-from diffplan.planners.openness import OPEN
 from diffplan.planners.refinement import refine_first_actions
 from diffplan.questions import draw_returns
 

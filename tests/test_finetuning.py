@@ -29,8 +29,8 @@ from diffplan.finetuning.loop import weights_sha256
 from diffplan.finetuning.methods import WeightedDenoising
 from diffplan.finetuning.replay import Replay, evaluation_seed
 from diffplan.finetuning.rounds import Run
+from diffplan.finetuning.safeguards import Watch, signs
 from diffplan.finetuning.steering import NoiseSteering
-from diffplan.finetuning.watch import Watch, signs
 from diffplan.planners.guides import Estimate
 from diffplan.plotting import plot_finetuning
 

@@ -9,9 +9,9 @@ import torch
 import diffplan as dp
 from diffplan.checkpoints import checkpoints
 from diffplan.datasets import TrajectoryStore
-from diffplan.descent import DenoiserRun
 from diffplan.planners.question import Question
 from diffplan.spec import JointSpec, Role
+from diffplan.training_loop import DenoiserRun
 from diffplan.trajectory import Trajectory
 
 ROLES = {kind: Role(observation_size=2, action_low=(), action_high=(), position=(0, 1)) for kind in ("walker", "dog")}

@@ -13,11 +13,11 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.planners import ConstraintGuide, Estimate, GoalGuide, Guide, Question, make_scheduler
+from diffplan.planners.action_spread import OPEN, action_spread
 from diffplan.planners.finishing import finished
 from diffplan.planners.grid import Grid
-from diffplan.planners.judging import rank, realism
-from diffplan.planners.openness import OPEN, action_spread
 from diffplan.planners.question import Sampling
+from diffplan.planners.ranking import rank, realism
 
 S = 4_000
 

@@ -7,7 +7,7 @@ import torch
 
 import diffplan as dp
 from diffplan.planners.guides import Estimate
-from diffplan.planners.judging import rank
+from diffplan.planners.ranking import rank
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import diffplan as dp
 from diffplan.checkpoints import save_checkpoint
 from diffplan.planners import Question, make_scheduler
-from diffplan.planners.judging import realism
+from diffplan.planners.ranking import realism
 from diffplan.trajectory import Cells, Plan
 
 HORIZON, HISTORY = 8, 4

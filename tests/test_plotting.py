@@ -457,7 +457,7 @@ def test_a_single_logged_loss_is_a_dot(tmp_path):
 
 
 def test_several_runs_are_named_and_told_apart(tmp_path):
-    from diffplan.descent import TrainingReport
+    from diffplan.training_loop import TrainingReport
 
     report = TrainingReport(steps=[50, 100], losses=[1.0, 0.5], seconds=1.0, metrics=None)
     runs = {"joint": report, "independent": metrics(tmp_path / "other.jsonl", [1.0, 0.7])}

@@ -13,10 +13,10 @@ import torch
 
 import diffplan as dp
 from diffplan.checkpoints import checkpoints, load_checkpoint, save_checkpoint
-from diffplan.descent import DenoiserRun
 from diffplan.files import alone
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.training import check_world_size
+from diffplan.training_loop import DenoiserRun
 
 SIZES = {"width": 16, "depth": 1}
 RUN = {"steps": 6, "batch_size": 4, "checkpoint_every": 2, "log_every": 1, "progress": False}

@@ -2,7 +2,7 @@
 
 ``loop.py`` is the entrance, ``rounds.py`` a round of it, ``acting.py`` how it acts, ``methods.py``, ``steering.py`` and
 ``gradient.py`` what can learn in it, ``colearning.py`` several that learn at once, ``replay.py`` what is learned from,
-``watch.py`` what keeps it from getting worse, ``drift.py`` what notices that partners have changed.
+``safeguards.py`` what keeps it from getting worse, ``drift.py`` what notices that partners have changed.
 """
 
 from diffplan.finetuning.acting import Acting

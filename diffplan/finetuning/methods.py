@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from diffplan.datasets.transitions import TransitionBatch
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.descent import DenoiserRun
 from diffplan.exercises import Exercises
 from diffplan.finetuning.replay import Replay
 from diffplan.models.value import ValueFunction
@@ -26,6 +25,7 @@ from diffplan.planners.planner import DiffusionPlanner
 from diffplan.questions import QuestionMix
 from diffplan.spec import JointSpec
 from diffplan.training import diagnosis
+from diffplan.training_loop import DenoiserRun
 from diffplan.value_training import ValueLearner, default_expectile
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from diffplan.finetuning.acting import WAYS, Acting, Exploration
 from diffplan.finetuning.drift import Drift, Foresight
 from diffplan.finetuning.methods import CriticMethod, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
-from diffplan.finetuning.watch import Watch, diversity, overestimation, signs
+from diffplan.finetuning.safeguards import Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.spec import Observations

@@ -143,7 +143,7 @@ class Futures:
             ValueError: no planner is there, it is damaged, or none that draws futures.
         """
         whole = find_planner(folder)
-        components, settings = load_components(whole, {})
+        components, settings = load_components(whole)
         planner = DiffusionPlanner(**components, **settings)
         planner.provenance = load_provenance(whole, futures=True)
         return cls(planner, planner.provenance[FUTURES] == "agents")

@@ -46,7 +46,7 @@ class Guidance:
         normalizer: from the grids' units to physical ones.
         agent_mask: who is present, for each of B questions.
         history: cells before the present, which guides do not see.
-        openness: share of their weight with which learned guides move plans, see ``openness.py``.
+        openness: share of their weight with which learned guides move plans, see ``action_spread.py``.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.value import ValueFunction
-from diffplan.planners.parts import check_value
+from diffplan.planners.components import check_value
 from diffplan.spec import JointSpec
 
 ALWAYS = (0.0, 1.0)

@@ -23,12 +23,12 @@ from jaxtyping import Float
 
 from diffplan.planners.guidance import check_levels
 from diffplan.planners.guides import Guide
-from diffplan.planners.judging import check_ranked
 from diffplan.planners.manners import Manners, TeamStats
 from diffplan.planners.messages import Message
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import covers, shifted
 from diffplan.planners.question import Question, Sampling
+from diffplan.planners.ranking import check_ranked
 from diffplan.planners.safety import SafetyFilter
 from diffplan.planners.sampling import noise_levels
 from diffplan.spec import Actions, Observations

@@ -18,6 +18,8 @@ from diffplan.models.noise import NoisePolicy
 from diffplan.models.partner import PartnerEncoder
 from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, find_planner
+from diffplan.planners.action_spread import checked_spread, openness
+from diffplan.planners.components import check_parts, make_denoiser
 from diffplan.planners.deadline import Deadline, Pace
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.finishing import HOLDING, finished
@@ -25,10 +27,8 @@ from diffplan.planners.grid import Grid, plans_from_chain
 from diffplan.planners.guidance import Guidance, check_levels
 from diffplan.planners.guides import Guide
 from diffplan.planners.inference import first_sample, infer
-from diffplan.planners.judging import DRAWS, realism
-from diffplan.planners.openness import checked_spread, openness
-from diffplan.planners.parts import check_parts, make_denoiser
 from diffplan.planners.question import Question, Sampling
+from diffplan.planners.ranking import DRAWS, realism
 from diffplan.planners.sampling import (
     Scheduler,
     check_scheduler,
@@ -69,8 +69,8 @@ class DiffusionPlanner(DiffusionPipeline):
         value_function: what a team may expect, from ``train_value``; may be set later.
         partner_encoder: infers from their past what agents are like, for a denoiser with ``latent_size``.
         noise_policy: what the first noise of plans shall be; ``finetune(method="noise")`` trains it.
-        action_spread: how far the data leave actions open, see ``openness.py``; ``train`` measures it. None, as after
-            ``finetune``: critics count wholly.
+        action_spread: how far the data leave actions open, see ``action_spread.py``; ``train`` measures it. None, as
+            after ``finetune``: critics count wholly.
 
     The attribute ``precision`` says how the network computes: ``"float32"``, ``"bfloat16"``, or ``"auto"`` (the
     default): bfloat16 for 8 or more samples at once on a CPU that computes in it, float32 otherwise. ``provenance``

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from diffplan.planners.action_spread import openness
+from diffplan.planners.components import check_value
 from diffplan.planners.guidance import check_levels
 from diffplan.planners.guides import Guide
-from diffplan.planners.judging import check_ranked
-from diffplan.planners.openness import openness
-from diffplan.planners.parts import check_value
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question, Sampling
+from diffplan.planners.ranking import check_ranked
 from diffplan.planners.refinement import CANDIDATES, PRICE, check_candidates, refine_first_actions
 from diffplan.planners.safety import SafetyFilter
 from diffplan.planners.sampling import noise_levels

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.models.value import ValueFunction, uphill
-from diffplan.planners.openness import first_action_spread
+from diffplan.planners.action_spread import first_action_spread
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Plan
 

@@ -82,7 +82,7 @@ def _own(path: Path, folder: str, names: list[str]) -> set[str]:
     return OWN.intersection(names) if Path(folder) == path else set()
 
 
-def load_components(folder: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_components(folder: Path, given: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Checks every file against the manifest and builds the components and the planner's own settings.
 
     An optional component that the planner was saved without is None; of those that are ``given`` no file is read.
@@ -90,6 +90,7 @@ def load_components(folder: Path, given: Mapping[str, Any]) -> tuple[dict[str, A
     Raises:
         ValueError: a file is damaged, missing or foreign, or names a class that a planner does not have.
     """
+    given = given or {}
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
     if not isinstance(manifest, dict):
         raise ValueError(f"{folder} has no {MANIFEST}; save the planner again with save_pretrained.")

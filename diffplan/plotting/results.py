@@ -17,9 +17,9 @@ from diffplan.envs.scene import AGENT_COLORS
 from diffplan.plotting.style import INK, MUTED, STYLE, draw_interval, style_chart
 
 if TYPE_CHECKING:
-    from diffplan.descent import TrainingReport
     from diffplan.evaluation import Interval
     from diffplan.finetuning import FinetuningReport
+    from diffplan.training_loop import TrainingReport
     from diffplan.value_calibration import Calibration
     from diffplan.value_training import ValueReport
 
