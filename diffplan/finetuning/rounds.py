@@ -136,8 +136,9 @@ class Run:
     def _signs(self, episodes: range, row: dict[str, Any]) -> dict[str, Any]:
         """What tells of collapse early, and which of it does so now."""
         met, starts, learners = self.replay.windows_of(episodes), self._starts(), self.method.members()
+        least = min(diversity(one.planner, starts) for one in learners)
         found: dict[str, Any] = {
-            "diversity": min(diversity(one.planner, starts) for one in learners) / self.pretrained_diversity,
+            "diversity": least / max(self.pretrained_diversity, 1e-9),
             "overestimation": max(overestimation(one.critics.follower, met, self.rounds) for one in learners),
         }
         found["signs"] = signs(row | found)
