@@ -161,10 +161,14 @@ class TeamOfPolicies:
         if not policies:
             raise ValueError("a team of no policies; give one for every agent.")
         self.policies, self.filtered, self.stats = dict(policies), filtered, PlanningStats()
-        self._distinct = list({id(policy): policy for policy in policies.values()}.values())
         for policy in self._distinct:
             if isinstance(policy, RecedingHorizonPolicy):
                 policy.stats = self.stats
+
+    @property
+    def _distinct(self) -> list[Policy]:
+        """Each policy once, however many it commands."""
+        return list({id(policy): policy for policy in self.policies.values()}.values())
 
     @property
     def plans(self) -> list[Plan | None]:

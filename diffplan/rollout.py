@@ -155,6 +155,8 @@ def save_video(
             film = np.pad(film, ((0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)), mode="edge")
             iio.imwrite(temporary, film, plugin="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
             try:
-                count_frames_and_secs(str(temporary))
-            except RuntimeError as error:  # ffmpeg fails, and nobody says so
-                raise OSError(f"cannot write {path}: its end is missing; free some space on the disk.") from error
+                written, _ = count_frames_and_secs(str(temporary))
+            except RuntimeError:
+                written = 0
+            if written != len(film):  # ffmpeg fails, and nobody says so
+                raise OSError(f"cannot write {path}: its end is missing; free some space on the disk.")

@@ -26,6 +26,7 @@ from diffplan.partner_training import LatentSource, takes_latents
 from diffplan.planners.action_spread import action_spread
 from diffplan.planners.estimator import check_default_dtype, uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
+from diffplan.planners.sampling import check_scheduler
 from diffplan.questions import QuestionMix
 from diffplan.training_loop import DenoiserRun, TrainingReport, learn
 
@@ -242,6 +243,7 @@ def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) ->
     """Raises unless these are windows of the planner's horizon, history, roles and normaliser."""
     check_windows(dataset)
     check_default_dtype()
+    check_scheduler(planner.scheduler)
     if (planner.horizon, planner.history) != (dataset.horizon, dataset.history):
         raise ValueError(
             f"the planner has horizon={planner.horizon}, history={planner.history}, the dataset "

@@ -93,6 +93,8 @@ class DenoiserRun:
     def __init__(self, networks: nn.Module, learning_rate: float, ema_decay: float, half: bool):
         self.networks, self.ema_decay, self.half = networks, ema_decay, half
         self.parameters = dict(networks.named_parameters())
+        if shared := dict(networks.named_parameters(remove_duplicate=False)).keys() - self.parameters:
+            raise ValueError(f"{sorted(shared)} are weights that stand elsewhere, too, and cannot be saved; copy them.")
         self.ema = {name: value.detach().clone() for name, value in networks.state_dict().items()}
         named = [(f".{name}", value) for name, value in self.parameters.items()]
         matrices = [value for name, value in named if value.ndim == 2 and any(part in name for part in BY_MUON)]
@@ -117,15 +119,14 @@ class DenoiserRun:
             optimizer.param_groups[0]["lr"] = learning_rate
             optimizer.step()
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        state = self.networks.state_dict(keep_vars=True)
-        learned = [name for name, value in state.items() if isinstance(value, nn.Parameter)]
-        follow([self.ema[name] for name in learned], [state[name] for name in learned], decay)
-        for name in state.keys() - learned:  # buffers
-            self.ema[name].copy_(state[name])
+        follow([self.ema[name] for name in self.parameters], [*self.parameters.values()], decay)
+        for name, buffer in self.networks.named_buffers():
+            if name in self.ema:  # of those that are saved
+                self.ema[name].copy_(buffer)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
-        tensors = {f"model.{name}": value.clone() for name, value in self.networks.state_dict().items()}
+        tensors = {f"model.{name}": value for name, value in self.networks.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.items()}
         return tensors | optimizer_tensors(self.optimizers, self.parameters)
 

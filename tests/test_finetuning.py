@@ -723,6 +723,10 @@ def test_a_method_of_ones_own_learns_in_place_of_ours(tune: Callable, tmp_path: 
     report = tune(tmp_path, method=Idle)
     assert report.method == "Idle" and report.rows[-1]["idle"] > 0 and "q_loss" not in report.rows[-1]
     assert dp.DiffusionPlanner.from_pretrained(tmp_path).provenance["method"] == "Idle"
+    longer = tune(tmp_path, method=Idle, resume=True, steps=BRIEF["steps"] + 1)
+    assert longer.environment_steps > report.environment_steps
+    with pytest.raises(ValueError, match="is of another run: {'method': 'Idle', .*} there, {'method': 'critic'"):
+        tune(tmp_path, method=METHODS["critic"], resume=True)
 
 
 @pytest.mark.parametrize(
@@ -732,7 +736,7 @@ def test_a_method_of_ones_own_learns_in_place_of_ours(tune: Callable, tmp_path: 
         ({"score": "luck"}, "score='luck'; choose 'return' or 'success'"),
         ({"score": "success"}, r"score='success', but of success nothing was told in 3 episodes"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
-        ({"evaluation_episodes": 1}, "evaluation_episodes=1; of one there is no interval"),
+        ({"evaluation_episodes": 1}, "evaluation_episodes=1; an interval takes 2 or more"),
         ({"priority": -1.0}, "priority=-1.0; give a number, 0 or more"),
         ({"floor": -np.inf}, "floor=-inf; give a finite score"),
         ({"online_share": 0.0}, "online_share=0.0; it is a share of a batch"),

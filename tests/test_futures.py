@@ -104,6 +104,19 @@ def test_the_planner_keeps_its_weights_and_futures_begin_with_them(
     assert dp.Futures.of(partnered, 2).planner.denoiser.config.latent_size == 2
 
 
+def test_futures_of_a_network_of_ones_own_are_of_its_class(planner: dp.DiffusionPlanner, tmp_path: Path) -> None:
+    class Mine(dp.JointDenoiser):
+        """Another network."""
+
+    own = Mine(**planner.denoiser.settings)
+    layout = (planner.scheduler, planner.normalizer, planner.spec, planner.horizon, planner.history)
+    futures = dp.Futures.of(dp.DiffusionPlanner(own, *layout), 2)
+    assert type(futures.planner.denoiser) is Mine
+    futures.save_pretrained(tmp_path)
+    denoiser = Mine.from_pretrained(tmp_path / "denoiser")
+    assert type(dp.Futures.from_pretrained(tmp_path, denoiser=denoiser).planner.denoiser) is Mine
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(
     dataset: dp.TrajectoryDataset, planner: dp.DiffusionPlanner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

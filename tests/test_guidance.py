@@ -276,6 +276,8 @@ def test_a_hard_constraint_that_ranks_may_be_infinite() -> None:
     positive = ConstraintGuide(lambda plan: torch.where(plan.positions.sum((2, 3, 4)) > 0, 0, torch.inf), levels=None)
     plan = planner(unknown(planner), guides=[positive, near_two()], num_samples=64, seed=1)
     assert np.isfinite(plan.values).all() and plan.best().observations.item() > 0
+    idle = planner(unknown(planner), guides=[dataclasses.replace(positive, weight=0.0)], num_samples=64, seed=1)
+    assert not idle.values.any()
     with pytest.raises(ValueError, match="numbers that are not finite for an ordinary plan"):
         planner(unknown(planner), guides=[dataclasses.replace(positive, levels=(0.0, 1.0))])
 

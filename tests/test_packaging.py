@@ -52,10 +52,12 @@ def test_the_source_archive_holds_what_a_build_needs(archives: Path, modules: se
 def test_the_wheel_works_away_from_the_checkout(archives: Path, tmp_path: Path):
     wheel = str(next(archives.glob("*.whl")))
     run("-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(tmp_path / "site"), wheel)
-    code = "import diffplan; print(diffplan.__file__, diffplan.__version__, diffplan.Plan.__module__)"
+    named = "diffplan.__file__, diffplan.__version__, diffplan.Plan.__module__, diffplan.TrajectoryStore.__module__"
+    code = f"import diffplan; print({named})"
     printed = run("-c", code, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")})
     assert printed.split() == [
         str(tmp_path / "site" / "diffplan" / "__init__.py"),
         diffplan.__version__,
         "diffplan.trajectory",
+        "diffplan.datasets.store",
     ]

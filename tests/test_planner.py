@@ -281,6 +281,7 @@ def test_saving_leaves_what_is_not_a_planners(planner, tmp_path: Path) -> None:
     (folder / "README.md").write_text("A card.")
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").symlink_to("elsewhere")
+    os.mkfifo(folder / ".git" / "monitor")
     (folder / "value_function").mkdir()  # of an earlier planner
     planner.save_pretrained(folder)
     assert (folder / "README.md").read_text() == "A card." and (folder / ".git" / "HEAD").is_symlink()
@@ -413,8 +414,15 @@ def test_a_folder_without_a_planner_is_named_with_the_remedy(tmp_path: Path) -> 
 
 def test_a_crash_between_the_two_renames_of_a_save_loses_nothing(planner, tmp_path: Path) -> None:
     planner.save_pretrained(tmp_path / "planner")
+    (tmp_path / "planner" / "README.md").write_text("A card.")
     shutil.move(tmp_path / "planner", tmp_path / ".planner.old")
     assert dp.DiffusionPlanner.from_pretrained(tmp_path).horizon == HORIZON
+    for crash in ("before the new one is in place", "after it"):
+        planner.save_pretrained(tmp_path / "planner")
+        assert (tmp_path / "planner" / "README.md").read_text() == "A card.", crash
+        assert [path.name for path in tmp_path.iterdir()] == ["planner"]
+        (tmp_path / ".planner.old").mkdir()
+        (tmp_path / "planner" / "README.md").rename(tmp_path / ".planner.old" / "README.md")
 
 
 def test_actions_are_read_off_the_observations_alone_whatever_the_warm_start(planner, observations) -> None:

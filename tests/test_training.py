@@ -232,15 +232,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: 
         dp.train(planner, dataset, **RUN)
 
 
-def test_averages_hold_shared_weights_and_buffers_too(tmp_path: Path) -> None:
+def test_averages_hold_buffers_too_and_shared_weights_are_refused(tmp_path: Path) -> None:
     class Network(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.blocks = torch.nn.Linear(4, 4)
-            self.again, self.norm = self.blocks, torch.nn.BatchNorm1d(4)
+            self.blocks, self.norm = torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)
 
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return self.again(self.norm(self.blocks(inputs)))
+            return self.norm(self.blocks(inputs))
 
     run, resumed = (DenoiserRun(Network(), learning_rate=0.1, ema_decay=0.0, half=False) for _ in range(2))
     run.update(run.networks(torch.randn(8, 4)).square().mean(), 0.1, step=0)
@@ -249,6 +248,10 @@ def test_averages_hold_shared_weights_and_buffers_too(tmp_path: Path) -> None:
     resumed.load(load_checkpoint(checkpoints(tmp_path)[0])[0])
     for name, now in run.networks.state_dict().items():
         assert torch.equal(run.ema[name], now) and torch.equal(resumed.networks.state_dict()[name], now)
+    tied = Network()
+    tied.again = tied.blocks
+    with pytest.raises(ValueError, match=r"\['again.bias', 'again.weight'\] are weights that stand elsewhere, too"):
+        DenoiserRun(tied, learning_rate=0.1, ema_decay=0.0, half=False)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,8 @@ def finetune(
         method: ``"critic"`` (the prior stays frozen), ``"weighted"`` (it goes on learning, from the better half of the
             episodes), ``"noise"`` (it stays frozen, and which noise it begins with is learned), ``"gradient"`` (its
             last step learns by trial), or ``"auto"``: the first, until another is measured to pay. The report says
-            which it was. Or a class of your own, derived from ``CriticMethod``.
+            which it was. Or a class of your own, derived from ``CriticMethod``; of it only the name is known on
+            resuming.
         steps: joint environment steps in all, also when resumed, where they may be more than before; the round that
             reaches them is the last.
         acting: how it acts.
@@ -248,11 +249,11 @@ def weights_sha256(network: nn.Module) -> str:
 def _method(method: str | type[CriticMethod]) -> tuple[str, type[CriticMethod]]:
     """Its name and class."""
     if isinstance(method, type) and issubclass(method, CriticMethod):
-        return method.__name__, method
-    name = AUTO if method == "auto" else method
-    if name not in METHODS:
+        return next((name for name, one in METHODS.items() if one is method), method.__name__), method
+    known = METHODS | {"auto": METHODS[AUTO]}
+    if not isinstance(method, str) or method not in known:
         raise ValueError(f"method={method!r}; choose 'auto', one of {tuple(METHODS)}, or a class like CriticMethod.")
-    return str(name), METHODS[str(name)]
+    return AUTO if method == "auto" else method, known[method]
 
 
 def _check(
@@ -269,12 +270,15 @@ def _check(
     evaluation_episodes: int,
     floor: float | None,
     seed: int,
-    **counts: int,
+    steps: int,
+    episodes: int,
+    evaluate_every: int,
+    critic_steps: int,
 ) -> None:
     """Raises ``ValueError`` for arguments of ``finetune`` that make no sense, or do not fit each other."""
-    check_counts(seed, **counts)
+    check_counts(seed, steps=steps, episodes=episodes, evaluate_every=evaluate_every, critic_steps=critic_steps)
     if evaluation_episodes < 2:
-        raise ValueError(f"evaluation_episodes={evaluation_episodes}; of one there is no interval, give 2 or more.")
+        raise ValueError(f"evaluation_episodes={evaluation_episodes}; an interval takes 2 or more.")
     if score not in ("return", "success"):
         raise ValueError(f"score={score!r}; choose 'return' or 'success'.")
     if not 0 < online_share <= 1:

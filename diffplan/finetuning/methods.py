@@ -105,7 +105,7 @@ class CriticMethod:
     2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
 
     Other methods also change the denoiser or its noise: they override ``improve``, and whatever else their own networks
-    need (``parts`` names those that act).
+    need (``parts`` names those that act; ``tensors``, ``load``, ``settle`` and ``go_back`` are to know of all).
 
     Where ``on_policy`` is true, a round that was killed is acted again, to the same end.
 

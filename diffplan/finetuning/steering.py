@@ -51,9 +51,8 @@ class NoiseSteering(CriticMethod):
     ):
         super().__init__(planner, replay, learning, watched)
         offline, spec, encoder = replay.offline, replay.offline.spec, planner.partner_encoder
-        if planner.noise_policy is None:
-            planner.register_modules(noise_policy=NoisePolicy.for_dataset(offline).to(planner.device))
-        self.policy: NoisePolicy = planner.noise_policy
+        self.policy = planner.noise_policy or NoisePolicy.for_dataset(offline).to(planner.device)
+        planner.register_modules(noise_policy=self.policy)
         read = 2 * (planner.history + 1) * spec.size + (planner.history + planner.horizon) * spec.size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

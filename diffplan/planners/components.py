@@ -83,6 +83,17 @@ def check_parts(
         )
 
 
+class Components:
+    """What a planner is made of, for type checkers: diffusers' pipelines set these attributes by name."""
+
+    denoiser: JointDenoiser
+    scheduler: Scheduler
+    normalizer: Normalizer
+    value_function: ValueFunction | None
+    partner_encoder: PartnerEncoder | None
+    noise_policy: NoisePolicy | None
+
+
 def make_denoiser(
     dataset: "TrajectoryDataset",
     *,
@@ -92,7 +103,12 @@ def make_denoiser(
     latent_size: int,
     prediction: str,
     from_present: bool | None,
-    **settings: Any,
+    width: int,
+    depth: int,
+    agent_attention: bool,
+    return_conditioning: bool,
+    pace: bool,
+    neighbours: int,
 ) -> JointDenoiser:
     """An untrained network of a dataset's sizes; arguments are those of ``DiffusionPlanner.for_dataset``."""
     window = dataset.history + dataset.horizon
@@ -106,13 +122,18 @@ def make_denoiser(
             window=window,
             num_roles=len(dataset.spec.roles),
             patch_size=next(s for s in (8, 4, 2, 1) if window % s == 0) if patch_size is None else patch_size,
+            width=width,
+            depth=depth,
+            agent_attention=agent_attention,
             prediction=prediction,
+            return_conditioning=return_conditioning,
             latent_size=latent_size,
+            pace=pace,
+            neighbours=neighbours,
             history=dataset.history,
             from_present=from_present,
             changes=changes,
             **places,
-            **settings,
         ).eval()
 
 

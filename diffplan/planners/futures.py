@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from diffplan.models.denoiser import JointDenoiser
 from diffplan.planner_folder import find_planner
 from diffplan.planners.grid import Grid, plans_from_chain
 from diffplan.planners.planner import DiffusionPlanner
@@ -68,7 +67,8 @@ class Futures:
             raise ValueError(f"count={count}; ask for a whole number of futures, at least one.")
         config = planner.denoiser.settings
         with torch.random.fork_rng(devices=[]):
-            denoiser = JointDenoiser(**config | {"latent_size": count}).eval().to(planner.denoiser.device)
+            network = type(planner.denoiser)(**config | {"latent_size": count})
+        denoiser = network.eval().to(planner.denoiser.device)
         weights = {k: v for k, v in planner.denoiser.state_dict().items() if not k.startswith("embed_latent.")}
         codes = CODE_STD * torch.randn(config["width"], count + 1, generator=torch.Generator().manual_seed(seed))
         denoiser.load_state_dict(weights | {"embed_latent.weight": codes})
@@ -136,14 +136,14 @@ class Futures:
         self.planner.save_pretrained(save_directory)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Reads what ``save_pretrained`` or ``train_futures`` wrote.
+    def from_pretrained(cls, folder: str | Path, **components: Any) -> Self:
+        """Reads what ``save_pretrained`` or ``train_futures`` wrote; ``components`` as of a ``DiffusionPlanner``.
 
         Raises:
             ValueError: no planner is there, it is damaged, or none that draws futures.
         """
         whole = find_planner(folder)
-        components, settings = load_components(whole)
+        components, settings = load_components(whole, components)
         planner = DiffusionPlanner(**components, **settings)
         planner.provenance = load_provenance(whole, futures=True)
         return cls(planner, planner.provenance[FUTURES] == "agents")

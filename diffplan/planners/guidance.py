@@ -97,7 +97,8 @@ class Guidance:
             return found
         estimate = self._estimate(clean, self.history)
         for guide in self.guides:
-            value = (guide.weight * guide.log_weight(estimate)).detach().nan_to_num(nan=WORST, neginf=WORST)
+            value = guide.log_weight(estimate).detach().nan_to_num(nan=WORST, neginf=WORST)
+            value = (guide.weight * value).clamp(min=WORST)
             found[guide.name] = found[guide.name] + value if guide.name in found else value
         return found
 

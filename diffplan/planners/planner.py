@@ -19,7 +19,7 @@ from diffplan.models.partner import PartnerEncoder
 from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, find_planner
 from diffplan.planners.action_spread import checked_spread, openness
-from diffplan.planners.components import check_parts, make_denoiser
+from diffplan.planners.components import Components, check_parts, make_denoiser
 from diffplan.planners.deadline import Deadline, Pace
 from diffplan.planners.estimator import make_estimator, uses_bfloat16
 from diffplan.planners.finishing import HOLDING, finished
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 PLAIN = Sampling()
 
 
-class DiffusionPlanner(DiffusionPipeline):
+class DiffusionPlanner(Components, DiffusionPipeline):
     """Samples coordinated joint plans from a trained denoiser.
 
     Args:
@@ -110,9 +110,9 @@ class DiffusionPlanner(DiffusionPipeline):
             partner_encoder=partner_encoder,
             noise_policy=noise_policy,
         )
-        settings = {"horizon": horizon, "history": history, "action_spread": checked_spread(action_spread)}
+        settings = {"horizon": int(horizon), "history": int(history), "action_spread": checked_spread(action_spread)}
         self.register_to_config(spec=self.spec.to_dict(), **settings)
-        self.horizon, self.history, self.precision = horizon, history, "auto"
+        self.horizon, self.history, self.precision = int(horizon), int(history), "auto"
         self.provenance: dict[str, Any] = {}
         self._pace: Pace | None = None  # of the last plan
         self._tried: Sequence[Guide] = ()  # the last plans' guides
@@ -167,7 +167,7 @@ class DiffusionPlanner(DiffusionPipeline):
         return cls(denoiser, make_scheduler("flow"), *layout, partner_encoder=partner_encoder)
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> None:
-        """Writes the planner, whole or not at all: safetensors, JSON, a manifest of SHA-256; others' files stay.
+        """Writes the planner, whole or not at all: safetensors, JSON, a manifest of SHA-256; files beside them stay.
 
         Raises:
             ValueError: the folder holds something other than a planner, or plans cannot be sampled by the scheduler.
@@ -209,7 +209,7 @@ class DiffusionPlanner(DiffusionPipeline):
 
     def to(self, *where: Any, **options: Any) -> Self:
         """Moves the planner to a device. Raises ``ValueError`` for a dtype: it computes as ``precision`` says."""
-        if any(isinstance(one, torch.dtype) for one in (*where, *options.values())):
+        if any(isinstance(one, torch.dtype) and one != torch.float32 for one in (*where, *options.values())):
             raise ValueError("weights are float32; to compute in bfloat16, set planner.precision = 'bfloat16'.")
         super().to(*where, **options)
         return self

@@ -54,7 +54,7 @@ def make_scheduler(name: str) -> Scheduler:
     raise ValueError(f"scheduler={name!r}; choose one of {SCHEDULERS}.")
 
 
-def check_scheduler(scheduler: object) -> None:
+def check_scheduler(scheduler: Any) -> None:
     """Raises ``ValueError`` unless plans are sampled as this scheduler says: one of three classes, of some settings.
 
     Which noise levels it visits is free; the steps between them are this module's, whatever its ``step`` does.
@@ -66,8 +66,7 @@ def check_scheduler(scheduler: object) -> None:
             f"the scheduler is a {type(scheduler).__name__}, plans are sampled by {known}; make one with "
             f"make_scheduler, by one of {SCHEDULERS}."
         )
-    config = getattr(scheduler, "config")  # noqa: B009
-    if wrong := {name: config[name] for name, value in settled.items() if config[name] != value}:
+    if wrong := {name: scheduler.config[name] for name, one in settled.items() if scheduler.config[name] != one}:
         raise ValueError(
             f"a {type(scheduler).__name__} with {wrong}, by which plans are not sampled; give "
             f"{ {name: settled[name] for name in wrong} }, as make_scheduler does."
@@ -80,7 +79,11 @@ def noise_levels(scheduler: Scheduler, num_inference_steps: int, first: float = 
     Raises ``ValueError`` as ``check_scheduler``, and for no step, or more than it has.
     """
     check_scheduler(scheduler)
-    return [first * level for level in _levels(scheduler, num_inference_steps)]
+    levels = [first * level for level in _levels(scheduler, num_inference_steps)]
+    if not all(lower < level for level, lower in pairwise(levels)):  # not: nan, too
+        told = f"the scheduler's noise levels do not fall: {levels}"
+        raise ValueError(f"{told}; give other settings, or make one with make_scheduler.")
+    return levels
 
 
 def _levels(scheduler: Scheduler, num_inference_steps: int) -> list[float]:

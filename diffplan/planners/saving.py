@@ -1,9 +1,9 @@
 """A planner on disk: safetensors and JSON with a manifest of SHA-256; whole or not there; never executed."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, get_args
@@ -46,17 +46,18 @@ OWN = {*COMPONENTS, INDEX, PROVENANCE, MANIFEST}
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder; on success it gets a manifest and replaces ``path``, on failure it is removed.
 
-    What else lies in ``path``, such as a README or a repository, stays there.
+    What else lies beside a planner's files in ``path``, such as a README or a repository, stays.
 
     Raises:
         ValueError: ``path`` holds something other than a planner, which would be lost.
         OSError: it cannot be written; what was there before is unchanged.
     """
     path = path.resolve()
-    if path.exists() and not (path.is_dir() and ((path / INDEX).is_file() or not any(path.iterdir()))):
-        raise ValueError(f"{path} is not a planner and would be replaced; choose a folder that is new or empty.")
     temporary, old = path.with_name(f".{path.name}.tmp"), replaced(path)
     with explained_write_errors(path):
+        _recover(path, old)
+        if path.exists() and not (path.is_dir() and ((path / INDEX).is_file() or not any(path.iterdir()))):
+            raise ValueError(f"{path} is not a planner and would be replaced; choose a folder that is new or empty.")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
@@ -66,26 +67,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 share(file)
                 sync(file)
             write_json(temporary / MANIFEST, {file.relative_to(temporary).as_posix(): sha256(file) for file in files})
-            shutil.rmtree(old, ignore_errors=True)
             if path.exists():
-                shutil.copytree(path, temporary, symlinks=True, ignore=partial(_own, path), dirs_exist_ok=True)
                 path.rename(old)
             temporary.rename(path)
             sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            _recover(path, old)
+
+
+def _recover(path: Path, old: Path) -> None:
+    """Ends what a save, also one that was killed, left of the folder before: it comes back, or its other files do."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for entry in old.glob("*"):
+        if entry.name not in OWN and not os.path.lexists(path / entry.name):
+            entry.rename(path / entry.name)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _own(path: Path, folder: str, names: list[str]) -> set[str]:
-    """Of the names in a folder, for ``shutil.copytree`` of ``path``, those of a planner's files."""
-    return OWN.intersection(names) if Path(folder) == path else set()
 
 
 def load_components(folder: Path, given: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Checks every file against the manifest and builds the components and the planner's own settings.
 
-    An optional component that the planner was saved without is None; of those that are ``given`` no file is read.
+    An optional component that the planner was saved without is None; those that are ``given`` are not read.
 
     Raises:
         ValueError: a file is damaged, missing or foreign, or names a class that a planner does not have.
