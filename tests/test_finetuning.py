@@ -399,7 +399,7 @@ def test_episodes_of_better_return_are_drawn_more_often_by_their_priority(
 
 def test_critics_learn_of_every_step_also_where_windows_do_not(offline: dp.TrajectoryDataset, tmp_path: Path) -> None:
     sparse = dp.load_dataset(offline.store.path, offline.horizon, stride=5, inside=True)
-    assert len(sparse.every_step()) == len(offline) > len(sparse)
+    assert len(sparse.every_step()) == len(offline) > len(sparse) and offline.every_step() is offline
     batch = Replay(sparse, dp.TrajectoryStore.create(tmp_path, offline.spec), 0.5, None).transitions(
         4_000, np.random.default_rng(0), 0.9, 1
     )

@@ -138,7 +138,7 @@ class TrajectoryDataset:
 
     def every_step(self) -> Self:
         """The windows at every step of the same episodes, to their very ends: those of which values are learned."""
-        return self.like(stride=1, inside=False)
+        return self.like(stride=1, inside=False) if self.stride > 1 or self.inside else self
 
     def sample(self, batch_size: int, rng: np.random.Generator, start_share: float = 0.0) -> WindowBatch:
         """``batch_size`` windows, with replacement: ``start_share`` of them from episodes' first steps."""
