@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from diffplan.datasets.normalizer import Normalizer
 from diffplan.datasets.store import TrajectoryStore
@@ -134,6 +135,14 @@ def test_episodes_can_be_held_out(store):
     dataset = TrajectoryDataset(store, 3, episodes=[4, 0])
     assert len(dataset) == 18
     assert dataset.batch(np.arange(18)).episode.tolist() == [4] * 12 + [0] * 6
+
+
+def test_windows_come_in_batches_from_a_data_loader(store):
+    dataset = TrajectoryDataset(store, 3)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, collate_fn=lambda windows: windows)
+    for start, windows in zip(range(0, len(dataset), 4), loader, strict=True):
+        expected = dataset.batch(np.arange(start, min(start + 4, len(dataset))))
+        assert np.array_equal(windows.cells, expected.cells) and np.array_equal(windows.step, expected.step)
 
 
 def test_an_empty_batch_is_a_batch(store):

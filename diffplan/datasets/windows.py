@@ -167,6 +167,10 @@ class TrajectoryDataset:
         )
         return WindowBatch(cells, mask, np.asarray(mask[:, :, self.history].any(-1)), episode, step)
 
+    def __getitems__(self, indices: Sequence[int]) -> WindowBatch:
+        """``batch``, as torch's ``DataLoader(dataset, batch_size, collate_fn=lambda windows: windows)`` asks for it."""
+        return self.batch(np.asarray(indices))
+
     def locate(self, indices: Int[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "B"], Int[np.ndarray, "B"]]:
         """In which episode and at which step the presents of these windows are. Raises as ``batch``."""
         indices = np.asarray(indices, np.int64)
