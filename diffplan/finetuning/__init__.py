@@ -1,8 +1,9 @@
 """Online fine-tuning: a pretrained planner acts, and learns from what came of it.
 
-``loop.py`` is the entrance, ``rounds.py`` a round of it, ``acting.py`` how it acts, ``methods.py``, ``steering.py`` and
-``gradient.py`` what can learn in it, ``colearning.py`` several that learn at once, ``replay.py`` what is learned from,
-``safeguards.py`` what keeps it from getting worse, ``drift.py`` what notices that partners have changed.
+``loop.py`` is the entrance, ``rounds.py`` a round of it, ``acting.py`` how it acts, ``method.py`` what learns in it:
+``methods.py``, ``steering.py`` and ``gradient.py`` one learner each way, ``colearning.py`` several at once;
+``replay.py`` what is learned from, ``safeguards.py`` what keeps it from getting worse, ``drift.py`` what notices that
+partners have changed.
 """
 
 from diffplan.finetuning.acting import Acting

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.finetuning.acting import Acting, Exploration, Team
-from diffplan.finetuning.methods import CriticMethod, below
+from diffplan.finetuning.method import Method, below
+from diffplan.finetuning.methods import CriticMethod
 from diffplan.partners import TeamOfPolicies
 from diffplan.planners.planner import DiffusionPlanner
 
 
-class CoLearners(CriticMethod):
+class CoLearners(Method):
     """Several learners as one method: what one of them meets was done by all, each by its own planner.
 
     Every one plans for the whole team, and executes its own part of that; a safety filter changes what all decided.
@@ -35,12 +36,11 @@ class CoLearners(CriticMethod):
         self.learners = {name: begin(_copy(planner) if place else planner) for place, name in enumerate(names)}
         for name, one in self.learners.items():
             one.commanded = torch.from_numpy(np.isin(planner.spec.names, [name]))
-        first = self.learners[names[0]]
-        self.planner, self.critics, self.on_policy = planner, first.critics, first.on_policy
+        self.planner, self.on_policy = planner, self.learners[names[0]].on_policy
 
     @property
     def pace(self) -> float:
-        """Of all learners."""
+        """The same of all learners."""
         return next(iter(self.learners.values())).pace
 
     @pace.setter

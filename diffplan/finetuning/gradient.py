@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from diffplan.datasets.transitions import discounted_sums, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.finetuning.methods import CriticMethod, Learning, advantages, below
+from diffplan.finetuning.method import below
+from diffplan.finetuning.methods import CriticMethod, Learning, advantages
 from diffplan.finetuning.replay import Replay
 from diffplan.models.denoiser import JointDenoiser
 from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diffplan.datasets.transitions import TransitionBatch
 from diffplan.datasets.windows import TrajectoryDataset
 from diffplan.exercises import Exercises
+from diffplan.finetuning.method import Method, below
 from diffplan.finetuning.replay import Replay
 from diffplan.models.value import ValueFunction
 from diffplan.partner_training import LatentSource
@@ -95,7 +96,7 @@ class Learning:
             raise ValueError(f"trust={self.trust}; give 0 (no trust region) or more.")
 
 
-class CriticMethod:
+class CriticMethod(Method):
     """What all methods share, and the method ``"critic"``: critics learn, choose among plans and refine first actions.
 
     The denoiser stays as it is.
@@ -107,19 +108,14 @@ class CriticMethod:
     Other methods also change the denoiser or its noise: they override ``improve``, and whatever else their own networks
     need (``parts`` names those that act; ``tensors``, ``load``, ``settle`` and ``go_back`` are to know of all).
 
-    Where ``on_policy`` is true, a round that was killed is acted again, to the same end.
-
     Args:
         planner: acts; it has a value function. What was learned comes into it by ``settle``.
         replay: what to learn from.
         learning: how.
         watched: who is a partner: not commanded, and never known whole.
 
-    The attribute ``pace`` scales the learning rates; a roll-back halves it. ``commanded`` says whose actions the
-    planner decides: all but partners'.
+    The attribute ``commanded`` says whose actions the planner decides: all but partners'.
     """
-
-    on_policy = False
 
     def __init__(
         self,
@@ -197,17 +193,6 @@ class CriticMethod:
     def planners(self) -> dict[str, DiffusionPlanner]:
         """What a run leaves, by the folder in which it is saved."""
         return {"planner": self.planner}
-
-    def acting(self) -> dict[str, Tensor]:
-        """The weights that the planner acts by: what is kept of the best round."""
-        return {
-            f"{part}.{name}": t.clone() for part, net in self.parts().items() for name, t in net.state_dict().items()
-        }
-
-    def act_by(self, acting: dict[str, Tensor]) -> None:
-        """Gives the planner weights that ``acting`` gave."""
-        for part, network in self.parts().items():
-            network.load_state_dict(below(f"{part}.", acting))
 
     def go_back(self, acting: dict[str, Tensor]) -> None:
         """Starts again from weights that ``acting`` gave: optimisers forget, steps are half as large."""
@@ -302,8 +287,3 @@ def advantages(value: ValueFunction, batch: TransitionBatch, spec: JointSpec) ->
     roles = torch.from_numpy(spec.role_index).to(value.device)
     ahead = discounts[:, None] * value.state_values(then, roles, next_mask)
     return ((returns / value.config.reward_scale + ahead - value.state_values(now, roles, mask)) * mask).sum(-1)
-
-
-def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -15,7 +15,7 @@ from diffplan.datasets.collection import EpisodeRecorder
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate_in, run_batch
 from diffplan.finetuning.acting import WAYS, Acting, Exploration
 from diffplan.finetuning.drift import Drift, Foresight
-from diffplan.finetuning.methods import CriticMethod, below
+from diffplan.finetuning.method import Method, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
 from diffplan.finetuning.safeguards import Watch, diversity, overestimation, signs
 from diffplan.metrics import MetricsLog
@@ -35,7 +35,7 @@ class Run:
     """The state of a run, and one round of it; what ``begin`` sets stands last."""
 
     planner: DiffusionPlanner
-    method: CriticMethod
+    method: Method
     replay: Replay
     worlds: list[ParallelEnv]
     acting: Acting

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffplan.exercises import Exercise, Exercises
-from diffplan.finetuning.methods import CriticMethod, Learning, below
+from diffplan.finetuning.method import below
+from diffplan.finetuning.methods import CriticMethod, Learning
 from diffplan.finetuning.replay import Replay
 from diffplan.models.noise import NoisePolicy
 from diffplan.models.team import TeamNetwork
