@@ -131,7 +131,8 @@ def train_futures(
         windows = dataset.sample(batch_size, rng, start_share)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         exercise = exercises(windows, generator)
-        loss = _loss(futures, exercise, chooses[: exercise.clean.shape[1]], step / steps, generator)
+        with run.autocast():
+            loss = _loss(futures, exercise, chooses[: exercise.clean.shape[1]], step / steps, generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(diagnosis(f"training step {step}", windows))
         return loss

@@ -152,7 +152,8 @@ def train(
         rng = np.random.default_rng([seed, step, accelerator.process_index])
         windows = dataset.sample(batch_size // accelerator.num_processes, rng, start_share)
         exercise = exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        estimate = exercise.estimate(model)
+        with run.autocast():
+            estimate = exercise.estimate(model)
         loss = exercise.error(estimate, exercise.clean) + exercise.extra
         if not torch.isfinite(loss):
             raise FloatingPointError(diagnosis(f"training step {step}", windows, estimate))

@@ -50,8 +50,8 @@ def learn(
 
     Args:
         run: the networks, as they are at the first step.
-        loss_of: a step's loss, a function of nothing but the weights and the step; computed in bfloat16 where the run
-            is.
+        loss_of: a step's loss, a function of nothing but the weights and the step; networks are called within
+            ``run.autocast()``.
         facts: what run it is, see ``load_newest``.
         folder: of the run; None keeps everything in memory.
         first: optimiser steps that were done before, by the run that goes on.
@@ -62,8 +62,7 @@ def learn(
     with keeping as kept, _bar(progress, steps, first) as advance:
         log = MetricsLog(folder, first, tensorboard)
         for step in range(first, steps):
-            with torch.autocast(run.device.type, torch.bfloat16, enabled=run.half):
-                loss = loss_of(step)
+            loss = loss_of(step)
             rate = learning_rate * _schedule(step, steps)
             with kept.step():
                 run.update(loss, rate, step)
@@ -104,6 +103,10 @@ class DenoiserRun:
         if matrices:
             dtype = torch.bfloat16 if half else torch.float32
             self.optimizers = [Muon(matrices, learning_rate, weight_decay=WEIGHT_DECAY, dtype=dtype), adam]
+
+    def autocast(self) -> torch.autocast:
+        """Around calls of the networks, and nothing else: products of data, too, would be rounded."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
     @property
     def device(self) -> torch.device:

@@ -243,12 +243,12 @@ class WeightedDenoising(CriticMethod):
 
     def improve(self, update: int, rng: np.random.Generator) -> dict[str, float]:
         """One step of the denoiser."""
-        how, device = self.learning, self.planner.device
+        how = self.learning
         windows = self.replay.windows(self.replay.draw(how.batch_size, rng, how.start_share, how.best))
         if self.planner.denoiser.config.return_conditioning:
             self.exercises.return_ranks = torch.from_numpy(self.replay.return_ranks)
         exercise = self.exercises(windows, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.run.half):
+        with self.run.autocast():
             estimate = exercise.estimate(self.run.networks)
             with torch.no_grad():
                 pretrained = exercise.estimate(self.prior)
