@@ -232,6 +232,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(crossing_store: 
         dp.train(planner, dataset, **RUN)
 
 
+def test_networks_compute_in_bfloat16_but_data_are_not_rounded(crossing_store: Path, monkeypatch) -> None:
+    """Turning and scaling positions (``Augmentation``) is a product of matrices, which autocast would round."""
+    planner, dataset = fresh(crossing_store)
+    rounds, make = {"data": set(), "network": set()}, dp.Exercises.__call__
+
+    def made(exercises: dp.Exercises, *windows: object) -> object:
+        rounds["data"].add(torch.is_autocast_enabled("cpu"))
+        return make(exercises, *windows)
+
+    monkeypatch.setattr(dp.Exercises, "__call__", made)
+    planner.denoiser.register_forward_pre_hook(lambda *_: rounds["network"].add(torch.is_autocast_enabled("cpu")))
+    dp.train(planner, dataset, **RUN | {"precision": "bfloat16", "steps": 1})
+    assert rounds["data"] == {False} and True in rounds["network"]
+    futures = dp.Futures.of(dp.DiffusionPlanner.for_dataset(dataset, **SIZES), 2)
+    monkeypatch.setattr("diffplan.futures_training.uses_bfloat16", lambda *_: True)
+    dp.train_futures(futures, dataset, steps=1, batch_size=4, progress=False)
+    assert rounds["data"] == {False}
+
+
 def test_averages_hold_buffers_too_and_shared_weights_are_refused(tmp_path: Path) -> None:
     class Network(torch.nn.Module):
         def __init__(self) -> None:
