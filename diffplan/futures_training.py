@@ -106,7 +106,7 @@ def train_futures(
         "seed": seed,
         "mix": asdict(mix),
         "data": dataset.store.fingerprint,
-        "windows": dataset.settings | {"episodes": dataset.digest},
+        "windows": dataset.facts,
         "normalizer": planner.normalizer.fingerprint,
         "denoiser": planner.denoiser.settings,
         "augmentation": augmentation and asdict(augmentation),

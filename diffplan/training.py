@@ -121,7 +121,7 @@ def train(
         "mix": asdict(mix),
         "styles": styles and styles.fingerprint,
         "data": dataset.store.fingerprint,
-        "windows": dataset.settings | {"episodes": dataset.digest},
+        "windows": dataset.facts,
         "normalizer": planner.normalizer.fingerprint,
         "denoiser": planner.denoiser.settings,
         "partner_encoder": encoder and encoder.settings,

@@ -115,6 +115,11 @@ class TrajectoryDataset:
         names = ("horizon", "history", "stride", "inside", "crowd")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells these windows of a store from others."""
+        return self.settings | {"episodes": self.digest}
+
     def like(self, **changes: Any) -> Self:
         """The same windows but for these arguments of the constructor: ``dataset.like(stride=1)``."""
         same = {"store": self.store, "normalizer": self.normalizer, "episodes": self.episodes, **self.settings}

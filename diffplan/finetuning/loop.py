@@ -185,7 +185,7 @@ def finetune(
         "parent": weights_sha256(planner.denoiser),
         "value": planner.value_function and weights_sha256(planner.value_function),
         "offline_data": offline.store.fingerprint,
-        "offline_windows": offline.settings | {"episodes": offline.digest},
+        "offline_windows": offline.facts,
         "acting": acting.to_dict(),
         "learning": asdict(learning),
         **settings,

@@ -84,7 +84,7 @@ def check_parts(
 
 
 class Components:
-    """What a planner is made of, for type checkers: diffusers' pipelines set these attributes by name."""
+    """What a planner is made of, and of which classes: what type checkers see, and what ``saving.py`` goes by."""
 
     denoiser: JointDenoiser
     scheduler: Scheduler

@@ -6,35 +6,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
 from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from diffplan.datasets.normalizer import Normalizer
 from diffplan.files import explained_write_errors, inside, read_json, sha256, share, sync, write_json
-from diffplan.models.denoiser import JointDenoiser
-from diffplan.models.noise import NoisePolicy
-from diffplan.models.partner import PartnerEncoder
 from diffplan.models.saved import WEIGHTS
-from diffplan.models.value import ValueFunction
 from diffplan.planner_folder import INDEX, replaced
-from diffplan.planners.sampling import Scheduler
+from diffplan.planners.components import Components
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 FUTURES = "futures"  # in the provenance of a planner that is told which future to draw
+_HINTS = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Components).items()}
+OPTIONAL = tuple(name for name, kinds in _HINTS.items() if NoneType in kinds)
 COMPONENTS: dict[str, tuple[Any, ...]] = {
-    "denoiser": (JointDenoiser,),
-    "scheduler": get_args(Scheduler),
-    "normalizer": (Normalizer,),
-    "value_function": (ValueFunction,),
-    "partner_encoder": (PartnerEncoder,),
-    "noise_policy": (NoisePolicy,),
+    name: tuple(kind for kind in kinds if kind is not NoneType) for name, kinds in _HINTS.items()
 }
-OPTIONAL = ("value_function", "partner_encoder", "noise_policy")
+"""The classes that each part of a planner may have; no other is ever made of a file."""
 SETTINGS = {"spec": dict, "horizon": int, "history": int, "action_spread": float | None}
 
 
