@@ -1,4 +1,4 @@
-"""What the parts of a planner must agree on, so that they fit each other and the data."""
+"""What a planner is made of, and what its parts must agree on, so that they fit each other and the data."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,17 @@ from diffplan.spec import JointSpec
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
+
+
+class Components:
+    """What a planner is made of, and of which classes: what type checkers see, and what ``saving.py`` goes by."""
+
+    denoiser: JointDenoiser
+    scheduler: Scheduler
+    normalizer: Normalizer
+    value_function: ValueFunction | None
+    partner_encoder: PartnerEncoder | None
+    noise_policy: NoisePolicy | None
 
 
 def check_value(value: ValueFunction, spec: JointSpec, whose: str = "the planner") -> None:
@@ -81,17 +92,6 @@ def check_parts(
             f"the partner encoder's latent_size={encoder.config.latent_size}, the denoiser's "
             f"{denoiser.config.latent_size}; make the planner with for_dataset(dataset, partner_encoder=encoder)."
         )
-
-
-class Components:
-    """What a planner is made of, and of which classes: what type checkers see, and what ``saving.py`` goes by."""
-
-    denoiser: JointDenoiser
-    scheduler: Scheduler
-    normalizer: Normalizer
-    value_function: ValueFunction | None
-    partner_encoder: PartnerEncoder | None
-    noise_policy: NoisePolicy | None
 
 
 def make_denoiser(

@@ -29,8 +29,6 @@ COMPONENTS: dict[str, tuple[Any, ...]] = {
 }
 """The classes that each part of a planner may have; no other is ever made of a file."""
 SETTINGS = {"spec": dict, "horizon": int, "history": int, "action_spread": float | None}
-
-
 OWN = {*COMPONENTS, INDEX, PROVENANCE, MANIFEST}
 """What a planner's folder consists of; all else in it is somebody else's."""
 
