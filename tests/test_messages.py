@@ -31,7 +31,7 @@ def test_a_message_survives_the_wire_up_to_its_quantisation(plan: Plan, bits: in
     data = message.to_bytes(SPEC, NORMALIZER, bits)
     assert len(data) == HEADER.size + bits // 8 * (2 + 9 * 6) <= 200
     again = Message.from_bytes(data, SPEC, NORMALIZER)
-    assert dataclasses.replace(again, cells=message.cells) == message
+    assert vars(again) | {"cells": 0} == vars(message) | {"cells": 0}
     np.testing.assert_allclose(again.cells, message.cells, atol=error)
 
 
