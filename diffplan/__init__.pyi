@@ -24,6 +24,8 @@ from .finetuning import Acting as Acting
 from .finetuning import CriticMethod as CriticMethod
 from .finetuning import Learning as Learning
 from .finetuning import finetune as finetune
+from .forecasting import ForecastReport as ForecastReport
+from .forecasting import evaluate_forecasts as evaluate_forecasts
 from .futures_training import train_futures as train_futures
 from .models import JointDenoiser as JointDenoiser
 from .models import NoisePolicy as NoisePolicy

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, Int
 from pettingzoo import ParallelEnv
 from rich.progress import Progress
 from scipy import stats
@@ -107,6 +108,21 @@ def share_interval(groups: Sequence[Sequence[float]]) -> Interval:
         return mean_interval(groups)
     found, wilson = _bootstrap(groups), stats.binomtest(int(every.sum()), len(every)).proportion_ci(method="wilson")
     return Interval(found.value, float(min(found.low, wilson.low)), float(max(found.high, wilson.high)))
+
+
+def ratio_interval(
+    numerators: Float[np.ndarray, "n"], denominators: Float[np.ndarray, "n"], groups: Int[np.ndarray, "n"]
+) -> Interval:
+    """The sum of one over that of the other, with its 95 % interval by a percentile bootstrap of whole groups.
+
+    For means of numbers that are not independent, such as windows of one episode. Of one group it is unknown (NaN).
+    """
+    _, index = np.unique(groups, return_inverse=True)
+    sums = np.stack([np.bincount(index, column) for column in (numerators, denominators)])
+    count = sums.shape[1]
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 2_000) @ sums.T
+    low, high = np.quantile(draws[:, 0] / draws[:, 1], (0.025, 0.975)) if count > 1 else (np.nan, np.nan)
+    return Interval(float(sums[0].sum() / sums[1].sum()), float(low), float(high))
 
 
 def _bootstrap(groups: Sequence[Sequence[float]], seed: int = 0, resamples: int = 4_000) -> Interval:

@@ -30,7 +30,9 @@ from figures import RESULTS, Figure, one_thread, record
 import diffplan as dp
 from diffplan.child_process import follow_parent
 from diffplan.datasets.importers import EthUcy
+from diffplan.evaluation import ratio_interval
 from diffplan.files import read_json, write_json
+from diffplan.forecasting import RecordedWindow, measured, recorded_windows
 
 FOLDER = Path("runs/real")
 OBSERVED, FORECAST, FUTURES = 8, 12, 20
@@ -85,7 +87,10 @@ def kind_of(name: str) -> Kind:
 
 @dataclass(frozen=True)
 class Scores:
-    """One number of each measure for every window, how many people it had, and which block of windows it is of."""
+    """One number of each measure for every window, how many people it had, and which block of windows it is of.
+
+    Blocks share frames with their neighbours alone: as if they shared none.
+    """
 
     people: np.ndarray
     block: np.ndarray
@@ -94,26 +99,14 @@ class Scores:
     def mean(self, name: str, by_person: bool = True) -> dp.Interval:
         """Over windows of two and more people, weighted by people; or over all windows alike."""
         weights = self.people * (self.people >= 2.0) if by_person else np.ones(len(self.people))
-        return self._interval(weights * self.measures[name], weights)
+        return ratio_interval(weights * self.measures[name], weights, self.block)
 
     def gain(self, other: "Scores", name: str) -> dp.Interval:
         """The share of another's error that this one saves, over the windows of the other's seeds."""
         first, weights = len(other.people), other.people * (other.people >= 2.0)
         ours, theirs = (one.measures[name][:first] * weights for one in (self, other))
-        left = other._interval(ours, theirs)
+        left = ratio_interval(ours, theirs, other.block)
         return dp.Interval(1 - left.value, 1 - left.high, 1 - left.low)
-
-    def _interval(self, above: np.ndarray, below: np.ndarray) -> dp.Interval:
-        """The sum of one over that of the other; blocks of windows are bootstrapped as wholes.
-
-        Blocks share frames with their neighbours alone: as if they shared none.
-        """
-        _, index = np.unique(self.block, return_inverse=True)
-        sums = np.stack([np.bincount(index, column) for column in (above, below)])
-        count = sums.shape[1]
-        draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 2_000) @ sums.T
-        low, high = np.quantile(draws[:, 0] / draws[:, 1], (0.025, 0.975))
-        return dp.Interval(float(above.sum() / below.sum()), float(low), float(high))
 
 
 # --- data
@@ -176,74 +169,39 @@ def teach(name: str, store: dp.TrajectoryStore, seed: int, per_agent: bool) -> d
 # --- forecasts and their scores
 
 
-def asked(store: dp.TrajectoryStore) -> Iterator[tuple[dp.JointSpec, dp.Question, np.ndarray]]:
-    """Of every window who is there, what is asked, and the positions [N, 12, 2] that people really took."""
+def asked(store: dp.TrajectoryStore) -> Iterator[RecordedWindow]:
+    """All windows of a store; people have no actions that could be known."""
     windows = dp.TrajectoryDataset(store, **LAYOUT)
-    for first in range(0, len(windows), 64):
-        batch = windows.batch(np.arange(first, min(first + 64, len(windows))))
-        for index, (cells, mask) in enumerate(zip(batch.cells, batch.agent_mask, strict=True), start=first):
-            names = [name for name, there in zip(store.spec.names, mask, strict=True) if there]
-            team = dp.JointSpec({name: store.spec.agents[name] for name in names}, store.spec.roles, store.spec.dt)
-            seen = [dict(zip(names, cells[mask, step], strict=True)) for step in range(OBSERVED)]
-            past = [(observations, dict.fromkeys(names, np.zeros(0, np.float32))) for observations in seen[:-1]]
-            yield team, dp.Question(seen[-1], past, seed=index), cells[mask, OBSERVED:]
+    return recorded_windows(windows, np.arange(len(windows)))
 
 
-def sampled(planner: dp.DiffusionPlanner, team: dp.JointSpec, question: dp.Question, kind: Kind) -> dp.Plan:
-    samples = int(np.clip(kind.samples // team.num_agents, 50, 600))
-    return planner.for_agents(team).answer([question], dp.Sampling(samples, DENOISING_STEPS))[0]
+def sampled(planner: dp.DiffusionPlanner, window: RecordedWindow, kind: Kind) -> dp.Plan:
+    samples = int(np.clip(kind.samples // window.spec.num_agents, 50, 600))
+    return planner.for_agents(window.spec).answer([window.question], dp.Sampling(samples, DENOISING_STEPS))[0]
 
 
 def score(
-    alone: dp.Plan, together: dp.Plan, real: np.ndarray, kind: Kind, samples: dp.Plan | None = None
+    alone: dp.Plan, together: dp.Plan, window: RecordedWindow, kind: Kind, samples: dp.Plan | None = None
 ) -> tuple[int, dict[str, float]]:
     """How many people, and each measure of the best of 20 futures; only people's forecasts are scored."""
-    people = [index for index, role in enumerate(together.spec.agents.values()) if role not in ("ball", "hoop")]
+    people = window.scored([role for role in window.spec.roles if role not in ("ball", "hoop")])
     if kind.clear is not None and len(people) > 1:
         together = dp.projected(together, kind.clear)
-    own, joint, real = alone.observations[:, people, 1:], together.observations[:, people, 1:], real[people]
-    off, off_together = (np.linalg.norm(futures - real, axis=-1) for futures in (own, joint))
-    found = {
-        "marginal_ade": off.mean(-1).min(0).mean(),
-        "marginal_fde": off[..., -1].min(0).mean(),
-        "joint_ade": off_together.mean((1, 2)).min(),
-        "joint_fde": off_together[..., -1].mean(1).min(),
-        "collisions": colliding(joint, kind.touch).mean(),
-        "real_collisions": colliding(real[None], kind.touch).mean(),
-    }
-    if samples is not None:
-        found["inside_80"] = inside(samples.observations[:, people, 1:], real, 0.8)
+    found = measured(alone, together, samples, window, people, kind.touch)
     return len(people), found
-
-
-def inside(futures: np.ndarray, real: np.ndarray, share: float) -> float:
-    """How often people are within the distance of the samples' mean that holds this share of the samples."""
-    middle = futures.mean(0)
-    spread, error = (np.linalg.norm(one - middle, axis=-1) for one in (futures, real))
-    return float((error <= np.quantile(spread, share, axis=0)).mean())
-
-
-def colliding(futures: np.ndarray, limit: float) -> np.ndarray:
-    """[S, N], who comes closer than ``limit`` to anybody, also between two frames."""
-    apart = futures[:, :, None] - futures[:, None]
-    start, move = apart[..., :-1, :], np.diff(apart, axis=-2)
-    share = -(start * move).sum(-1) / np.maximum((move * move).sum(-1), 1e-9)
-    closest = np.linalg.norm(start + share.clip(0, 1)[..., None] * move, axis=-1).min(-1)
-    closest[:, np.arange(futures.shape[1]), np.arange(futures.shape[1])] = np.inf
-    return (closest < limit).any(-1)
 
 
 def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
     """Trains on a fold (or on basketball) and scores clusters of samples; what is there already is read."""
     path = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}.json"
-    if path.exists() and {*MEASURES, "inside_80"} <= set(found := read_json(path)):
+    if path.exists() and {*MEASURES, "region_80"} <= set(found := read_json(path)):
         return found
     known, unseen = stores(data, name)
     planner, kind, scores = train(name, known, seed, attention), kind_of(name), []
-    for team, question, real in asked(unseen):
-        plan = sampled(planner, team, question, kind)
+    for window in asked(unseen):
+        plan = sampled(planner, window, kind)
         alone, together = (dp.representatives(plan, FUTURES, per_agent=per_agent) for per_agent in (True, False))
-        scores.append(score(alone, together, real, kind, plan))
+        scores.append(score(alone, together, window, kind, plan))
     return written(path, name, scores)
 
 
@@ -253,11 +211,10 @@ def run_futures(data: Path, name: str, seed: int) -> dict[str, Any]:
     if path.exists() and set(MEASURES) <= set(found := read_json(path)):
         return found
     known, unseen = stores(data, name)
-    alone, together = (teach(name, known, seed, per_agent) for per_agent in (True, False))
-    scores = [
-        score(alone.for_agents(team).answer([one])[0], together.for_agents(team).answer([one])[0], real, kind_of(name))
-        for team, one, real in asked(unseen)
-    ]
+    taught, scores = [teach(name, known, seed, per_agent) for per_agent in (True, False)], []
+    for window in asked(unseen):
+        alone, together = (one.for_agents(window.spec).answer([window.question])[0] for one in taught)
+        scores.append(score(alone, together, window, kind_of(name)))
     return written(path, name, scores)
 
 
@@ -278,7 +235,7 @@ def merged(results: list[dict[str, Any]], name: str) -> Scores:
 
     block = np.concatenate([np.arange(len(one["people"])) for one in results])
     block //= 1 if name == "nba" else OBSERVED + FORECAST
-    measures = [measure for measure in (*MEASURES, "inside_80") if measure in results[0]]
+    measures = [measure for measure in (*MEASURES, "region_80") if measure in results[0]]
     return Scores(together("people"), block, {measure: together(measure) for measure in measures})
 
 
@@ -317,17 +274,15 @@ def draw(data: Path, path: Path, people: int = 6) -> None:
     """Draws twenty futures of the first window of zara1 with so many people, over what they did."""
     store = walkers(data, read_json(data / "eth_ucy" / "splits.json")["zara1"]["test"], "zara1_test")
     planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "zara1_joint_0")
-    team, question, real = next(one for one in asked(store) if len(one[2]) == people)
-    plan = dp.projected(dp.representatives(sampled(planner, team, question, WALKERS), FUTURES), CLEAR)
-    there, nothing = np.ones(real.shape[1::-1], bool), np.zeros(real.shape[1::-1])[1:]
-    steps = (nothing[..., None][..., :0], nothing, nothing.astype(bool), nothing.astype(bool))
-    dp.plot_plan(plan, dp.Trajectory(plan.spec, real.swapaxes(0, 1), *steps, there)).savefig(path)
+    window = next(one for one in asked(store) if one.spec.num_agents == people)
+    plan = dp.projected(dp.representatives(sampled(planner, window, WALKERS), FUTURES), CLEAR)
+    dp.plot_plan(plan, window.happened).savefig(path)
 
 
 def latency(data: Path, command: str, calls: int = 100) -> Figure:
     """How long 20 joint futures of a ball, ten players and two hoops take, on one core: samples, and taught ones."""
     torch.set_num_threads(1)
-    _, question, _ = next(asked(stores(data, "nba")[1]))
+    question = next(asked(stores(data, "nba")[1])).question
     planner = dp.DiffusionPlanner.from_pretrained(FOLDER / "nba_joint_0")
     futures = dp.Futures.from_pretrained(FOLDER / "nba_scenes_0")
 
@@ -374,7 +329,7 @@ def all_figures(scores: dict[tuple[str, str], Scores], seeds: int, command: str)
         others = {"real people": figure("", one.mean("real_collisions"), "share", windows)}
         others |= beside(row, "collisions", "share", windows)
         found.append(figure(f"collisions_{row}", one.mean("collisions"), "share", windows, others))
-        found.append(figure(f"region_80_{row}", scores[row, clusters].mean("inside_80"), "share", windows))
+        found.append(figure(f"region_80_{row}", scores[row, clusters].mean("region_80"), "share", windows))
         if (row, alone) in scores:
             saved = scores[row, clusters].gain(scores[row, alone], "joint_ade")
             found.append(figure(f"joint_gain_{row}", saved, "share", windows))

@@ -8,6 +8,7 @@ from typing import Protocol
 from diffplan.commands.data import DATA
 from diffplan.commands.episodes import Collect
 from diffplan.commands.finetuning import Finetune
+from diffplan.commands.forecasts import Forecast
 from diffplan.commands.group import Group
 from diffplan.commands.guidance import Guidance
 from diffplan.commands.pictures import Plot
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "finetune": Finetune,
     "plan": MakePlan,
     "evaluate": Evaluate,
+    "forecast": Forecast,
     "team": Team,
     "guidance": Guidance,
     "plot": Plot,

@@ -16,14 +16,17 @@ def show(facts: dict[str, Any], as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(nan_to_none(facts), indent=2, allow_nan=False))
         return
+    width = max([12, *map(len, facts)])
     for name, value in facts.items():
-        print(f"{name:<12} {in_words(value)}")
+        print(f"{name:<{width}} {in_words(value)}")
 
 
 def in_words(value: Any) -> str:
     """A fact on one line: numbers short, dictionaries as ``a 1, b 2``, those inside them in brackets."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if value is None or (isinstance(value, list) and not value):
+        return "none"
     if isinstance(value, list):
         return f"[{', '.join(map(in_words, value))}]"
     if isinstance(value, dict):

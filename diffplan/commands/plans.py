@@ -1,9 +1,9 @@
 """Making plans: for the whole team, round what robots are told to do, or of the world under given actions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffplan.commands.output import check_ending, show
 from diffplan.commands.worlds import Options, Run, Scheduler, check_ranks, load, load_planner, parse_guides
@@ -165,7 +165,7 @@ class Asked:
     what happened then, where that is recorded."""
 
     planner: "DiffusionPlanner"
-    observations: "Observations"
+    observations: Mapping[str, Any]
     given: "Cells | None"
     past: "Sequence[tuple[Observations, Actions]]" = ()
     happened: "Trajectory | None" = None
@@ -204,8 +204,7 @@ def parse_forecast(word: str, planner: "DiffusionPlanner") -> Asked:
     Raises:
         ValueError: no such plan, episode or step, or one of other agents than the planner knows.
     """
-    import numpy as np
-
+    from diffplan.forecasting import recorded_question
     from diffplan.trajectory import Cells, Plan
 
     store, colon, where = word.rpartition(":")
@@ -217,14 +216,8 @@ def parse_forecast(word: str, planner: "DiffusionPlanner") -> Asked:
         step = int(at) if at else next(inhabited, min(planner.history, len(episode) - 1))
         if step >= len(episode):
             raise ValueError(f"--forecast {word}: the episode has the steps 0 to {len(episode) - 1}.")
-        before = range(max(0, step - planner.history), step)
-        past = [(_seen(episode, one), _acted(episode, one)) for one in before]
-        happened, cells = episode.after(step), Cells.unknown(planner.spec, planner.horizon)
-        acted = happened.agent_mask[:-1] & happened.agent_mask[1:]
-        actions = np.where(acted[..., None], happened.actions, np.nan)[: planner.horizon].swapaxes(0, 1)
-        there = happened.agent_mask[0]
-        cells.actions[there, : actions.shape[1]] = actions[there]
-        return Asked(planner, _seen(episode, step), cells, past, happened)
+        asked = recorded_question(episode, step, planner.history, planner.horizon)
+        return Asked(planner, asked.observations, asked.given, asked.past, episode.after(step))
     if not Path(word).is_file():
         raise ValueError(f"--forecast {word}: give a file that --out wrote, or STORE:EPISODE[@STEP], as data/store:7.")
     plan = Plan.load(Path(word)).best()
@@ -243,16 +236,6 @@ def _episode(word: str, store: str, number: int) -> "Trajectory":
     if number >= len(recorded):
         raise ValueError(f"--forecast {word}: the store has the episodes 0 to {len(recorded) - 1}.")
     return recorded[number]
-
-
-def _seen(episode: "Trajectory", step: int) -> "Observations":
-    return episode.spec.unstack_observations(episode.observations[step], episode.agent_mask[step])
-
-
-def _acted(episode: "Trajectory", step: int) -> "Actions":
-    """{agent: its action at a step, as it was recorded} of those that were there."""
-    rows = zip(episode.spec.names, episode.actions[step], episode.agent_mask[step], strict=True)
-    return {name: row[: episode.spec.role_of(name).action_size] for name, row, there in rows if there}
 
 
 def _load_plan(path: Path, planner: "DiffusionPlanner") -> "Plan":
