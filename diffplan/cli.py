@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
             if arguments == ["--version"]:
                 print(f"diffplan {__version__}", flush=True)
                 return 0
-            command = parse(arguments)
+            command = parse(arguments or ["--help"])
             if getattr(command, "seed", 0) < 0:
                 raise UsageError(f"--seed {getattr(command, 'seed', 0)}: seeds are 0 or more.")
             resumable = hasattr(command, "resume")

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from diffplan.extras import how_to_install
+
 FREE_GIGABYTES = 1.0
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SCENE = "<mujoco><worldbody><body><freejoint/><geom size='0.1'/></body></worldbody></mujoco>"
@@ -115,7 +117,7 @@ def check_extra(extra: str, requirements: list[Requirement]) -> Check:
     ok = all(part.ok for part in parts)
     detail = "; ".join(f"{part.name} {part.detail}" for part in parts)
     clash = any("but diffplan needs" in part.detail for part in parts)
-    remedy = "in an environment of its own: " * clash + f'pip install "diffplan[{extra}]"'
+    remedy = "in an environment of its own: " * clash + how_to_install(extra)
     return Check(f"extra {extra}", ok, detail, "" if ok else remedy, required=False)
 
 

@@ -4,12 +4,17 @@ import importlib
 from typing import Any
 
 
+def how_to_install(extra: str) -> str:
+    """The pip command that brings an extra."""
+    return f'pip install "diffplan[{extra}]" (in a clone of diffplan: pip install -e ".[{extra}]")'
+
+
 def load_extra(module: str, extra: str, need: str) -> Any:
     """A module of an optional package.
 
     Args:
         module: its full name.
-        extra: what brings it: ``pip install "diffplan[extra]"``.
+        extra: what brings it, see ``how_to_install``.
         need: who needs which package, in words, e.g. ``"HDF5 files need h5py"``.
 
     Raises:
@@ -18,4 +23,4 @@ def load_extra(module: str, extra: str, need: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(f'{need} ({error}); install it with: pip install "diffplan[{extra}]"') from error
+        raise ImportError(f"{need} ({error}); install it with: {how_to_install(extra)}") from error

@@ -223,7 +223,8 @@ class Plan:
     def __repr__(self) -> str:
         S, N, H, _ = self.observations.shape
         present = int(self.agent_mask.sum())
-        values = "" if self.values is None else f", values {self.values.min():.2f}..{self.values.max():.2f}"
+        named = f" ({' + '.join(self.terms)})" if self.terms else ""
+        values = "" if self.values is None else f", values{named} {self.values.min():.2f}..{self.values.max():.2f}"
         chain = "" if self.chain is None else f", chain of {len(self.chain) - 1} steps"
         return (
             f"Plan(S={S} samples, N={N} agents ({present} present), H={H} steps of {self.spec.dt:g} s{values}{chain})"

@@ -112,7 +112,10 @@ def train_value(
     value.train()
     learner = ValueLearner(value, dataset, learning_rate, expectile, target_rate, reach)
     facts = settings | {
-        "rates": [learning_rate, expectile, target_rate, reach],
+        "learning_rate": learning_rate,
+        "expectile": expectile,
+        "target_rate": target_rate,
+        "reach": reach,
         "seed": seed,
         "data": dataset.store.fingerprint,
         "windows": [dataset.digest, dataset.stride, dataset.inside and [dataset.history, dataset.horizon]],

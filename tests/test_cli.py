@@ -416,7 +416,6 @@ def test_an_error_is_one_line_that_names_it(
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("", "collect, data, train"),
         ("tarin data --out run", "train"),
         ("train data --out run --step 3", "--steps"),
         ("train data --out run --steps three", "--steps"),
@@ -428,6 +427,11 @@ def test_an_error_is_one_line_that_names_it(
 )
 def test_wrong_usage_is_one_line_and_code_2(line: str, named: str, capsys: pytest.CaptureFixture[str]):
     assert named in complaint(capsys, *line.split(), code=2)
+
+
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]):
+    assert main([]) == 0
+    assert all(name in capsys.readouterr().out for name in COMMANDS)
 
 
 def test_where_actions_are_refined_there_are_candidates_to_rank():

@@ -109,7 +109,7 @@ def test_no_robot_outlives_a_command_that_is_stopped(team: tuple, number: signal
 
 
 def test_robots_that_are_silent_draw_noise_of_their_own():
-    assert not Manners(**MODES["silent"]).shared_seed and Manners(**MODES["shared"]).shared_seed
+    assert not Manners(**MODES["private"]).shared_seed and Manners(**MODES["shared"]).shared_seed
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_robot_of_a_safe_team_filters_its_own_actions(planner: Path):
     close = np.array([0.0, 0.0, 0.7, 0.0, 0.9, 0.0], np.float32)
     partner = np.array([0.2, 0.0, -0.7, 0.0, np.nan, np.nan], np.float32)
     members = [
-        load_member(planner, env.joint_spec, "robot_0", MODES["silent"], limits)(0)
+        load_member(planner, env.joint_spec, "robot_0", MODES["private"], limits)(0)
         for limits in (None, env.robot_limits)
     ]
     acted = [member.act(close, {"robot_1": partner}, 0)[0] for member in members]

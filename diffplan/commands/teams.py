@@ -21,7 +21,7 @@ class Team:
     For example:
       diffplan team runs/crossing
       diffplan team runs/crossing --env crossing-v0 --robots 4
-      diffplan team runs/crossing --mode silent --safe
+      diffplan team runs/crossing --mode private --safe
       diffplan team runs/crossing --seconds 60 --rate 10 --loss 0.3
       diffplan team runs/crossing --kill robot_1@30 --json
 
@@ -30,7 +30,7 @@ class Team:
         env: environment to act in; by default the one that the data are from.
         robots: how many; by default as many as that environment has.
         option: an option of the environment as NAME=VALUE; repeat it for more.
-        mode: how robots agree on a way: by messages, by drawing the same noise (shared), or not at all (silent).
+        mode: how robots agree on a way: by messages, by drawing the same noise (shared), or not at all (private noise).
         rate: steps a second; by default as many as a second of the environment has.
         episodes: how many; by default 1, or as many as fit into --seconds.
         seconds: stop then, also amid an episode.
@@ -46,7 +46,7 @@ class Team:
     env: str | None = None
     robots: int | None = None
     option: Options = field(default_factory=list)
-    mode: Literal["messages", "shared", "silent"] = "messages"
+    mode: Literal["messages", "shared", "private"] = "messages"
     rate: float | None = None
     episodes: int | None = None
     seconds: float | None = None

@@ -56,7 +56,10 @@ def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
     name, *details = head.split(":")
     if name in ("value", "rank") and len(details) <= 1 and _is_number(weight):
         if planner.value_function is None:
-            raise ValueError(f"guide {word!r}: the planner has no value function; train one with --value-steps 5000.")
+            raise ValueError(
+                f"guide {word!r}: the planner has no value function; train one: `diffplan train` as before, with "
+                "--resume --value-steps 5000."
+            )
         guide = ValueGuide(planner.value_function, details[0] if details else None, float(weight))
         return guide if name == "value" else replace(guide, levels=None)
     if name in ("separation", "speed", "clearance") and len(details) <= 1 and all(map(_is_number, (weight, *details))):
@@ -74,7 +77,7 @@ def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
             )
     raise ValueError(
         f"guide {word!r} is none of value=WEIGHT, value:AGENT=WEIGHT, rank=WEIGHT (by value), "
-        "separation:METRES=WEIGHT, clearance:METRES=WEIGHT and speed:LIMIT=WEIGHT; "
+        "separation=WEIGHT, separation:METRES=WEIGHT, clearance:METRES=WEIGHT and speed:LIMIT=WEIGHT; "
         "e.g. --guide value=0.5 --guide separation:0.2=10"
     )
 

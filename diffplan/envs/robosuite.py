@@ -20,7 +20,7 @@ from pettingzoo import ParallelEnv
 from diffplan.envs import two_arm_lift_expert
 from diffplan.envs.behavior import SkilledPolicy, random_policy
 from diffplan.envs.spaces import spec_from_env
-from diffplan.extras import load_extra
+from diffplan.extras import how_to_install, load_extra
 from diffplan.spec import Actions, JointSpec, Observations, Seen, Step
 
 _HAND = ("robot{arm}_eef_pos", "robot{arm}_eef_quat", "robot{arm}_gripper_qpos")
@@ -56,7 +56,8 @@ def parallel_env(
     robosuite = load_extra("robosuite", "robots", f"robosuite:{task} needs robosuite")
     if tuple(map(int, mujoco.__version__.split(".")[:2])) >= (3, 6):
         raise ImportError(
-            f'robosuite:{task} needs mujoco<3.6, got {mujoco.__version__}: pip install "diffplan[robots]"'
+            f"robosuite:{task} needs mujoco<3.6, got {mujoco.__version__}; in an environment of its own: "
+            f"{how_to_install('robots')}"
         )
     with _global_seed(0):  # the hammer's and the peg's size are drawn here: always the same
         raw = robosuite.make(

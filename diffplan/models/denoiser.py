@@ -87,7 +87,7 @@ class JointDenoiser(SavedNetwork):
             near = window // patch_size * patch_size
             raise ValueError(
                 f"history + horizon = {window} is not a multiple of patch_size={patch_size}; "
-                f"use {near or patch_size} or {near + patch_size} cells."
+                f"use {near or patch_size} or {near + patch_size}."
             )
         check_heads(width, num_heads)
         if prediction not in ("sample", "velocity"):

@@ -152,7 +152,9 @@ def frame_options(dataset: "TrajectoryDataset") -> dict[str, Any]:
         )
     kind = dataset.normalizer and dataset.normalizer.config.kind
     if kind != "motion":
-        raise ValueError(f"frames with normalizer={kind!r}; load the dataset with normalizer='motion'.")
+        raise ValueError(
+            f"frames with normalizer={kind!r}; load the dataset with normalizer='motion' (--normalizer motion)."
+        )
     return first
 
 

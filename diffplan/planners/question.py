@@ -40,6 +40,8 @@ class Question:
 
     def __post_init__(self) -> None:
         _check_whole(seed=self.seed)
+        if not isinstance(self.observations, Mapping):
+            raise TypeError(f"observations are a {type(self.observations).__name__}; pass {{agent: array}}.")
         if not isinstance(self.given, Cells | None):
             raise TypeError(f"given is a {type(self.given).__name__}; pass Cells, e.g. plan.cells('robot_0').")
 

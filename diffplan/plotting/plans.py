@@ -186,7 +186,10 @@ def _draw_from_above(
             axes.plot(*path[:1].T, "o", color=INK, markersize=15 * scale**0.5, zorder=3)
         _draw_best(axes, path, color, every, scale)
         if executed is not None:
-            axes.plot(*executed_path(executed, name, plan.horizon).T, "--", color=INK, linewidth=1.1, zorder=7)
+            happened = executed_path(executed, name, plan.horizon)
+            axes.plot(*happened.T, "--", color=INK, linewidth=1.1, zorder=7)
+            last = happened[~np.isnan(happened).any(1)][-1:]
+            axes.scatter(last[:, 0], last[:, 1], marker="X", s=70, color=[color], edgecolor=INK, linewidth=0.9, zorder=8)
         if name in goals:
             x, y = goals[name]
             axes.scatter(x, y, s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=6)
@@ -257,13 +260,15 @@ def _line_handles(plan: Plan, executed: bool) -> list[Line2D]:
     if plan.num_samples > 1:
         handles += [line(linewidth=1, alpha=0.5, label=counted(plan.num_samples, "candidate"))]
     if executed:
-        handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle="--", label="what happened")]
+        handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle="--", marker="X", label="what happened")]
     return handles
 
 
 def _strong(plan: Plan) -> str:
     """What the strong line is; nothing tells the best of candidates that nobody has ranked."""
     what = "plan" if plan.spec.action_size else "future"
+    if "share" in plan.terms:  # representatives: the one of the largest cluster
+        return f"likeliest {what}"
     return f"best {what}" if plan.values is not None else f"{'first ' * (plan.num_samples > 1)}{what}"
 
 

@@ -26,11 +26,11 @@ from diffplan.processes.transport import Bus, free_endpoint
 from diffplan.processes.world import EpisodeReport, RobotReport, World
 from diffplan.spec import JointSpec
 
-Mode = Literal["messages", "shared", "silent"]
+Mode = Literal["messages", "shared", "private"]
 MODES: dict[str, dict[str, bool]] = {
     "messages": {"speak": True},
     "shared": {"speak": False, "shared_seed": True},
-    "silent": {"speak": False, "shared_seed": False},
+    "private": {"speak": False, "shared_seed": False},
 }
 STARTUP = 600.0  # seconds in which all robots must have loaded their planners
 PARTING = 2.0  # seconds in which a robot that is told to end must have ended
@@ -89,7 +89,8 @@ def run_team(
     Args:
         planner: folder of a run or of a planner.
         env: the world; its agents are the robots.
-        mode: how the robots agree on a way: by messages, by drawing the same noise (shared), or not at all (silent).
+        mode: how the robots agree on a way: by messages, by drawing the same noise (shared), or not at all (noise of
+            their own: private).
         rate: steps a second; None: 1 / dt, real time.
         episodes: how many; by default 1, or as many as fit into ``seconds``.
         seconds: stop then, also amid an episode.
