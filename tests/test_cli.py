@@ -431,7 +431,8 @@ def test_wrong_usage_is_one_line_and_code_2(line: str, named: str, capsys: pytes
 
 def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]):
     assert main([]) == 0
-    assert all(name in capsys.readouterr().out for name in COMMANDS)
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in COMMANDS)
 
 
 def test_where_actions_are_refined_there_are_candidates_to_rank():
