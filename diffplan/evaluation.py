@@ -35,7 +35,7 @@ class SensingPolicy(Policy, Protocol):
     def sense(self, infos: Sequence[Mapping[str, Any] | None]) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Interval:
     """A mean and its 95 % interval."""
 
@@ -43,7 +43,7 @@ class Interval:
     low: float
     high: float
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 

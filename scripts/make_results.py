@@ -22,9 +22,9 @@ Made of the scripts' own words and `docs/results/*.json` (again by `python scrip
 Intervals hold 95 %; those of what stands beside a figure are in [results.md](results.md). Figures of others are as
 they were published, with the place.
 """
-COLUMNS = "| figure | diffplan | beside it | seeds, episodes | command |\n|---|---|---|---|---|"
+COLUMNS = "| figure | diffplan | baselines and variants | seeds, episodes | command |\n|---|---|---|---|---|"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-README_COLUMNS = "| what | diffplan | beside it | seeds, episodes | command |\n|---|---|---|---|---|"
+README_COLUMNS = "| what | diffplan | baselines and variants | seeds, episodes | command |\n|---|---|---|---|---|"
 MAIN = {
     "crossing_open_4_success": "4 robots cross, all at their goals without contact",
     "crossing_open_8_success": "8 robots cross",
@@ -34,7 +34,7 @@ MAIN = {
     "crossing_obstacles_4_success": "4 robots among pillars",
     "transport_3_success": "3 robots push a heavy box to its place",
     "two_arm_lift_success": "two arms lift a pot (robosuite)",
-    "announced_plan_agreement": "plans fit what one robot announced",
+    "announced_plan_agreement": "plans agree with what one robot announced",
     "simple_spread_expert_score": "simple_spread, expert data; 100: the expert",
     "simple_spread_medium_score": "simple_spread, medium data, best guidance",
     "simple_spread_replay_score": "simple_spread, data of all skills, best guidance",
@@ -55,14 +55,14 @@ MAIN = {
     "partner_shift_recovery_unfiltered": "the same, without a safety filter",
     "partner_success_heldout": "success beside partners of unseen families",
     "partner_ade_ratio_heldout": "their forecast error / constant velocity's",
-    "style_accuracy_10": "their style told apart after 10 steps",
+    "style_accuracy_10": "their style identified after 10 steps",
     "decentral_messages_success": "4 planners without a centre, talking",
     "decentral_shared_seed_success": "silent, with a shared seed",
-    "sensing_gap_recovered": "6 robots that sense 0.8 m far: what talking wins back",
+    "sensing_gap_recovered": "6 robots that sense 0.8 m far: share of the loss that talking recovers",
     "eth_ucy_marginal_ade": "pedestrians (ETH/UCY), each by itself, best of 20",
     "eth_ucy_joint_ade": "whole scenes, best of 20",
     "nba_rebound_joint_ade": "basketball, whole scenes, best of 20",
-    "overcooked_next_action_accuracy": "people's next action in Overcooked",
+    "overcooked_next_action_accuracy": "people's next action in Overcooked, accuracy",
     "forecast_error_ratio": "world model: error after 10 steps / constant velocity's",
     "plan_latency_ms": "one plan, 4 robots, one core",
     "candidates_64_latency_ms": "64 candidates",

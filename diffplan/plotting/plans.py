@@ -189,7 +189,7 @@ def _draw_from_above(
             happened = executed_path(executed, name, plan.horizon)
             axes.plot(*happened.T, "--", color=INK, linewidth=1.1, zorder=7)
             last = happened[~np.isnan(happened).any(1)][-1:]
-            axes.scatter(last[:, 0], last[:, 1], marker="X", s=70, color=[color], edgecolor=INK, linewidth=0.9, zorder=8)
+            axes.plot(*last.T, "X", color=color, markersize=8, markeredgecolor=INK, markeredgewidth=0.9, zorder=8)
         if name in goals:
             x, y = goals[name]
             axes.scatter(x, y, s=130, facecolor="none", edgecolor=[color], linewidth=2, zorder=6)

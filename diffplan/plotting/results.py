@@ -140,7 +140,8 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
         if undone.any():
             marks["undone"] = Line2D([], [], color=INK, marker="x", markersize=7, linestyle="")
         if np.isfinite(pretrained):
-            marks["as pretrained,\nby first samples"] = Line2D([], [], color=MUTED, linewidth=1.2, linestyle="--")
+            shade = MUTED if len(named) > 1 else color
+            marks["as pretrained,\nby first samples"] = Line2D([], [], color=shade, linewidth=1.2, linestyle="--")
     axes.set(xlabel="environment steps", ylabel="score")
     style_chart(axes)
     lines, names = axes.get_legend_handles_labels() if any(named) else ([], [])

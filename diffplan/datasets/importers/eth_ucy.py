@@ -25,6 +25,8 @@ from diffplan.trajectory import Trajectory
 class EthUcy:
     """Imports pedestrians' tracks in metres; they observe their position and have no action.
 
+    The files are those of Social-GAN's and Trajectron++'s repositories: a line for each pedestrian in each frame.
+
     Pedestrians come and go, and their ids are unique within a file only: an episode has as many places
     (``pedestrian_0``, ...) as it needs, and its label ``ids`` says who took them.
 
