@@ -111,7 +111,7 @@ def test_agents_that_fly_have_a_chart_of_their_heights_below_the_map():
     rewards, there = np.zeros((19, 2)), np.ones((20, 2), bool)
     happened = dp.Trajectory(spec, walk[0, :20, :, :3], walk[0, :19, :, 3:], rewards, nothing, nothing, there)
     above, heights = plot_plan(plan, happened).axes
-    assert len(above.lines) == 14 and heights.get_ylabel() == "z (m)"
+    assert len(above.lines) == 16 and heights.get_ylabel() == "z (m)"  # each: 6 + best, then what was, its end
     drawn = {tuple(line.get_ydata()) for line in heights.lines}
     assert drawn == {tuple(z) for z in walk[..., 2].swapaxes(1, 2).reshape(-1, H)} | {
         tuple(walk[0, :20, agent, 2]) for agent in (0, 1)
