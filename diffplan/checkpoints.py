@@ -4,8 +4,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -67,12 +69,16 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(
             f"{path / MANIFEST} is damaged, or of an earlier version; delete {path} to resume from the one before."
         )
+    step, again = facts.get("step"), f"delete {path} to resume from the one before."
+    if not (isinstance(step, int) and path.name == f"{PREFIX}{step:08d}" and isinstance(facts.get("run", {}), dict)):
+        raise ValueError(f"{path / MANIFEST} is of step {step!r}, or of no run; {again}")
     try:
-        if sha256(file) != facts["sha256"]:
-            raise ValueError(
-                f"{file} is damaged (SHA-256 differs from its manifest); delete {path} to resume from the one before."
-            )
-        return load_file(file), facts
+        if sha256(file) != facts.get("sha256"):
+            raise ValueError(f"{file} is damaged (SHA-256 differs from its manifest); {again}")
+        tensors = load_file(file)
+        if bad := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
+            raise ValueError(f"{file}: {bad[0]} is not finite; {again}")
+        return tensors, facts
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file} cannot be read ({error}); delete {path} to resume from the one before.") from error
 
@@ -160,9 +166,22 @@ def load_newest(out: Path, facts: dict[str, Any], load: Callable[[dict[str, Tens
     if not found:
         return 0
     tensors, manifest = load_checkpoint(found[-1])
-    check_same_run(found[-1], manifest["run"], facts)
-    load(tensors)
+    check_same_run(found[-1], manifest.get("run", {}), facts)
+    with going_on(found[-1]):
+        load(tensors)
     return int(manifest["step"])
+
+
+@contextmanager
+def going_on(path: Path) -> Iterator[None]:
+    """Raises ``ValueError`` naming the checkpoint where it does not hold what the body takes from it."""
+    try:
+        yield
+    except (AttributeError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not hold what its run goes on from ({type(error).__name__}: {shorten(str(error), 200)}); "
+            "delete it to resume from the one before."
+        ) from error
 
 
 def check_same_run(path: Path, theirs: dict[str, Any], facts: dict[str, Any]) -> None:

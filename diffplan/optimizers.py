@@ -103,14 +103,23 @@ def load_optimizer_tensors(
     parameters: Mapping[str, nn.Parameter],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Gives the optimisers back what ``optimizer_tensors`` found among ``tensors``."""
+    """Gives the optimisers back what ``optimizer_tensors`` found among ``tensors``.
+
+    Raises ``RuntimeError`` where these are of another network: a step of theirs would write beyond it.
+    """
     for name, parameter in parameters.items():
         ending = f"/{name}"
         memory = _memory(optimizers, parameter)
         memory.clear()
         for key, value in tensors.items():
             if key.endswith(ending):
-                memory[key.removesuffix(ending)] = value.to(parameter.device, copy=True)
+                kind = key.removesuffix(ending)
+                expected = () if kind == "step" else parameter.shape
+                if value.shape != expected or not value.is_floating_point():  # fused steps would write beyond it
+                    raise ValueError(f"{key} is {value.dtype} of shape {[*value.shape]}, expected {[*expected]}")
+                memory[kind] = value.to(parameter.device, copy=True)
+        if memory and {*memory} not in ({"momentum_buffer"}, {"step", "exp_avg", "exp_avg_sq"}):
+            raise RuntimeError(f"of {name} the optimiser remembers {sorted(memory)}")
 
 
 def _memory(optimizers: Sequence[torch.optim.Optimizer], parameter: nn.Parameter) -> dict[str, Tensor]:

@@ -74,8 +74,10 @@ def learn(
     log.close()
     run.networks.load_state_dict(run.ema)
     run.networks.eval()
-    logged, losses = [row["step"] for row in log.rows], [row["loss"] for row in log.rows]
-    return TrainingReport(logged, losses, time.perf_counter() - started, log.path)
+    rows = [row for row in log.rows if "loss" in row]
+    return TrainingReport(
+        [row["step"] for row in rows], [row["loss"] for row in rows], time.perf_counter() - started, log.path
+    )
 
 
 class DenoiserRun:

@@ -50,7 +50,9 @@ class Normalizer(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"center has shape {self._center.shape}, scale {self._scale.shape}; both are [roles, entries]."
             )
-        if not np.isfinite(self._center).all() or not (self._scale > 0).all() or not np.isfinite(self._scale).all():
+        with np.errstate(over="ignore", under="ignore"):
+            to_zero, to_one = self._center.astype(np.float32), self._scale.astype(np.float32)
+        if not (np.isfinite(to_zero).all() and (to_one > 0).all() and np.isfinite(to_one).all()):
             raise ValueError("center must be finite and scale finite and positive; fit the normalizer again.")
 
     def __repr__(self) -> str:

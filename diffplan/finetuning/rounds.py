@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from diffplan.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint
+from diffplan.checkpoints import check_same_run, checkpoints, going_on, load_checkpoint, save_checkpoint
 from diffplan.datasets.collection import EpisodeRecorder
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate_in, run_batch
 from diffplan.finetuning.acting import WAYS, Acting, Exploration
@@ -87,18 +87,19 @@ class Run:
 
     def _resume(self, checkpoint: Path) -> None:
         tensors, manifest = load_checkpoint(checkpoint)
-        run = manifest["run"]
-        check_same_run(checkpoint, run | {"steps": max(run["steps"], self.facts["steps"])}, self.facts)
-        state = manifest["state"]
-        for name in PROGRESS:
-            setattr(self, name, state[name])
-        self.offline, self.acting = Interval(**state["offline"]), replace(self.acting, **state["way"])
-        self.method.pace = state["pace"]
-        self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
-        self.watch.weights, self.watch.floor = below(KEPT, tensors), state["floor"]
-        self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
-        self.replay.online_share = state["online_share"]
-        self.method.load(tensors)
+        with going_on(checkpoint):
+            run = manifest["run"]
+            check_same_run(checkpoint, run | {"steps": max(run["steps"], self.facts["steps"])}, self.facts)
+            state = manifest["state"]
+            for name in PROGRESS:
+                setattr(self, name, state[name])
+            self.offline, self.acting = Interval(**state["offline"]), replace(self.acting, **state["way"])
+            self.method.pace = state["pace"]
+            self.watch.best, self.watch.rollbacks = Interval(**state["best"]), state["rollbacks"]
+            self.watch.weights, self.watch.floor = below(KEPT, tensors), state["floor"]
+            self.drift, self.replay.since = Drift(**state["drift"]), state["since"]
+            self.replay.online_share = state["online_share"]
+            self.method.load(tensors)
 
     def round(self) -> None:
         """Acts, learns, tests where it is due, and writes everything down."""

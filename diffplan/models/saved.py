@@ -1,11 +1,20 @@
 """Networks that are saved each in a folder of its own, and read from there and nowhere else."""
 
 from pathlib import Path
-from typing import Any, Self
+from textwrap import shorten
+from typing import Any, Self, TypeVar
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from diffplan.files import read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+Network = TypeVar("Network", bound=ModelMixin)
+UNFIT = (AttributeError, TypeError, LookupError, ArithmeticError, MemoryError, RuntimeError)
+"""What a configuration of something else leads to."""
 
 
 def check_heads(width: int, num_heads: int) -> None:
@@ -39,4 +48,46 @@ class SavedNetwork(ModelMixin, ConfigMixin):
                 f"{folder} is not a saved {cls.__name__} (no {', no '.join(missing)}); give the folder that "
                 "save_pretrained wrote, or load the planner that holds one."
             )
-        return super().from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        return read_network(cls, folder)
+
+
+def read_network(network: type[Network], folder: Path) -> Network:
+    """A network as ``save_pretrained`` wrote it: of this class, whatever the file says; nothing is looked up elsewhere.
+
+    Raises:
+        ValueError: the configuration makes no such network, or the weights are others or not finite.
+    """
+    file = folder / network.config_name
+    config = read_json(file)
+    if not isinstance(config, dict):  # diffusers would take a word for the name of a model to download
+        raise ValueError(
+            f"{file} does not describe a {network.__name__}: it holds no dictionary; save the planner again."
+        )
+    try:
+        _check_shapes(network, config, folder / WEIGHTS)
+        made = network.from_config(config)
+        weights = load_file(folder / WEIGHTS)
+        for name, one in made.state_dict().items():
+            if weights[name].dtype != one.dtype or not bool(torch.isfinite(weights[name]).all()):
+                raise RuntimeError(f"{name} is {weights[name].dtype}, not finite or no {one.dtype}")
+        made.load_state_dict(weights)
+        return made.eval()
+    except (*UNFIT, SafetensorError) as error:
+        raise ValueError(
+            f"{file} does not describe a {network.__name__} with these weights ({shorten(str(error), 200)}); if "
+            "another version of diffplan saved it, train it anew."
+        ) from error
+
+
+def _check_shapes(network: type[ModelMixin], config: dict[str, Any], weights: Path) -> None:
+    """Raises ``RuntimeError`` where a file does not hold this network's weights, before memory is taken for these."""
+    with safe_open(weights, "pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    if (depth := config.get("depth", 0)) > len(found):
+        raise RuntimeError(f"depth={depth}, more than there are weights")
+    with torch.device("meta"):
+        expected = {name: list(one.shape) for name, one in network.from_config(config).state_dict().items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise RuntimeError(f"{name} has shape {found.get(name)}, expected {expected.get(name)}")

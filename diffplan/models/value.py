@@ -12,6 +12,7 @@ the last one alone, plans go straight through a collision: it is rare among rewa
 it. Ranking plans from medium data like that took success in crossing from 0.97 to 0.84, and so to 1.)
 """
 
+import math
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -76,8 +77,9 @@ class ValueFunction(SavedNetwork):
         check_heads(width, num_heads)
         if not 0 <= discount < 1:
             raise ValueError(f"discount={discount}; choose 0 or more and less than 1.")
-        if not (reward_scale > 0 and reward_std > 0):
-            raise ValueError(f"reward_scale={reward_scale}, reward_std={reward_std}; both must be positive.")
+        if not (0 < reward_scale < math.inf and 0 < reward_std < math.inf and math.isfinite(reward_mean)):
+            told = f"reward_scale={reward_scale}, reward_std={reward_std}, reward_mean={reward_mean}"
+            raise ValueError(f"{told}; the first two must be positive, all finite.")
         both = observation_size + action_size
         self.critics = TeamNetwork(both, num_roles, width, depth, num_heads, members=2)
         self.states = TeamNetwork(observation_size, num_roles, width, depth, num_heads)

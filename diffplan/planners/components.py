@@ -61,6 +61,8 @@ def check_parts(
         raise ValueError(f"the normalizer has [roles, entries] {shape}, the spec {wanted}; use that of the dataset.")
     if value_function is not None:
         check_value(value_function, spec)
+    if horizon < 1 or history < 0:
+        raise ValueError(f"horizon={horizon}, history={history}; give 1 or more, and 0 or more steps.")
     if denoiser.config.window != history + horizon:
         raise ValueError(f"the denoiser was made for {denoiser.config.window} cells, not {history + horizon}.")
     if denoiser.config.size != spec.size or denoiser.config.num_roles != len(spec.roles):
