@@ -85,6 +85,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def check_out(out: str | Path | None, resume: bool) -> None:
     """Raises ``ValueError`` where ``out`` is no place for a run, or holds one that is not to go on, or is missing."""
+    if out is not None and Path(out).is_file():
+        raise ValueError(f"{out} is a file; choose a folder for the run, e.g. {Path(out).with_suffix('')}_run.")
     for file, what in ((INDEX, "a saved planner itself"), (MANIFEST, "a store of episodes")):
         if out is not None and (Path(out) / file).exists():
             raise ValueError(f"{out} is {what}, no run; choose another folder, e.g. runs/{Path(out).name}.")

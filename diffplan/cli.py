@@ -61,9 +61,11 @@ def main(args: Sequence[str] | None = None) -> int:
             if arguments == ["--version"]:
                 print(f"diffplan {__version__}", flush=True)
                 return 0
+            if "" in arguments:
+                raise UsageError("an argument is empty: a variable that is not set?")
             command = parse(arguments or ["--help"])
-            if getattr(command, "seed", 0) < 0:
-                raise UsageError(f"--seed {getattr(command, 'seed', 0)}: seeds are 0 or more.")
+            if not 0 <= getattr(command, "seed", 0) < 2**63:
+                raise UsageError(f"--seed {getattr(command, 'seed', 0)}: seeds are 0 or more, and below 2^63.")
             resumable = hasattr(command, "resume")
             code = command.run() or 0
             sys.stdout.flush()

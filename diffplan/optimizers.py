@@ -116,7 +116,7 @@ def load_optimizer_tensors(
                 kind = key.removesuffix(ending)
                 expected = () if kind == "step" else parameter.shape
                 if value.shape != expected or not value.is_floating_point():  # fused steps would write beyond it
-                    raise ValueError(f"{key} is {value.dtype} of shape {[*value.shape]}, expected {[*expected]}")
+                    raise RuntimeError(f"{key} is {value.dtype} of shape {[*value.shape]}, expected {[*expected]}")
                 memory[kind] = value.to(parameter.device, copy=True)
         if memory and {*memory} not in ({"momentum_buffer"}, {"step", "exp_avg", "exp_avg_sq"}):
             raise RuntimeError(f"of {name} the optimiser remembers {sorted(memory)}")

@@ -333,7 +333,7 @@ class JointSpec:
             agents = {str(name): str(role) for name, role in data["agents"].items()}
             env_id = None if data["env_id"] is None else str(data["env_id"])
             return cls(agents, roles, float(data["dt"]), env_id, dict(data["env_options"]))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"not a JointSpec ({type(error).__name__}: {error}); expected agents, roles, dt, env_id, env_options."
             ) from error

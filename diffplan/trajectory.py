@@ -76,11 +76,13 @@ class Trajectory:
         for name in ("observations", "actions", "rewards"):
             if getattr(self, name).dtype.kind not in "fiub":
                 raise ValueError(f"{name} is an array of {getattr(self, name).dtype}, expected numbers.")
-            bad = np.argwhere(~np.isfinite(getattr(self, name)))
+            with np.errstate(over="ignore"):
+                bad = np.argwhere(~np.isfinite(getattr(self, name).astype(np.float32, copy=False)))
             if len(bad):
                 step, agent = bad[0][:2]
                 raise ValueError(
-                    f"{name} is not finite at step {step}, agent {self.spec.names[agent]!r} ({len(bad)} such numbers)."
+                    f"{name} is not finite at step {step}, agent {self.spec.names[agent]!r} ({len(bad)} such numbers), "
+                    "as float32."
                 )
 
     def __len__(self) -> int:
@@ -207,6 +209,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         S, _, H = (*self.observations.shape, 0, 0, 0)[:3]
+        if not S or not H:
+            raise ValueError(f"observations of the plan: shape {self.observations.shape}; it has samples, and steps.")
         N, O, A = self.spec.num_agents, self.spec.observation_size, self.spec.action_size
         found = {"observations": self.observations, "actions": self.actions, "agent_mask": self.agent_mask}
         expected = {"observations": (S, N, H, O), "actions": (S, N, H, A), "agent_mask": (N,)}
@@ -353,6 +357,8 @@ class Plan:
                 facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
                 spec, steps = JointSpec.from_dict(facts.get("spec", {})), facts.get("num_inference_steps")
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if arrays["agent_mask"].dtype != bool or not isinstance(steps, int | None):
+                raise TypeError("agent_mask is not of truth values, or num_inference_steps no number")
             names = [name for name in arrays if name.startswith("terms/")]
             terms = {name.removeprefix("terms/"): arrays.pop(name) for name in names}
             beliefs = {
@@ -360,5 +366,5 @@ class Plan:
             }
             belief = Belief(families=tuple(facts["families"]), **beliefs) if beliefs else None
             return cls(spec, **arrays, terms=terms, num_inference_steps=steps, belief=belief)
-        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"{path} is not a saved plan ({error}); write one with Plan.save.") from error

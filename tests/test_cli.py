@@ -422,7 +422,7 @@ def test_an_error_is_one_line_that_names_it(
         ("train --out run", "PATH"),
         ("data inspect data", "info"),
         ("plan run --scheduler euler", "flow"),
-        ("plan run --seed -1", "--seed -1: seeds are 0 or more"),
+        ("plan run --seed -1", "--seed -1: seeds are 0 or more, and below 2^63"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(line: str, named: str, capsys: pytest.CaptureFixture[str]):

@@ -16,9 +16,8 @@ def show(facts: dict[str, Any], as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(nan_to_none(facts), indent=2, allow_nan=False))
         return
-    width = max([12, *map(len, facts)])
     for name, value in facts.items():
-        print(f"{name:<{width}} {in_words(value)}")
+        print(f"{name:<16} {in_words(value)}")
 
 
 def in_words(value: Any) -> str:
@@ -39,6 +38,8 @@ def check_ending(flag: str, path: Path, endings: tuple[str, ...] = STILLS) -> No
     """Raises ``ValueError`` unless the file ends in one of these; asked before any work starts."""
     if path.suffix.lower() not in endings:
         raise ValueError(f"{flag} {path} ends in {path.suffix!r}; it can be one of {endings}.")
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder; name a file in it.")
 
 
 @contextlib.contextmanager

@@ -88,6 +88,10 @@ class MakePlan:
         self._check()
         asked = self._asked()
         plan = self._sample(asked, asked.given)
+        if not plan.is_finite:
+            raise FloatingPointError(
+                f"the plan is not finite: {self.path} did not learn, or is damaged; train it anew."
+            )
         if self.plot:  # first: what cannot be drawn leaves nothing written
             from diffplan.plotting import save_figure
 
@@ -247,6 +251,8 @@ def _load_plan(path: Path, planner: "DiffusionPlanner") -> "Plan":
 
 
 def _check_plan(path: Path, plan: "Plan", planner: "DiffusionPlanner") -> None:
+    if not plan.is_finite:
+        raise ValueError(f"{path} is a plan of numbers that are not finite; make another one.")
     if plan.spec.names != planner.spec.names or plan.horizon != planner.horizon:
         theirs = f"{list(plan.spec.names)}, {plan.horizon} steps"
         raise ValueError(

@@ -43,14 +43,21 @@ def write_card(
     }
     write_json(store.path / CARD, card)
     with atomic_path(store.path / TEXT) as temporary:
-        temporary.write_text(_text(card))
+        temporary.write_text(_text(card), encoding="utf-8", errors="backslashreplace")
     return card
 
 
 def read_card(folder: str | Path) -> dict[str, Any] | None:
     """The card of a store, ``None`` where it has none. Raises ``ValueError`` when it is damaged."""
     path = Path(folder) / CARD
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    card = read_json(path)
+    said = [card.get(key, "") for key in ("licence", "origin")] if isinstance(card, dict) else [None]
+    notes = card.get("notes", ()) if isinstance(card, dict) else ()
+    if not (isinstance(notes, list | tuple) and all(isinstance(one, str) for one in (*said, *notes))):
+        raise ValueError(f"{path} is no data card: its licence, origin and notes are no words; mend or remove it.")
+    return card
 
 
 def write_derived(

@@ -1,9 +1,11 @@
 """Taking in other people's data: looked through once before anything is written, then put into a store."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 
 from diffplan.datasets.card import UNKNOWN, write_card
 from diffplan.datasets.importers.recording import UNBOUNDED, Importer
@@ -55,9 +57,10 @@ def import_episodes(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "a store already" if (out / MANIFEST).exists() else "in use"
         raise ValueError(f"{out} is {what}; choose a new folder.")
-    recording = importer.read().without(drop_agents)
-    recording = recording if env_spec is None else recording.of(env_spec)
-    statistics = Statistics.of(recording.spec, recording.episodes())
+    with understood(importer):
+        recording = importer.read().without(drop_agents)
+        recording = recording if env_spec is None else recording.of(env_spec)
+        statistics = Statistics.of(recording.spec, recording.episodes())
     if not statistics.report()["episodes"]:
         raise ValueError(f"{recording.source} has no episodes; there is nothing to import.")
     if env_spec is not None and (changing := statistics.static_but_changing()):
@@ -75,6 +78,19 @@ def import_episodes(
             folder.mkdir()
         raise
     return store
+
+
+@contextmanager
+def understood(importer: Importer) -> Iterator[None]:
+    """Raises ``ValueError`` where the files are laid out in a way that the format does not know at all."""
+    try:
+        yield
+    except (AttributeError, TypeError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
+        source, told = getattr(importer, "source", "it"), f"{type(error).__name__}: {shorten(str(error), 200)}"
+        raise ValueError(
+            f"{source} cannot be read as {type(importer).__name__} data ({told}); it is damaged, or of another layout "
+            "than the format has."
+        ) from error
 
 
 def with_bounds(spec: JointSpec, statistics: Statistics) -> JointSpec:

@@ -16,7 +16,6 @@
 
 import dataclasses
 import itertools
-import math
 import reprlib
 import shutil
 from collections import Counter
@@ -73,7 +72,8 @@ class _Shard:
         self.paths = {name: inside(root, f"{entry.folder}/{name}") for name in entry.files}
         self.arrays = {name: ArrayFile(self.paths[f"{name}.npy"], *arrays[name]) for name in arrays}
         self.offsets = np.array(self.arrays["offsets"].mapped)
-        if self.offsets[0] != 0 or self.offsets[-1] != self.rows or (np.diff(self.offsets) < 2).any():
+        falls = (self.offsets[1:] <= self.offsets[:-1]) | (np.diff(self.offsets) < 2)  # a difference may wrap round
+        if self.offsets[0] or self.offsets[-1] != self.rows or falls.any():
             path = self.paths["offsets.npy"]
             raise ValueError(f"{path} does not rise from 0 to {self.rows} by 2 or more an episode; {REMEDY}.")
         check_length(self.paths["labels.json"], entry.files["labels.json"].bytes)
@@ -88,7 +88,7 @@ def _check_labels(what: str, labels: Any) -> None:
     """Raises ``ValueError`` unless the labels are a dictionary of words, truth values and finite numbers."""
     values = labels.values() if isinstance(labels, dict) else [labels]
     for value in values:
-        if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        if not (isinstance(value, str) or (isinstance(value, int | float) and abs(value) < 2**63)):
             raise ValueError(f"{what} has the labels {labels!r}; each must be a string, a bool or a finite number.")
 
 

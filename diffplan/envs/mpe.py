@@ -36,6 +36,8 @@ TASKS = tuple(_POSITION)
 _JOINT_GOAL = ("simple_formation_v1", "simple_line_v1", "simple_spread_v3")
 _SET_HERE = ("self", "max_cycles", "continuous_actions", "render_mode", "dynamic_rescaling", "benchmark_data")
 
+MOST_BODIES = 1_000
+
 TaskOption = int | float | bool | None
 
 
@@ -60,6 +62,8 @@ def parallel_env(
     foreign = [name for name in task_options if name not in known]
     if foreign:
         raise ValueError(f"mpe:{task} has no option {foreign[0]!r}; it has {['max_cycles', 'render_mode', *known]}.")
+    if many := [name for name, value in task_options.items() if isinstance(value, int) and value > MOST_BODIES]:
+        raise ValueError(f"mpe:{task} with {many[0]}={task_options[many[0]]}; at most {MOST_BODIES} fit into a world.")
     env = module.parallel_env(max_cycles=max_cycles, continuous_actions=True, render_mode=render_mode, **task_options)
     return ParticleEnv(task, env, {"max_cycles": max_cycles, **task_options})
 

@@ -63,6 +63,9 @@ def check_parts(
         check_value(value_function, spec)
     if horizon < 1 or history < 0:
         raise ValueError(f"horizon={horizon}, history={history}; give 1 or more, and 0 or more steps.")
+    told = denoiser.config  # where the present is counts only there
+    if told.history != history and (told.from_present or len(told.position)):
+        raise ValueError(f"the denoiser was made for history={told.history}, not {history}.")
     if denoiser.config.window != history + horizon:
         raise ValueError(f"the denoiser was made for {denoiser.config.window} cells, not {history + horizon}.")
     if denoiser.config.size != spec.size or denoiser.config.num_roles != len(spec.roles):

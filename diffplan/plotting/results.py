@@ -85,7 +85,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}, line {number}: expected a dictionary in JSON, got {line[:60]!r}.") from error
     if not isinstance(row, dict):
         raise ValueError(f"{path}, line {number}: expected a dictionary in JSON, got {line[:60]!r}.")
@@ -96,7 +96,7 @@ def _metrics_row(path: Path, number: int, line: bytes) -> tuple[float, float]:
     try:
         row = json.loads(line)
         return float(row["step"]), float(row["loss"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         what = "that of a fine-tuning, which plot_finetuning (--kind finetuning) draws"
         got = what if b'"environment_steps"' in line else repr(line[:60])
         raise ValueError(f'{path}, line {number}: expected {{"step": ..., "loss": ...}}, got {got}.') from error
@@ -160,8 +160,12 @@ def _scores(run: "str | Path | FinetuningReport") -> tuple[tuple[np.ndarray, ...
     scored = [[row[name] for name in names] for row in rows if all(name in row for name in names)]
     if not scored:
         raise ValueError(f"{source} holds no scores; it is written by `diffplan finetune`.")
-    steps, score, low, high, undone = np.array(scored, float).T
-    return (steps, score, low, high, undone.astype(bool)), float(rows[0].get("pretrained", np.nan))
+    try:
+        steps, score, low, high, undone = np.array(scored, float).T
+        pretrained = np.nan if (given := rows[0].get("pretrained")) is None else float(given)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{source} has scores that are no numbers ({error}); restore it from a copy.") from error
+    return (steps, score, low, high, undone.astype(bool)), pretrained
 
 
 @matplotlib.rc_context(STYLE)

@@ -24,7 +24,15 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     h5py = load_h5py()
     try:
         with h5py.File(path, "r") as file:
-            check_links(h5py, file, file, path, set())
+            inner: list[tuple[str, str]] = []
+            check_links(h5py, file, path, set(), inner)
+            for group, name in inner:  # now that nothing leads out, they can be followed
+                link = file[group].get(name, getlink=True)
+                if link.path not in file[group]:
+                    where = f"{path}: {group.rstrip('/')}/{name}"
+                    raise ValueError(
+                        f"{where} is a link to {link.path!r}, which is not in this file; copy the data into it."
+                    )
             yield file
     except (OSError, KeyError, RuntimeError) as error:  # h5py has all three for damaged files
         raise ValueError(
@@ -36,10 +44,11 @@ def load_h5py() -> Any:
     return load_extra("h5py", "hdf5", "HDF5 files need h5py")
 
 
-def check_links(h5py: Any, file: Any, group: Any, path: Path, seen: set[int]) -> None:
-    """Raises ``ValueError`` for a link that leaves the file or leads nowhere, and for data kept in other files.
+def check_links(h5py: Any, group: Any, path: Path, seen: set[int], inner: list[tuple[str, str]]) -> None:
+    """Raises ``ValueError`` for a link that leaves the file, and for data kept in other files.
 
-    ``seen`` holds the addresses of groups that were visited: hard links give one group many names.
+    ``seen`` holds the addresses of groups that were visited: hard links give one group many names. ``inner`` gets the
+    links that are to be followed only when all is seen: they might lead through one that leaves the file.
     """
     address = h5py.h5o.get_info(group.id).addr
     if address in seen:
@@ -51,14 +60,11 @@ def check_links(h5py: Any, file: Any, group: Any, path: Path, seen: set[int]) ->
         if isinstance(link, h5py.ExternalLink):
             raise ValueError(f"{where} is a link to another file ({link.filename}); copy the data into this file.")
         if isinstance(link, h5py.SoftLink):
-            if link.path not in file[group.name] or file[group.name].get(link.path).file.id != file.id:
-                raise ValueError(
-                    f"{where} is a link to {link.path!r}, which is not in this file; copy the data into it."
-                )
+            inner.append((group.name, name))
             continue  # what it leads to is visited where it is
         item = group[name]
         if isinstance(item, h5py.Group):
-            check_links(h5py, file, item, path, seen)
+            check_links(h5py, item, path, seen, inner)
         elif isinstance(item, h5py.Dataset) and (item.is_virtual or item.external):
             raise ValueError(f"{where} keeps its data in other files; copy them into this file, e.g. with h5repack.")
 

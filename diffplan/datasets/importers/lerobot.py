@@ -12,7 +12,15 @@ import numpy as np
 
 from diffplan.datasets.importers.parquet import open_parquet, read_parquet
 from diffplan.datasets.importers.recognition import wrong_format
-from diffplan.datasets.importers.recording import HELD, Recording, check_finite, held, joint_episode, make_spec
+from diffplan.datasets.importers.recording import (
+    HELD,
+    Recording,
+    check_finite,
+    check_widths,
+    held,
+    joint_episode,
+    make_spec,
+)
 from diffplan.files import inside, read_json
 from diffplan.spec import JointSpec
 from diffplan.trajectory import Trajectory
@@ -99,6 +107,8 @@ def _features(info: Any, source: Path) -> dict[str, Any]:
         numeric = {
             key: one for key, one in info["features"].items() if one["dtype"] in _NUMBERS and len(one["shape"]) == 1
         }
+        for one in numeric.values():
+            check_widths(one["shape"], source)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{source / 'meta' / 'info.json'} does not tell the features ({error}); copy it anew."

@@ -131,9 +131,9 @@ _KEEP = "with strip_agent_ids=False (--no-strip-agent-ids) observations are take
 
 def _path_lengths(file: NpyFile, steps: int) -> list[int]:
     lengths = file.rows(0, len(file)).reshape(-1)
-    if (lengths < 1).any() or lengths.sum() != steps:
+    if (lengths < 1).any() or (lengths > steps).any() or (lengths % 1).any() or lengths.sum() != steps:
         raise ValueError(
-            f"{file.path} adds up to {lengths.sum():,} steps, but obs.npy has {steps:,}, no path is shorter than 1; "
+            f"{file.path} adds up to {lengths.sum():,} steps, but obs.npy has {steps:,}, in whole paths of 1 or more; "
             "the files are not of the same data."
         )
     return [int(length) for length in lengths]

@@ -19,7 +19,9 @@ def read_header(file: IO[bytes], where: object) -> tuple[tuple[int, ...], bool, 
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, TokenError) as error:
+        if min(shape, default=0) < 0:
+            raise ValueError(f"the shape {shape}")
+    except (ValueError, TokenError, TypeError, LookupError, MemoryError, RecursionError, SyntaxError) as error:
         raise ValueError(f"{where} is no npy file ({error}); {REMEDY}.") from error
     if dtype.hasobject:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan.datasets.importers.recording import MOST_COMPRESSED
 from diffplan.datasets.importers.tracks import agent_name
 from diffplan.extras import load_extra
 
@@ -43,6 +44,11 @@ def read_parquet(path: Path, names: list[str] | None = None, words: Collection[s
     missing = sorted(set(names or ()) - set(file.schema_arrow.names))
     if missing:
         raise ValueError(f"{path} has no columns {missing}; it has {file.schema_arrow.names}.")
+    size = 8 * file.metadata.num_rows * len(names or file.schema_arrow.names)
+    if size > MOST_COMPRESSED * path.stat().st_size:
+        raise ValueError(
+            f"{path} unpacks to {size:,} bytes, which so small a file cannot hold; copy or export it anew."
+        )
     try:
         table = file.read(columns=names)
     except _DAMAGED as error:

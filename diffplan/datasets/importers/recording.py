@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from diffplan.spec import JointSpec, Role
 from diffplan.trajectory import Trajectory
 
 MOST_AGENTS = 10_000
+MOST_ENTRIES = 100_000  # of an observation or an action
 MOST_COMPRESSED = 1_032  # bytes that deflate makes of one, at most
 UNBOUNDED = (-1.0, 1.0)  # stands for bounds that the files do not tell, until all actions have been seen
 
@@ -124,6 +125,8 @@ def make_spec(
         ValueError: too many agents, as many roles as there are no agents, or a role of agents of different widths.
     """
     check_team(len(names), source)
+    for width in widths:
+        check_widths(width, source)
     kinds = list(dict.fromkeys(widths))
     if not roles:
         roles = ["agent" if len(kinds) == 1 else f"agent_{kinds.index(width)}" for width in widths]
@@ -160,6 +163,13 @@ def check_team(number: int, source: Path) -> None:
             f"{source} has {number:,} agents in an episode, expected 1 to {MOST_AGENTS:,}; is the axis of agents (or "
             "the column that names them) another one, or should episodes be cut into shorter ones?"
         )
+
+
+def check_widths(widths: Iterable[Any], source: Path) -> None:
+    """Raises ``ValueError`` for an observation or action that is wider than anything that is recorded."""
+    for width in widths:
+        if not isinstance(width, int) or not 0 <= width <= MOST_ENTRIES:
+            raise ValueError(f"{source} tells of {width} entries, expected a whole number up to {MOST_ENTRIES:,}.")
 
 
 def joint_episode(
@@ -232,4 +242,6 @@ def one_hot(choices: np.ndarray, number: int, source: object, first_row: int = 0
             f"{source}: row {first_row + outside[0][0]} has the action {value}, expected a whole number from 0 to "
             f"{number - 1}; is the number of actions right?"
         )
-    return np.eye(number, dtype=np.float32)[choices.astype(np.int64)]
+    rows = np.zeros((*choices.shape, number), np.float32)
+    np.put_along_axis(rows, choices.astype(np.int64)[..., None], 1.0, -1)
+    return rows

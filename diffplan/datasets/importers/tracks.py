@@ -15,6 +15,7 @@ from diffplan.trajectory import Trajectory
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001, "km": 1000.0, "ft": 0.3048, "in": 0.0254}
 FASTEST = 50.0  # m/s: what moves faster than this most of the time is measured in other units
 MOST_FRAMES = 10_000_000  # of a recording
+SPARSEST = 1_000  # frames a row, at most: what has more is of another time step
 _MOST_BYTES = 2**31  # of one episode
 
 
@@ -153,6 +154,12 @@ def cut(
     Without ``frames`` each whole recording is one piece. With ``whole`` only agents that are there in every frame of a
     piece count. Raises ``ValueError`` where there is no such piece.
     """
+    frames_in_all = sum(int(tracks.frame[-1] - tracks.frame[0]) for tracks in recordings)
+    if (rows := sum(len(tracks.frame) for tracks in recordings)) * SPARSEST < frames_in_all > SPARSEST**2:
+        raise ValueError(
+            f"{source} has {rows:,} rows in {frames_in_all:,} frames, nearly all of them empty; mend the times, or "
+            "give the right dt."
+        )
     pieces = [piece for tracks in recordings for piece in _pieces(tracks, frames, stride, least, whole)]
     if not pieces:
         raise ValueError(
