@@ -184,10 +184,15 @@ class RecordedWindow:
 def recorded_windows(
     dataset: TrajectoryDataset, chosen: Int[np.ndarray, "K"], actions: bool = True, seed: int = 0
 ) -> Iterator[RecordedWindow]:
-    """Windows of these indices as questions, of those who are there at the present; see ``recorded_question``."""
+    """Windows of these indices as questions, of those who are there at the present; see ``recorded_question``.
+
+    Windows in which nobody is are left out.
+    """
     for index, number, step in zip(chosen, *dataset.locate(chosen), strict=True):
         whole = dataset.store[int(number)]
-        episode = _of_agents(whole, whole.agent_mask[step])
+        if not (there := whole.agent_mask[step]).any():
+            continue
+        episode = _of_agents(whole, there)
         question = recorded_question(episode, int(step), dataset.history, dataset.horizon, actions=actions)
         question = dataclasses.replace(question, seed=seed + int(index))
         yield RecordedWindow(question, episode.after(int(step)), dataset.horizon, int(number))

@@ -1,5 +1,6 @@
 """How far forecasts are from what was recorded."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def test_what_is_asked_is_what_was_known_at_that_step(dataset: dp.TrajectoryData
     real, there = window.positions(["a", "rex"])
     np.testing.assert_array_equal(real[0], episode.observations[4:9, 0])
     assert there.tolist() == [[True] * 5, [False] * 5] and window.scored(["walker", "dog"]) == ["a", "b"]
+
+
+def test_windows_in_which_nobody_is_are_left_out(dataset: dp.TrajectoryDataset, tmp_path: Path) -> None:
+    episode = dataset.store[0]
+    gone = dataclasses.replace(episode, agent_mask=episode.agent_mask & (np.arange(STEPS + 1) < 3)[:, None])
+    dp.TrajectoryStore.write(tmp_path, SPEC, "walks", [gone])
+    windows = dp.load_dataset(tmp_path, horizon=6, history=2, normalizer=None, inside=True)
+    assert len(windows) == 3 and len(list(recorded_windows(windows, np.arange(3)))) == 1
 
 
 def test_futures_that_are_taught_are_measured_alike(
