@@ -65,22 +65,21 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a checkpoint. Raises ``ValueError`` naming the file when its bytes are not the ones that were written."""
     facts, file = read_json(path / MANIFEST), path / "state.safetensors"
+    again = f"delete {path} to resume from the one before."
     if not isinstance(facts, dict) or facts.pop("digest", None) != digest(facts):
-        raise ValueError(
-            f"{path / MANIFEST} is damaged, or of an earlier version; delete {path} to resume from the one before."
-        )
-    step, again = facts.get("step"), f"delete {path} to resume from the one before."
+        raise ValueError(f"{path / MANIFEST} is damaged, or of an earlier version; {again}")
+    step = facts.get("step")
     if not (isinstance(step, int) and path.name == f"{PREFIX}{step:08d}" and isinstance(facts.get("run", {}), dict)):
         raise ValueError(f"{path / MANIFEST} is of step {step!r}, or of no run; {again}")
     try:
         if sha256(file) != facts.get("sha256"):
             raise ValueError(f"{file} is damaged (SHA-256 differs from its manifest); {again}")
         tensors = load_file(file)
-        if bad := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
-            raise ValueError(f"{file}: {bad[0]} is not finite; {again}")
+        if bad := [name for name, tensor in tensors.items() if bool(tensor.isnan().any())]:
+            raise ValueError(f"{file}: {bad[0]} is not a number; {again}")
         return tensors, facts
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); delete {path} to resume from the one before.") from error
+        raise ValueError(f"{file} cannot be read ({error}); {again}") from error
 
 
 def check_out(out: str | Path | None, resume: bool) -> None:
@@ -179,6 +178,8 @@ def going_on(path: Path) -> Iterator[None]:
     """Raises ``ValueError`` naming the checkpoint where it does not hold what the body takes from it."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise ValueError(
             f"{path} does not hold what its run goes on from ({type(error).__name__}: {shorten(str(error), 200)}); "

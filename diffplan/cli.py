@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import cleandoc
+from itertools import pairwise
 from typing import Annotated, Any, Union, get_args
 
 import tyro
@@ -61,8 +62,8 @@ def main(args: Sequence[str] | None = None) -> int:
             if arguments == ["--version"]:
                 print(f"diffplan {__version__}", flush=True)
                 return 0
-            if "" in arguments:
-                raise UsageError("an argument is empty: a variable that is not set?")
+            if any(flag in ("--out", "--plot") and not value for flag, value in pairwise(arguments)):
+                raise UsageError("--out or --plot is followed by nothing: a variable that is not set?")
             command = parse(arguments or ["--help"])
             if not 0 <= getattr(command, "seed", 0) < 2**63:
                 raise UsageError(f"--seed {getattr(command, 'seed', 0)}: seeds are 0 or more, and below 2^63.")

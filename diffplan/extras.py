@@ -5,7 +5,7 @@ from typing import Any
 
 
 def how_to_install(extra: str) -> str:
-    """The pip command that brings an extra."""
+    """What brings an extra: the pip command, and that of a clone."""
     return f'pip install "diffplan[{extra}]" (in a clone of diffplan: pip install -e ".[{extra}]")'
 
 

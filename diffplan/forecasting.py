@@ -35,7 +35,7 @@ class ForecastReport:
             best future from what happened, mean over steps; ``marginal_fde``, ``joint_fde``: where agents were recorded
             last; ``region_80``: how often agents were within the distance of the samples' mean that holds 80 % of
             these; ``collisions`` (only with ``touch``): share of agents in joint futures that come too close to
-            another, ``real_collisions``: of those recorded.
+            another scored one, ``real_collisions``: of those recorded.
     """
 
     agents: list[int]
@@ -80,7 +80,7 @@ def evaluate_forecasts(
         windows: so many, evenly spread over the dataset; None: all.
         actions: forecast under the recorded actions, where agents have any; False: they are foreseen, too.
         roles: who is scored; all by default.
-        touch: who comes closer to another collides, also between two steps; None: not counted.
+        touch: who comes closer to another who is scored collides, also between two steps; None: not counted.
         seed: of the samples' noise.
         progress: show a bar with the time left.
 
@@ -93,14 +93,15 @@ def evaluate_forecasts(
         ``print(evaluate_forecasts(planner, held_out).summary())``
     """
     check_counts(seed, futures=futures, num_samples=num_samples, windows=1 if windows is None else windows)
-    if futures > num_samples:
+    if futures > num_samples and not isinstance(planner, Futures):
         raise ValueError(f"futures={futures} of num_samples={num_samples}; sample ten times as many, say.")
     if touch is not None and not 0 < touch < float("inf"):
         raise ValueError(f"touch={touch}; give a distance above 0, or None.")
     _check_fits(planner, dataset)
     placed = [name for name, role in dataset.spec.roles.items() if role.position]
-    if unknown := sorted(set(roles or ()) - set(placed)):
-        raise ValueError(f"roles {unknown} are not among those with a position, {placed}.")
+    scored = placed if roles is None else [*roles]
+    if isinstance(roles, str) or not scored or set(scored) - set(placed):
+        raise ValueError(f"roles={roles!r} are not some of those that have a position, {placed}.")
     chosen = np.arange(len(dataset)) if windows is None else np.linspace(0, len(dataset) - 1, windows).astype(int)
     chosen, sampling = np.unique(chosen), Sampling(num_samples, num_inference_steps)
     agents, episodes, rows = [], [], []
@@ -108,12 +109,12 @@ def evaluate_forecasts(
         for window in bar.track(
             recorded_windows(dataset, chosen, actions, seed), len(chosen), description="forecasting"
         ):
-            if who := window.scored(roles or placed):
+            if who := window.scored(scored):
                 rows.append(measured(*_drawn(planner, window, futures, sampling), window, who, touch))
                 agents.append(len(who))
                 episodes.append(window.episode)
     if not rows:
-        raise ValueError(f"nobody of {roles or placed} is there after a window's present in {dataset.store.path}.")
+        raise ValueError(f"nobody of {scored} is there after a window's present in {dataset.store.path}.")
     told = [name for name in rows[0] if name.startswith("marginal") or not getattr(planner, "per_agent", False)]
     return ForecastReport(agents, episodes, {name: [row[name] for row in rows] for name in told})
 
@@ -140,6 +141,8 @@ def _drawn(
         plan = own.answer([window.question])[0]
         return plan, plan, None
     plan = own.answer([window.question], sampling)[0]
+    if not plan.is_finite:
+        raise FloatingPointError("forecasts are not finite: the planner did not learn, or is damaged; train it anew.")
     if futures == plan.num_samples:
         return plan, plan, plan
     return representatives(plan, futures, per_agent=True), representatives(plan, futures), plan
@@ -151,14 +154,12 @@ class RecordedWindow:
 
     Args:
         question: what is known at that step.
-        happened: from that step on, of those who are there at it.
-        horizon: steps that are asked for, the present included.
+        happened: from that step on, as far as is asked, of those who are there at it.
         episode: of the store.
     """
 
     question: Question
     happened: Trajectory
-    horizon: int
     episode: int
 
     @property
@@ -168,17 +169,17 @@ class RecordedWindow:
 
     def scored(self, roles: Sequence[str]) -> list[str]:
         """Who is of these roles and still there after the present."""
-        stay = np.flatnonzero(self.happened.agent_mask[1 : self.horizon].any(0))
+        stay = np.flatnonzero(self.happened.agent_mask[1:].any(0))
         return [name for name in (self.spec.names[at] for at in stay) if self.spec.agents[name] in roles]
 
     def positions(self, who: Sequence[str]) -> tuple[Float[np.ndarray, "N T P"], Bool[np.ndarray, "N T"]]:
         """Where they were at the steps after the present, and at which of these they were there."""
-        index, later = [self.spec.names.index(name) for name in who], slice(1, self.horizon)
+        index = [self.spec.names.index(name) for name in who]
         places = [
-            self.happened.observations[later, at][:, list(self.spec.role_of(name).position)]
+            self.happened.observations[1:, at][:, list(self.spec.role_of(name).position)]
             for name, at in zip(who, index, strict=True)
         ]
-        return np.stack(places), self.happened.agent_mask[later, index].T
+        return np.stack(places), self.happened.agent_mask[1:, index].T
 
 
 def recorded_windows(
@@ -189,13 +190,15 @@ def recorded_windows(
     Windows in which nobody is are left out.
     """
     for index, number, step in zip(chosen, *dataset.locate(chosen), strict=True):
-        whole = dataset.store[int(number)]
-        if not (there := whole.agent_mask[step]).any():
+        first = max(0, int(step) - dataset.history)
+        now = int(step) - first
+        window = dataset.store[int(number)].after(first, now + dataset.horizon)
+        if not (there := window.agent_mask[now]).any():
             continue
-        episode = _of_agents(whole, there)
-        question = recorded_question(episode, int(step), dataset.history, dataset.horizon, actions=actions)
+        window = _of_agents(window, there)
+        question = recorded_question(window, now, dataset.history, dataset.horizon, actions=actions)
         question = dataclasses.replace(question, seed=seed + int(index))
-        yield RecordedWindow(question, episode.after(int(step)), dataset.horizon, int(number))
+        yield RecordedWindow(question, window.after(now), int(number))
 
 
 def recorded_question(episode: Trajectory, step: int, history: int, horizon: int, *, actions: bool = True) -> Question:
@@ -314,5 +317,7 @@ def colliding(
     share = -(start * move).sum(-1) / np.maximum((move * move).sum(-1), 1e-9)
     closest = np.linalg.norm(start + share.clip(0, 1)[..., None] * move, axis=-1)
     stay = there[:, :-1] & there[:, 1:]
-    met = (closest < touch) & stay[:, None] & stay & ~np.eye(len(there), dtype=bool)[..., None]
-    return np.asarray(met.any((-2, -1)))
+    passing = (closest < touch) & stay[:, None] & stay
+    touching = (np.linalg.norm(apart, axis=-1) < touch) & there[:, None] & there
+    met = (passing.any(-1) | touching.any(-1)) & ~np.eye(len(there), dtype=bool)
+    return np.asarray(met.any(-1))

@@ -97,9 +97,11 @@ class Trajectory:
         """Sum of each agent's rewards."""
         return np.asarray(self.rewards.sum(0))
 
-    def after(self, step: int) -> Self:
-        """What happened from a step on."""
-        return dataclasses.replace(self, **{name: getattr(self, name)[step:] for name in (*ROWS, *STEPS)})
+    def after(self, step: int, rows: int | None = None) -> Self:
+        """What happened from a step on: all, or so many rows of observations, as far as there are."""
+        end = len(self) + 1 if rows is None else step + rows
+        parts = {name: getattr(self, name)[step : end - (name in STEPS)] for name in (*ROWS, *STEPS)}
+        return dataclasses.replace(self, **parts)
 
     @classmethod
     def from_steps(

@@ -58,6 +58,8 @@ def test_who_passes_through_another_between_two_steps_collides_while_both_are_th
     there = np.ones((3, 2), bool)
     assert colliding(meeting, there, 0.2).tolist() == [[True, True, False]]
     assert not colliding(meeting, there, 0.05).any()
+    assert not colliding(meeting[:, :, :1], there[:, :1], 0.2).any()
+    assert colliding(meeting[:, :, :1] * 0, there[:, :1], 0.2).all()  # one step, all at one place
     there[1, 1] = False
     assert not colliding(meeting, there, 0.2).any()
 
@@ -113,7 +115,8 @@ def test_futures_that_are_taught_are_measured_alike(
     dataset: dp.TrajectoryDataset, planner: dp.DiffusionPlanner
 ) -> None:
     both = [
-        dp.evaluate_forecasts(dp.Futures.of(planner, 4, per_agent=alone), dataset, windows=5) for alone in (False, True)
+        dp.evaluate_forecasts(dp.Futures.of(planner, 4, per_agent=alone), dataset, windows=5, futures=300)
+        for alone in (False, True)
     ]
     assert set(both[0].measures) - set(both[1].measures) == {"joint_ade", "joint_fde"}
 
@@ -122,7 +125,9 @@ def test_what_makes_no_sense_is_refused(dataset: dp.TrajectoryDataset, planner: 
     for options, message in (
         ({"futures": 300}, "futures=300 of num_samples=200"),
         ({"touch": 0.0}, "touch=0.0"),
-        ({"roles": ["cat"]}, r"roles \['cat'\] are not among those with a position"),
+        ({"roles": ["cat"]}, r"roles=\['cat'\] are not some of those that have a position"),
+        ({"roles": "walker"}, "roles='walker' are not"),
+        ({"roles": []}, r"roles=\[\] are not"),
         ({"windows": 0}, "windows=0"),
     ):
         with pytest.raises(ValueError, match=message):

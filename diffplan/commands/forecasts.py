@@ -12,13 +12,13 @@ from diffplan.commands.worlds import Run, Scheduler, load_planner
 
 @dataclass
 class Forecast:
-    """Forecasts recorded episodes and reports how far off it was, with 95 % intervals.
+    """Forecasts recorded episodes and reports how far off forecasts were, with 95 % intervals.
 
     Of every window so many futures are drawn and the nearest counts (best of K): for each
     agent by itself (marginal_ade, marginal_fde: mean distance, and that at the end), and
     for all together (joint_ade, joint_fde). region_80 is how often agents were within the
     region that holds 80 % of the samples. Give data that the planner did not learn from;
-    windows of episodes that overlap count as if they did not. One forecast as a picture:
+    episodes that share steps count as independent. One forecast as a picture:
     diffplan plan --forecast.
 
     For example:

@@ -88,10 +88,6 @@ class MakePlan:
         self._check()
         asked = self._asked()
         plan = self._sample(asked, asked.given)
-        if not plan.is_finite:
-            raise FloatingPointError(
-                f"the plan is not finite: {self.path} did not learn, or is damaged; train it anew."
-            )
         if self.plot:  # first: what cannot be drawn leaves nothing written
             from diffplan.plotting import save_figure
 
@@ -151,6 +147,10 @@ class MakePlan:
             seed=self.seed,
             decode_actions=self.decode_actions,
         )
+        if not plan.is_finite:
+            raise FloatingPointError(
+                f"the plan is not finite: {self.path} did not learn, or is damaged; train it anew."
+            )
         few = self.representatives  # a deadline may have left fewer candidates
         return plan if few is None else representatives(plan, min(few, plan.num_samples))
 

@@ -57,6 +57,8 @@ def import_episodes(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "a store already" if (out / MANIFEST).exists() else "in use"
         raise ValueError(f"{out} is {what}; choose a new folder.")
+    if isinstance(importer, type) or not callable(getattr(importer, "read", None)):
+        raise TypeError(f"{importer!r} is no importer; make one, e.g. Table(path), see diffplan.datasets.importers.")
     with understood(importer):
         recording = importer.read().without(drop_agents)
         recording = recording if env_spec is None else recording.of(env_spec)
@@ -82,10 +84,12 @@ def import_episodes(
 
 @contextmanager
 def understood(importer: Importer) -> Iterator[None]:
-    """Raises ``ValueError`` where the files are laid out in a way that the format does not know at all."""
+    """Raises ``ValueError`` where files are laid out in a way that a format of ours does not know at all."""
     try:
         yield
-    except (AttributeError, TypeError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
+    except (AttributeError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        if not type(importer).__module__.startswith("diffplan."):
+            raise
         source, told = getattr(importer, "source", "it"), f"{type(error).__name__}: {shorten(str(error), 200)}"
         raise ValueError(
             f"{source} cannot be read as {type(importer).__name__} data ({told}); it is damaged, or of another layout "

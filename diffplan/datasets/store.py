@@ -88,7 +88,7 @@ def _check_labels(what: str, labels: Any) -> None:
     """Raises ``ValueError`` unless the labels are a dictionary of words, truth values and finite numbers."""
     values = labels.values() if isinstance(labels, dict) else [labels]
     for value in values:
-        if not (isinstance(value, str) or (isinstance(value, int | float) and abs(value) < 2**63)):
+        if not (isinstance(value, str) or (isinstance(value, int | float) and abs(value) < 1e300)):
             raise ValueError(f"{what} has the labels {labels!r}; each must be a string, a bool or a finite number.")
 
 

@@ -110,10 +110,10 @@ def load_provenance(folder: Path, futures: bool = False) -> dict[str, Any]:
     Raises ``ValueError`` when the file holds something else than names and values, or if ``futures`` are there that
     are not asked for, or the other way round.
     """
-    if (folder / PROVENANCE).is_file():
+    file, facts = folder / PROVENANCE, {}
+    if file.is_file():
         _check_listed(folder, read_json(folder / MANIFEST), [PROVENANCE])
-    file = folder / PROVENANCE
-    facts = read_json(file) if file.is_file() else {}
+        facts = read_json(file)
     if not isinstance(facts, dict):
         raise ValueError(f"{file} holds no dictionary; restore it from a copy or remove it.")
     if futures != (facts.get(FUTURES) in ("joint", "agents")):
@@ -152,7 +152,9 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
     if not isinstance(config, dict):  # diffusers would take a word for the name of a model to download
         raise ValueError(f"{file} does not describe a {class_name}: it holds no dictionary; save the planner again.")
     if not isinstance(steps := config.get("num_train_timesteps", 0), int) or steps > MOST_TIMESTEPS:
-        raise ValueError(f"{file}: num_train_timesteps={steps}, expected at most {MOST_TIMESTEPS:,}; mend the file.")
+        raise ValueError(
+            f"{file}: num_train_timesteps={steps}, expected at most {MOST_TIMESTEPS:,}; save the planner again."
+        )
     try:
         return matching[0].from_config(config)
     except UNFIT as error:

@@ -12,7 +12,7 @@ from diffplan.spec import JointSpec, Role
 from diffplan.trajectory import Trajectory
 
 MOST_AGENTS = 10_000
-MOST_ENTRIES = 100_000  # of an observation or an action
+MOST_ENTRIES = 1_000_000  # of an observation or an action
 MOST_COMPRESSED = 1_032  # bytes that deflate makes of one, at most
 UNBOUNDED = (-1.0, 1.0)  # stands for bounds that the files do not tell, until all actions have been seen
 
@@ -168,7 +168,7 @@ def check_team(number: int, source: Path) -> None:
 def check_widths(widths: Iterable[Any], source: Path) -> None:
     """Raises ``ValueError`` for an observation or action that is wider than anything that is recorded."""
     for width in widths:
-        if not isinstance(width, int) or not 0 <= width <= MOST_ENTRIES:
+        if not isinstance(width, int | np.integer) or not 0 <= width <= MOST_ENTRIES:
             raise ValueError(f"{source} tells of {width} entries, expected a whole number up to {MOST_ENTRIES:,}.")
 
 

@@ -155,10 +155,10 @@ def cut(
     piece count. Raises ``ValueError`` where there is no such piece.
     """
     frames_in_all = sum(int(tracks.frame[-1] - tracks.frame[0]) for tracks in recordings)
-    if (rows := sum(len(tracks.frame) for tracks in recordings)) * SPARSEST < frames_in_all > SPARSEST**2:
+    if (rows := sum(len(tracks.frame) for tracks in recordings)) * SPARSEST < frames_in_all > MOST_FRAMES:
         raise ValueError(
-            f"{source} has {rows:,} rows in {frames_in_all:,} frames, nearly all of them empty; mend the times, or "
-            "give the right dt."
+            f"{source} has {rows:,} rows in {frames_in_all:,} frames, nearly all of them empty; mend the times, "
+            "give the right dt, or say which rows make a recording."
         )
     pieces = [piece for tracks in recordings for piece in _pieces(tracks, frames, stride, least, whole)]
     if not pieces:
