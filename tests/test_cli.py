@@ -142,7 +142,7 @@ def test_a_collected_store_is_described_as_json(store: Path, capsys: pytest.Capt
     assert info["episodes"] == 4
     assert list(info["agents"]) == ["robot_0", "robot_1", "robot_2"]
     assert main(["data", "info", str(store)]) == 0
-    assert "episodes     4" in capsys.readouterr().out
+    assert f"{'episodes':<16} 4" in capsys.readouterr().out
 
 
 def test_collecting_again_goes_on_where_it_ended(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -226,7 +226,7 @@ def test_an_evaluation_reports_every_episode(run: Path, capsys: pytest.CaptureFi
     assert len(report["returns"]) == 3
     assert max(report["steps"]) <= 12
     assert main(["evaluate", str(run), "--episodes", "2"]) == 0
-    assert "success      0 [0, 0.658]" in capsys.readouterr().out
+    assert f"{'success':<16} 0 [0, 0.658]" in capsys.readouterr().out
 
 
 def test_guided_plans_and_safe_episodes(run: Path, capsys: pytest.CaptureFixture[str]):
@@ -239,7 +239,7 @@ def test_guided_plans_and_safe_episodes(run: Path, capsys: pytest.CaptureFixture
     returns = [answer(capsys, *few, *flags)["returns"] for flags in ((), guides, ("--realism", 1))]
     assert returns[0] not in returns[1:]
     assert main(["evaluate", str(run), "--episodes", "2", "--safe"]) == 0
-    assert "filter       changed 0 of 24 joint actions, 0 infeasible" in capsys.readouterr().out
+    assert f"{'filter':<16} changed 0 of 24 joint actions, 0 infeasible" in capsys.readouterr().out
     counted = answer(capsys, "evaluate", run, "--episodes", 2, "--safe")["filter"]
     assert (counted["changed"], counted["calls"], counted["infeasible"]) == (0, 24, 0)
 
