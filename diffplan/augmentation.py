@@ -1,4 +1,4 @@
-"""More motions out of few: windows turned, mirrored and scaled, as the world does not mind."""
+"""More motions out of few: windows turned, mirrored and scaled, as the world does not mind, and measured less well."""
 
 from dataclasses import dataclass
 
@@ -21,13 +21,19 @@ class Augmentation:
         turn: turn by any angle. Idle where the network sees agents in their own frames.
         mirror: mirror every second window.
         scale: draw a factor from 1 / ``scale`` to ``scale``; 1: none.
+        jitter: measure past and present positions with an error of at most this standard deviation, mostly less: u^2 of
+            it, u drawn evenly for each window. In the normalizer's unit, how far agents stray from going straight on.
+            For tracks that were measured less well in some places than in others; 0: none.
     """
 
     turn: bool = False
     mirror: bool = False
     scale: float = 1.0
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.jitter < float("inf"):
+            raise ValueError(f"jitter={self.jitter}; give the largest standard deviation, 0 or more.")
         if not 1 <= self.scale < float("inf"):
             raise ValueError(f"scale={self.scale}; give the greatest factor, 1 or more.")
 
@@ -58,15 +64,16 @@ class Augmentation:
         ]
 
     def __call__(
-        self, cells: Float[Tensor, "B N W D"], spec: JointSpec, generator: torch.Generator
+        self, cells: Float[Tensor, "B N W D"], spec: JointSpec, history: int, generator: torch.Generator
     ) -> Float[Tensor, "B N W D"]:
-        """The windows, changed; all agents of a window alike."""
+        """The windows, changed; all agents of a window alike, but for the errors. Step ``history`` is the present."""
         draw = torch.rand(3, len(cells), generator=generator)
         angle = 2 * torch.pi * draw[0] * self.turn
         flip = 1 - 2 * ((draw[1] < 0.5) & self.mirror).float()
         size = self.scale ** (2 * draw[2] - 1)
         change = torch.stack((angle.cos(), -angle.sin() * flip, angle.sin(), angle.cos() * flip), -1)
         change = (size[:, None] * change).reshape(-1, 1, 2, 2)
+        std = self.jitter and self.jitter * torch.rand(len(cells), 1, 1, 1, generator=generator) ** 2
         changed = cells.clone()
         for index, role in enumerate(spec.roles.values()):
             agents = torch.from_numpy(spec.role_index[: cells.shape[1]] == index)
@@ -74,4 +81,8 @@ class Augmentation:
                 if pair:
                     entries = changed[..., list(pair)]
                     changed[..., list(pair)] = torch.where(agents[:, None, None], entries @ change.mT, entries)
+            if self.jitter:
+                past = changed[:, :, : history + 1][..., list(role.position)]
+                noise = std * torch.randn(past.shape, generator=generator)
+                changed[:, :, : history + 1, list(role.position)] = past + noise * agents[:, None, None]
         return changed

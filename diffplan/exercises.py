@@ -134,7 +134,7 @@ class Exercises:
         exists, size = torch.from_numpy(windows.mask), self.spec.observation_size
         cells, N = torch.from_numpy(windows.cells), windows.cells.shape[1]  # a crowd's windows may show fewer agents
         if self.augmentation is not None:
-            cells = self.augmentation(cells, self.spec, generator)
+            cells = self.augmentation(cells, self.spec, self.history, generator) * exists
         static, features, roles = self.static[:N], self.features[:N], self.roles[:N]
         clean, shown = held_beyond_the_end(cells, exists, features, self.history, size)
         partners = None if self.latents is None else self.latents.partners(windows)

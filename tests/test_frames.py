@@ -206,10 +206,21 @@ def test_a_crowd_is_an_agent_and_those_nearest_to_it(tmp_path: Path) -> None:
         TrajectoryDataset(store, HORIZON, HISTORY, crowd=0)
 
 
+def test_jitter_is_of_past_positions_and_of_some_windows_more_than_of_others() -> None:
+    spec = JointSpec({"a": "walker", "b": "cyclist"}, {"walker": ROLE, "cyclist": ROLE}, dt=0.4)
+    cells = torch.zeros(4_000, 2, W, 2)
+    changed = Augmentation(jitter=0.5)(cells, spec, HISTORY, torch.Generator().manual_seed(0))
+    assert (changed[:, :, HISTORY + 1 :] == 0).all() and (changed[:, :, HISTORY] != 0).all()
+    stds = changed[:, :, : HISTORY + 1].flatten(1).std(1)
+    assert 0.4 < stds.max() < 0.75 and stds.median() == pytest.approx(0.125, rel=0.15)  # u^2 is 1/4 in the middle
+    with pytest.raises(ValueError, match="jitter=-1"):
+        Augmentation(jitter=-1)
+
+
 def test_augmented_windows_keep_distances_up_to_their_scale() -> None:
     spec = JointSpec({"a": "walker", "b": "cyclist"}, {"walker": ROLE, "cyclist": ROLE}, dt=0.4)
     cells = torch.randn(64, 2, W, 2, generator=torch.Generator().manual_seed(0))
-    changed = Augmentation(turn=True, mirror=True, scale=1.5)(cells, spec, torch.Generator().manual_seed(0))
+    changed = Augmentation(turn=True, mirror=True, scale=1.5)(cells, spec, 0, torch.Generator().manual_seed(0))
     ratio = (changed[:, 0] - changed[:, 1]).norm(dim=-1) / (cells[:, 0] - cells[:, 1]).norm(dim=-1)
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-3, atol=1e-3)
     assert 1 / 1.5 <= ratio.min() < 0.8 and 1.2 < ratio.max() <= 1.51

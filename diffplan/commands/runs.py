@@ -56,6 +56,8 @@ class Train:
         turn: turn windows by any angle before they are learned; needs --normalizer motion.
         mirror: mirror every second window, likewise.
         scale: scale windows by up to this factor, likewise.
+        jitter: measure past positions with errors of up to this standard deviation, in the normalizer's unit, likewise;
+            e.g. 0.15 for people tracked by eye.
         value_steps: then train a value function too, for so many steps; it becomes part of the planner.
         discount: of the value function's rewards; those more than 1 / (1 - discount) steps ahead count little.
         reach: let the value function expect a team whose actions are refined, by so much from those of the data;
@@ -98,6 +100,7 @@ class Train:
     turn: bool = False
     mirror: bool = False
     scale: float = 1.0
+    jitter: float = 0.0
     value_steps: int = 0
     discount: float = 0.99
     reach: float = 0.0
@@ -146,7 +149,7 @@ class Train:
             neighbours=self.neighbours,
             seed=self.seed,
         )
-        augmentation = Augmentation(self.turn, self.mirror, self.scale)
+        augmentation = Augmentation(self.turn, self.mirror, self.scale, self.jitter)
         changed = self.frames or augmentation != Augmentation()
         if changed and (rest := augmentation.untouched(dataset.spec)) and not self.json:
             show({"note": f"{rest} stay as they are, turned or not: name velocities, leave directions out"})
