@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffplan.checks import MISFIT
 from diffplan.datasets.manifest import MANIFEST
 from diffplan.files import (
     alone,
@@ -180,7 +181,7 @@ def going_on(path: Path) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+    except MISFIT as error:
         raise ValueError(
             f"{path} does not hold what its run goes on from ({type(error).__name__}: {shorten(str(error), 200)}); "
             "delete it to resume from the one before."

@@ -1,4 +1,7 @@
-"""Checks of arguments that many functions take."""
+"""Checks of arguments that many functions take, and what comes of files of something else."""
+
+MISFIT = (AttributeError, TypeError, LookupError, ArithmeticError, RuntimeError)
+"""What code raises where a file of the right form holds something else than it should."""
 
 
 def check_counts(seed: int, **counts: int) -> None:

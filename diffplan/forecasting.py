@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float, Int
 from rich.progress import Progress
 
 from diffplan.checks import check_counts
-from diffplan.datasets.windows import TrajectoryDataset, check_windows
+from diffplan.datasets.windows import TrajectoryDataset, check_horizon, check_windows
 from diffplan.evaluation import Interval, ratio_interval
 from diffplan.planners.futures import Futures
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Question, Sampling
 from diffplan.planners.representatives import representatives
 from diffplan.spec import Actions, JointSpec
-from diffplan.trajectory import ROWS, STEPS, Cells, Plan, Trajectory
+from diffplan.trajectory import Cells, Plan, Trajectory
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def evaluate_forecasts(
     Raises:
         TypeError: no planner, or a store in place of its windows.
         ValueError: windows of another horizon, history or roles, fewer samples than futures, or nobody to score.
+        FloatingPointError: the planner's forecasts are not finite.
 
     Example:
         ``held_out = load_dataset("data/test", horizon=13, history=7, inside=True)``
@@ -125,11 +126,7 @@ def _check_fits(planner: DiffusionPlanner | Futures, dataset: TrajectoryDataset)
     if not isinstance(sampler, DiffusionPlanner):
         raise TypeError(f"planner is a {type(planner).__name__}; give a DiffusionPlanner or Futures.")
     check_windows(dataset)
-    if (sampler.horizon, sampler.history) != (dataset.horizon, dataset.history):
-        raise ValueError(
-            f"the planner has horizon={sampler.horizon}, history={sampler.history}, the dataset "
-            f"horizon={dataset.horizon}, history={dataset.history}; load the dataset with the planner's."
-        )
+    check_horizon(dataset, sampler.horizon, sampler.history)
 
 
 def _drawn(
@@ -195,7 +192,10 @@ def recorded_windows(
         window = dataset.store[int(number)].after(first, now + dataset.horizon)
         if not (there := window.agent_mask[now]).any():
             continue
-        window = _of_agents(window, there)
+        present = np.flatnonzero(there)
+        names = [window.spec.names[at] for at in present]
+        team = dataclasses.replace(window.spec, agents={name: window.spec.agents[name] for name in names})
+        window = window.among(team, present)
         question = recorded_question(window, now, dataset.history, dataset.horizon, actions=actions)
         question = dataclasses.replace(question, seed=seed + int(index))
         yield RecordedWindow(question, window.after(now), int(number))
@@ -227,14 +227,6 @@ def recorded_question(episode: Trajectory, step: int, history: int, horizon: int
         done = np.where(known[..., None], episode.actions[rest], np.nan).swapaxes(0, 1)
         given.actions[:, : done.shape[1]] = done
     return Question(spec.unstack_observations(episode.observations[step], there[step]), past, given)
-
-
-def _of_agents(episode: Trajectory, chosen: Bool[np.ndarray, "N"]) -> Trajectory:
-    """The same episode as if nobody else had been there."""
-    spec = episode.spec
-    names = {spec.names[at]: spec.agents[spec.names[at]] for at in np.flatnonzero(chosen)}
-    few = dataclasses.replace(spec, agents=names)
-    return dataclasses.replace(episode, spec=few, **{name: getattr(episode, name)[:, chosen] for name in ROWS + STEPS})
 
 
 # --- measures

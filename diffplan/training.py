@@ -20,7 +20,7 @@ from diffplan.checkpoints import check_out, load_newest
 from diffplan.checks import check_counts
 from diffplan.datasets.statistics import Statistics
 from diffplan.datasets.styles import StyleTable
-from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, check_windows
+from diffplan.datasets.windows import TrajectoryDataset, WindowBatch, check_horizon, check_windows
 from diffplan.exercises import CHANGE_WEIGHT, Exercises
 from diffplan.partner_training import LatentSource, takes_latents
 from diffplan.planners.action_spread import action_spread
@@ -245,11 +245,7 @@ def check_planner_fits(planner: DiffusionPlanner, dataset: TrajectoryDataset) ->
     check_windows(dataset)
     check_default_dtype()
     check_scheduler(planner.scheduler)
-    if (planner.horizon, planner.history) != (dataset.horizon, dataset.history):
-        raise ValueError(
-            f"the planner has horizon={planner.horizon}, history={planner.history}, the dataset "
-            f"horizon={dataset.horizon}, history={dataset.history}; load the dataset with the planner's."
-        )
+    check_horizon(dataset, planner.horizon, planner.history)
     planner.spec.check_same_roles(dataset.spec, "the planner", "the dataset")
     if [*planner.spec.roles] != [*dataset.spec.roles]:
         raise ValueError(

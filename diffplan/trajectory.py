@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from diffplan.files import atomic_path
 from diffplan.spec import Actions, JointSpec
@@ -102,6 +102,13 @@ class Trajectory:
         end = len(self) + 1 if rows is None else step + rows
         parts = {name: getattr(self, name)[step : end - (name in STEPS)] for name in (*ROWS, *STEPS)}
         return dataclasses.replace(self, **parts)
+
+    def among(self, spec: JointSpec, columns: Sequence[int] | Int[np.ndarray, "n"]) -> Self:
+        """The same episode as one of other agents: those in these columns, which ``spec`` describes."""
+        widths = {"observations": spec.observation_size, "actions": spec.action_size}
+        parts = {name: getattr(self, name)[:, columns] for name in (*ROWS, *STEPS)}
+        parts |= {name: parts[name][..., :width] for name, width in widths.items()}
+        return dataclasses.replace(self, spec=spec, **parts)
 
     @classmethod
     def from_steps(

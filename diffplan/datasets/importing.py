@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 
+from diffplan.checks import MISFIT
 from diffplan.datasets.card import UNKNOWN, write_card
 from diffplan.datasets.importers.recording import UNBOUNDED, Importer
 from diffplan.datasets.manifest import MANIFEST
@@ -87,7 +88,7 @@ def understood(importer: Importer) -> Iterator[None]:
     """Raises ``ValueError`` where files are laid out in a way that a format of ours does not know at all."""
     try:
         yield
-    except (AttributeError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+    except MISFIT as error:
         if not type(importer).__module__.startswith("diffplan."):
             raise
         source, told = getattr(importer, "source", "it"), f"{type(error).__name__}: {shorten(str(error), 200)}"

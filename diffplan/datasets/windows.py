@@ -250,6 +250,15 @@ def check_windows(dataset: object) -> None:
         raise TypeError(f"dataset is a {what}; pass windows of it, load_dataset(folder, horizon=..., history=...).")
 
 
+def check_horizon(dataset: TrajectoryDataset, horizon: int, history: int) -> None:
+    """Raises ``ValueError`` unless these windows are as long as those of a planner, before and after the present."""
+    if (horizon, history) != (dataset.horizon, dataset.history):
+        raise ValueError(
+            f"the planner has horizon={horizon}, history={history}, the dataset horizon={dataset.horizon}, "
+            f"history={dataset.history}; load the dataset with the planner's."
+        )
+
+
 def load_dataset(
     path: str | Path,
     horizon: int,

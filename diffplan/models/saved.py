@@ -9,12 +9,11 @@ from diffusers import ConfigMixin, ModelMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from diffplan.checks import MISFIT
 from diffplan.files import read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 Network = TypeVar("Network", bound=ModelMixin)
-UNFIT = (AttributeError, TypeError, LookupError, ArithmeticError, RuntimeError)
-"""What a configuration of something else leads to."""
 
 
 def check_heads(width: int, num_heads: int) -> None:
@@ -74,7 +73,7 @@ def read_network(network: type[Network], folder: Path) -> Network:
             if not bool(one.isfinite().all()):
                 raise RuntimeError(f"{name} is not finite")
         return made.eval()
-    except (*UNFIT, ValueError, SafetensorError) as error:
+    except (*MISFIT, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{folder} does not hold a {network.__name__} and its weights ({shorten(str(error), 200)}); if another "
             "version of diffplan saved it, train it anew."

@@ -11,8 +11,9 @@ from typing import Any, get_args, get_type_hints
 
 from diffusers import ModelMixin
 
+from diffplan.checks import MISFIT
 from diffplan.files import explained_write_errors, inside, read_json, sha256, share, sync, write_json
-from diffplan.models.saved import UNFIT, WEIGHTS, read_network
+from diffplan.models.saved import WEIGHTS, read_network
 from diffplan.planner_folder import INDEX, replaced
 from diffplan.planners.components import Components
 
@@ -157,7 +158,7 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
         )
     try:
         return matching[0].from_config(config)
-    except UNFIT as error:
+    except MISFIT as error:
         raise ValueError(
             f"{file} does not describe a {class_name} ({shorten(str(error), 200)}); if another version of diffplan "
             "saved it, train it anew."

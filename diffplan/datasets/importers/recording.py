@@ -48,7 +48,7 @@ class Recording:
         spec = dataclasses.replace(self.spec, agents=team, roles=roles)
         columns = [self.spec.names.index(name) for name in kept]
         return dataclasses.replace(
-            self, spec=spec, episodes=lambda: (_among(spec, columns, episode) for episode in self.episodes())
+            self, spec=spec, episodes=lambda: (episode.among(spec, columns) for episode in self.episodes())
         )
 
     def of(self, spec: JointSpec) -> Self:
@@ -80,7 +80,7 @@ class Recording:
         return dataclasses.replace(
             self,
             spec=spec,
-            episodes=lambda: (_among(spec, columns, episode) for episode in self.episodes()),
+            episodes=lambda: (episode.among(spec, columns) for episode in self.episodes()),
             notes=notes,
             bounded=True,
         )
@@ -91,20 +91,6 @@ class Importer(Protocol):
 
     def read(self) -> Recording:
         """Checks what can be checked without reading everything. Raises ``ValueError`` naming what is wrong where."""
-
-
-def _among(spec: JointSpec, columns: list[int], episode: Trajectory) -> Trajectory:
-    O, A = spec.observation_size, spec.action_size
-    return Trajectory(
-        spec,
-        episode.observations[:, columns, :O],
-        episode.actions[:, columns, :A],
-        episode.rewards[:, columns],
-        episode.terminations[:, columns],
-        episode.truncations[:, columns],
-        episode.agent_mask[:, columns],
-        episode.labels,
-    )
 
 
 def make_spec(
