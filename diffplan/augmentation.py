@@ -21,9 +21,9 @@ class Augmentation:
         turn: turn by any angle. Idle where the network sees agents in their own frames.
         mirror: mirror every second window.
         scale: draw a factor from 1 / ``scale`` to ``scale``; 1: none.
-        jitter: measure past and present positions with an error of at most this standard deviation, mostly less: u^2 of
-            it, u drawn evenly for each window. In the normalizer's unit, how far agents stray from going straight on.
-            For tracks that were measured less well in some places than in others; 0: none.
+        jitter: measure past and present positions of every second window with an error of at most this standard
+            deviation, mostly less: u^2 of it, u drawn evenly for each window. In the normalizer's unit, how far agents
+            stray from going straight on. For tracks measured less well in some places than in others; 0: none.
     """
 
     turn: bool = False
@@ -73,7 +73,9 @@ class Augmentation:
         size = self.scale ** (2 * draw[2] - 1)
         change = torch.stack((angle.cos(), -angle.sin() * flip, angle.sin(), angle.cos() * flip), -1)
         change = (size[:, None] * change).reshape(-1, 1, 2, 2)
-        std = self.jitter and self.jitter * torch.rand(len(cells), 1, 1, 1, generator=generator) ** 2
+        if self.jitter:
+            drawn = 2 * torch.rand(len(cells), 1, 1, 1, generator=generator) - 1
+            std = self.jitter * drawn.clamp(min=0) ** 2
         changed = cells.clone()
         for index, role in enumerate(spec.roles.values()):
             agents = torch.from_numpy(spec.role_index[: cells.shape[1]] == index)

@@ -5,7 +5,7 @@
 DIR holds ``eth_ucy`` (``splits.json`` and the text files it names) and ``nba_sportvu`` (``rebound_{train,test}.npz``,
 ``score_train.npz``). Of every window of 20 frames 8 are observed and 12 forecast; 20 futures are compared with what
 people did: *marginal* are 20 futures of each person by itself, *joint* 20 whole scenes. Walkers' are means of clusters
-of 50 to 600 joint samples, fewer in large crowds; joint ones are moved clear of each other. Basketball players' are
+of 50 to 1,000 joint samples, fewer in large crowds; joint ones are moved clear of each other. Basketball players' are
 drawn by networks that were taught to have one of 20 right (``Futures``), with means of clusters beside them, by which
 agent attention is judged. Players know who is in their team, and where the hoops are.
 ``collisions``: the share of people in joint futures who come closer than 0.2 m to anybody, also between two frames.
@@ -77,7 +77,7 @@ class Kind:
     clear: dp.ConstraintGuide | None = None  # what joint futures are moved to fulfil
 
 
-WALKERS = Kind(16, 8, 96, 2_000, dp.Augmentation(mirror=True, scale=1.3), 12_000, TOUCH, 0, None, CLEAR)
+WALKERS = Kind(16, 8, 96, 2_000, dp.Augmentation(mirror=True, scale=1.3, jitter=0.15), 12_000, TOUCH, 0, None, CLEAR)
 PLAYERS = Kind(None, 12, 160, 30_000, dp.Augmentation(mirror=True), 2_000, TOUCH * FEET, 3_000, ("home", "away"))
 
 
@@ -176,7 +176,7 @@ def asked(store: dp.TrajectoryStore) -> Iterator[RecordedWindow]:
 
 
 def sampled(planner: dp.DiffusionPlanner, window: RecordedWindow, kind: Kind) -> dp.Plan:
-    samples = int(np.clip(kind.samples // window.spec.num_agents, 50, 600))
+    samples = int(np.clip(kind.samples // window.spec.num_agents, 50, 1_000))
     return planner.for_agents(window.spec).answer([window.question], dp.Sampling(samples, DENOISING_STEPS))[0]
 
 

@@ -206,13 +206,16 @@ def test_a_crowd_is_an_agent_and_those_nearest_to_it(tmp_path: Path) -> None:
         TrajectoryDataset(store, HORIZON, HISTORY, crowd=0)
 
 
-def test_jitter_is_of_past_positions_and_of_some_windows_more_than_of_others() -> None:
+def test_jitter_is_of_past_positions_in_every_second_window_and_not_always_as_large() -> None:
     spec = JointSpec({"a": "walker", "b": "cyclist"}, {"walker": ROLE, "cyclist": ROLE}, dt=0.4)
     cells = torch.zeros(4_000, 2, W, 2)
     changed = Augmentation(jitter=0.5)(cells, spec, HISTORY, torch.Generator().manual_seed(0))
-    assert (changed[:, :, HISTORY + 1 :] == 0).all() and (changed[:, :, HISTORY] != 0).all()
     stds = changed[:, :, : HISTORY + 1].flatten(1).std(1)
-    assert 0.4 < stds.max() < 1 and stds.median() == pytest.approx(0.125, rel=0.15)  # u^2 is 1/4 in the middle
+    measured_worse = stds > 0
+    assert (changed[:, :, HISTORY + 1 :] == 0).all() and (changed[measured_worse, :, HISTORY] != 0).all()
+    assert measured_worse.float().mean() == pytest.approx(0.5, abs=0.03)
+    assert 0.4 < stds.max() < 1  # u^2 is 1/4 in the middle:
+    assert stds[measured_worse].median() == pytest.approx(0.125, rel=0.15)
     with pytest.raises(ValueError, match="jitter=-1"):
         Augmentation(jitter=-1)
 

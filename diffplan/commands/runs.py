@@ -56,8 +56,8 @@ class Train:
         turn: turn windows by any angle before they are learned; needs --normalizer motion.
         mirror: mirror every second window, likewise.
         scale: scale windows by up to this factor, likewise.
-        jitter: measure past positions with errors of up to this standard deviation, in the normalizer's unit, likewise;
-            e.g. 0.15 for people tracked by eye.
+        jitter: measure past positions of every second window with errors of up to this standard deviation, in the
+            normalizer's unit, likewise; e.g. 0.15 for people tracked by eye.
         value_steps: then train a value function too, for so many steps; it becomes part of the planner.
         discount: of the value function's rewards; those more than 1 / (1 - discount) steps ahead count little.
         reach: let the value function expect a team whose actions are refined, by so much from those of the data;
