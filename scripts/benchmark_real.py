@@ -41,7 +41,8 @@ FOLDS = {"eth": (70, 181), "hotel": (301, 1_053), "univ": (947, 24_334), "zara1"
 TOUCH = 0.2  # m: who comes closer collides
 CLEAR = dp.ConstraintGuide.separation(0.25, between_steps=True)  # m; chosen on zara1's validation files
 DENOISING_STEPS = 8
-FUTURES_OF = {True: "clusters of samples", False: "no agent attention"}
+FUTURES_OF = {"joint": "clusters of samples", "alone": "no agent attention", "exact": "no jitter"}
+VARIANTS = {"alone": ("zara1", "nba"), "exact": ("eth", "hotel", "zara1", "zara2")}  # of basketball once
 LAYOUT: dict[str, Any] = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "inside": True}
 FEET = 3.28084
 AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
@@ -95,6 +96,11 @@ class Scores:
     people: np.ndarray
     block: np.ndarray
     measures: dict[str, np.ndarray]
+    seeds: int
+
+    @property
+    def windows(self) -> int:
+        return int((self.people > 1).sum())
 
     def mean(self, name: str, by_person: bool = True) -> dp.Interval:
         """Over windows of two and more people, weighted by people; or over all windows alike."""
@@ -134,19 +140,20 @@ def stores(data: Path, name: str) -> list[dp.TrajectoryStore]:
 # --- planners
 
 
-def train(name: str, store: dp.TrajectoryStore, seed: int, attention: bool) -> dp.DiffusionPlanner:
-    """A planner for windows of this store; one that is there already is read."""
-    out = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}"
+def train(name: str, store: dp.TrajectoryStore, seed: int, variant: str) -> dp.DiffusionPlanner:
+    """A planner for windows of this store, one of ``FUTURES_OF``; one that is there already is read."""
+    out = FOLDER / f"{name}_{variant}_{seed}"
     if (out / "planner").exists():
         return dp.DiffusionPlanner.from_pretrained(out)
     kind = kind_of(name)
     dataset = dp.load_dataset(store.path, **LAYOUT, normalizer="motion", crowd=kind.crowd)
     whole = OBSERVED + FORECAST  # one token a person
     options = {"patch_size": whole, "frames": True, "pace": True, "neighbours": kind.neighbours, "width": kind.width}
-    planner = dp.DiffusionPlanner.for_dataset(dataset, **options, agent_attention=attention, seed=seed)
+    planner = dp.DiffusionPlanner.for_dataset(dataset, **options, agent_attention=variant != "alone", seed=seed)
+    augmentation = replace(kind.augmentation, jitter=0.0) if variant == "exact" else kind.augmentation
     dp.train(
         planner, dataset, steps=kind.steps, batch_size=64, mix=FORECASTS, start_share=0.0,
-        augmentation=kind.augmentation, seed=seed, out=out, resume=True, progress=False,
+        augmentation=augmentation, seed=seed, out=out, resume=True, progress=False,
     )  # fmt: skip
     return planner
 
@@ -156,7 +163,7 @@ def teach(name: str, store: dp.TrajectoryStore, seed: int, per_agent: bool) -> d
     out = FOLDER / f"{name}_{'agents' if per_agent else 'scenes'}_{seed}"
     if (out / "planner").exists():
         return dp.Futures.from_pretrained(out)
-    planner, kind = train(name, store, seed, True), kind_of(name)
+    planner, kind = train(name, store, seed, "joint"), kind_of(name)
     futures = dp.Futures.of(planner, FUTURES, per_agent=per_agent, seed=seed)
     dataset = dp.load_dataset(store.path, **LAYOUT, normalizer=planner.normalizer, crowd=kind.crowd)
     dp.train_futures(
@@ -191,13 +198,13 @@ def score(
     return len(people), found
 
 
-def run(data: Path, name: str, seed: int, attention: bool) -> dict[str, Any]:
+def run(data: Path, name: str, seed: int, variant: str) -> dict[str, Any]:
     """Trains on a fold (or on basketball) and scores clusters of samples; what is there already is read."""
-    path = FOLDER / f"{name}_{'joint' if attention else 'alone'}_{seed}.json"
+    path = FOLDER / f"{name}_{variant}_{seed}.json"
     if path.exists() and {*MEASURES, "region_80"} <= set(found := read_json(path)):
         return found
     known, unseen = stores(data, name)
-    planner, kind, scores = train(name, known, seed, attention), kind_of(name), []
+    planner, kind, scores = train(name, known, seed, variant), kind_of(name), []
     for window in asked(unseen):
         plan = sampled(planner, window, kind)
         alone, together = (dp.representatives(plan, FUTURES, per_agent=per_agent) for per_agent in (True, False))
@@ -236,7 +243,7 @@ def merged(results: list[dict[str, Any]], name: str) -> Scores:
     block = np.concatenate([np.arange(len(one["people"])) for one in results])
     block //= 1 if name == "nba" else OBSERVED + FORECAST
     measures = [measure for measure in (*MEASURES, "region_80") if measure in results[0]]
-    return Scores(together("people"), block, {measure: together(measure) for measure in measures})
+    return Scores(together("people"), block, {measure: together(measure) for measure in measures}, len(results))
 
 
 def main() -> None:
@@ -249,20 +256,22 @@ def main() -> None:
     arguments = parser.parse_args()
     for row in arguments.rows:
         stores(arguments.data, row)  # not by two workers at once
-    jobs = [(arguments.data, row, seed, True) for seed in range(arguments.seeds) for row in arguments.rows]
+    jobs = [(arguments.data, row, seed, "joint") for seed in range(arguments.seeds) for row in arguments.rows]
     taught = [job[:3] for job in jobs if kind_of(job[1]).futures_steps]
-    jobs += [(arguments.data, row, 0, False) for row in arguments.rows if row in ("zara1", "nba")]
+    for variant, rows in VARIANTS.items():
+        seeds = {row: arguments.seeds if row in FOLDS else 1 for row in arguments.rows if row in rows}
+        jobs += [(arguments.data, row, seed, variant) for row in seeds for seed in range(seeds[row])]
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), follow_parent) as pool:
         clusters = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
         futures = {job: pool.submit(run_futures, *job) for job in taught}
     command = f"python scripts/benchmark_real.py --data DIR --rows {' '.join(arguments.rows)} --seeds {arguments.seeds}"
     scores = {}
-    for row, attention in dict.fromkeys(job[1::2] for job in jobs):
-        seeds = [one for job, one in clusters.items() if job[1::2] == (row, attention)]
-        scores[row, FUTURES_OF[attention]] = merged(seeds, row)
+    for row, variant in dict.fromkeys(job[1::2] for job in jobs):
+        trainings = [one for job, one in clusters.items() if job[1::2] == (row, variant)]
+        scores[row, FUTURES_OF[variant]] = merged(trainings, row)
     for row in dict.fromkeys(job[1] for job in taught):
         scores[row, "taught"] = merged([one.result() for job, one in futures.items() if job[1] == row], row)
-    found = all_figures(scores, arguments.seeds, command)
+    found = all_figures(scores, command)
     if "nba" in arguments.rows:
         found.append(latency(arguments.data, command))
     record(RESULTS / "real.json", found)
@@ -300,9 +309,9 @@ def latency(data: Path, command: str, calls: int = 100) -> Figure:
     return Figure("real_latency_20_ms", *samples, "ms", 1, calls, command, {"taught": taught})
 
 
-def all_figures(scores: dict[tuple[str, str], Scores], seeds: int, command: str) -> list[Figure]:
+def all_figures(scores: dict[tuple[str, str], Scores], command: str) -> list[Figure]:
     def figure(
-        label: str, mean: dp.Interval, unit: str, windows: int, beside: dict[str, Figure] | None = None
+        label: str, mean: dp.Interval, unit: str, seeds: int, windows: int, beside: dict[str, Figure] | None = None
     ) -> Figure:
         published = {
             name: Figure("", value, value, value, unit, 0, windows, "")
@@ -311,40 +320,45 @@ def all_figures(scores: dict[tuple[str, str], Scores], seeds: int, command: str)
         beside = (beside or {}) | published
         return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside)
 
-    clusters, alone = FUTURES_OF.values()
+    def measured_for(row: str, way: str, measure: str, label: str, unit: str) -> Figure:
+        """A measure of these futures, beside what it is of others."""
+        one = scores[row, way]
+        others = {
+            other: figure("", two.mean(measure), unit, two.seeds, two.windows)
+            for (of, other), two in scores.items()
+            if of == row and other not in (way, "taught") and measure in two.measures
+        }
+        if measure == "collisions":
+            real = figure("", one.mean("real_collisions"), unit, one.seeds, one.windows)
+            others = {"real people": real} | others
+        return figure(label, one.mean(measure), unit, one.seeds, one.windows, others)
 
-    def beside(row: str, measure: str, unit: str, windows: int) -> dict[str, Figure]:
-        """What the measure is of other futures than those that count."""
-        ways = [way for way in ("taught", clusters, alone) if (row, way) in scores][1:]
-        return {way: figure("", scores[row, way].mean(measure), unit, windows) for way in ways}
-
+    clusters, alone, _ = FUTURES_OF.values()
     found = []
     for row in dict.fromkeys(row for row, _ in scores):
-        one = scores.get((row, "taught"), scores[row, clusters])
+        best = "taught" if (row, "taught") in scores else clusters
         unit, name = ("feet", "nba_rebound") if row == "nba" else ("m", row)
-        windows = int((one.people > 1).sum())
-        for measure in MEASURES[:4]:
-            others = beside(row, measure, unit, windows)
-            found.append(figure(f"{name}_{measure}", one.mean(measure), unit, windows, others))
-        others = {"real people": figure("", one.mean("real_collisions"), "share", windows)}
-        others |= beside(row, "collisions", "share", windows)
-        found.append(figure(f"collisions_{row}", one.mean("collisions"), "share", windows, others))
-        found.append(figure(f"region_80_{row}", scores[row, clusters].mean("region_80"), "share", windows))
+        found += [measured_for(row, best, measure, f"{name}_{measure}", unit) for measure in MEASURES[:4]]
+        found.append(measured_for(row, best, "collisions", f"collisions_{row}", "share"))
+        found.append(measured_for(row, clusters, "region_80", f"region_80_{row}", "share"))
         if (row, alone) in scores:
-            saved = scores[row, clusters].gain(scores[row, alone], "joint_ade")
-            found.append(figure(f"joint_gain_{row}", saved, "share", windows))
+            other = scores[row, alone]
+            saved = scores[row, clusters].gain(other, "joint_ade")
+            found.append(figure(f"joint_gain_{row}", saved, "share", other.seeds, other.windows))
     folds = [scores[fold, clusters] for fold in FOLDS if (fold, clusters) in scores]
     if len(folds) == len(FOLDS):
-        windows = sum(int((one.people > 1).sum()) for one in folds)
+        seeds, windows = folds[0].seeds, sum(one.windows for one in folds)
         for measure in MEASURES[:4]:
             means = [one.mean(measure) for one in folds]
             half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(folds)
             value = float(np.mean([mean.value for mean in means]))
-            found.append(figure(f"eth_ucy_{measure}", dp.Interval(value, value - half, value + half), "m", windows))
+            found.append(
+                figure(f"eth_ucy_{measure}", dp.Interval(value, value - half, value + half), "m", seeds, windows)
+            )
         eth = scores["eth", clusters]
         for end in ("ade", "fde"):
             mean = eth.mean(f"joint_{end}", by_person=False)
-            found.append(figure(f"eth_joint_published_{end}", mean, "m", len(eth.people)))
+            found.append(figure(f"eth_joint_published_{end}", mean, "m", eth.seeds, len(eth.people)))
     return found
 
 
