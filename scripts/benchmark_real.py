@@ -9,10 +9,10 @@ of 50 to 1,000 joint samples, fewer in large crowds; joint ones are moved clear 
 drawn by networks that were taught to have one of 20 right (``Futures``), with means of clusters beside them, by which
 agent attention is judged. Players know who is in their team, and where the hoops are.
 ``collisions``: the share of people in joint futures who come closer than 0.2 m to anybody, also between two frames.
-``region_80``: how often people are within the distance of the samples' mean that holds 80 % of these. Settings are chosen
-on validation files, one excepted: jitter, by planners that learned from neither of two scenes, on training files of all
-five, parts of which are other folds' tests. What eth and hotel are without it stands beside. Planners and scores lie
-below runs/real.
+``region_80``: how often people are within the distance of the samples' mean that holds 80 % of these. Settings are
+chosen on validation files, one excepted: jitter, by planners that learned from neither of two scenes, on training files
+of all five, parts of which are other folds' tests. What eth and hotel are without it stands beside. Planners and scores
+lie below runs/real.
 """
 
 import argparse
