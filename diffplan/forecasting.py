@@ -86,7 +86,8 @@ def evaluate_forecasts(
 
     Raises:
         TypeError: no planner, or a store in place of its windows.
-        ValueError: windows of another horizon, history or roles, fewer samples than futures, or nobody to score.
+        ValueError: windows of another horizon, history or roles, fewer samples than futures, nobody to score, or
+            ``touch`` of roles whose positions have different widths.
         FloatingPointError: the planner's forecasts are not finite.
 
     Example:
@@ -103,6 +104,9 @@ def evaluate_forecasts(
     scored = placed if roles is None else [*roles]
     if isinstance(roles, str) or not scored or set(scored) - set(placed):
         raise ValueError(f"roles={roles!r} are not some of those that have a position, {placed}.")
+    widths = {name: len(dataset.spec.roles[name].position) for name in scored}
+    if touch is not None and len({*widths.values()}) > 1:
+        raise ValueError(f"touch={touch}, but positions have {widths} entries; score roles= of one width, or no touch.")
     chosen = np.arange(len(dataset)) if windows is None else np.linspace(0, len(dataset) - 1, windows).astype(int)
     chosen, sampling = np.unique(chosen), Sampling(num_samples, num_inference_steps)
     agents, episodes, rows = [], [], []
@@ -176,7 +180,7 @@ class RecordedWindow:
             self.happened.observations[1:, at][:, list(self.spec.role_of(name).position)]
             for name, at in zip(who, index, strict=True)
         ]
-        return np.stack(places), self.happened.agent_mask[1:, index].T
+        return _stacked(places), self.happened.agent_mask[1:, index].T
 
 
 def recorded_windows(
@@ -259,7 +263,14 @@ def measured(
 
 def later_positions(plan: Plan, who: Sequence[str]) -> Float[np.ndarray, "K N H P"]:
     """Where they are in each of a plan's candidates at the steps after the present."""
-    return np.stack([plan.positions(name)[:, 1:] for name in who], axis=1)
+    return _stacked([plan.positions(name)[:, 1:] for name in who], axis=1)
+
+
+def _stacked(places: Sequence[Float[np.ndarray, "..."]], axis: int = 0) -> Float[np.ndarray, "..."]:
+    """Positions of several agents, of one width: zeros, which no distance counts, follow the narrower ones."""
+    widest = max(place.shape[-1] for place in places)
+    wide = [np.pad(one, [(0, 0)] * (one.ndim - 1) + [(0, widest - one.shape[-1])]) for one in places]
+    return np.stack(wide, axis=axis)
 
 
 def scene_errors(

@@ -121,6 +121,25 @@ def test_futures_that_are_taught_are_measured_alike(
     assert set(both[0].measures) - set(both[1].measures) == {"joint_ade", "joint_fde"}
 
 
+def test_agents_of_flat_and_of_high_places_are_scored_together(tmp_path: Path) -> None:
+    widths, rng = {"drone": 3, "walker": 2, "cart": 1}, np.random.default_rng(0)
+    roles = {name: dp.Role(3, (), (), position=tuple(range(width))) for name, width in widths.items()}
+    spec = dp.JointSpec({name: name for name in widths}, roles)
+    nothing, ended = np.zeros((STEPS, 3), np.float32), np.zeros((STEPS, 3), bool)
+    places, there = rng.normal(size=(STEPS + 1, 3, 3)).astype(np.float32), np.ones((STEPS + 1, 3), bool)
+    walked = dp.Trajectory(spec, places, nothing[..., None][..., :0], nothing, ended, ended, there)
+    dp.TrajectoryStore.write(tmp_path, spec, "mixed", [walked, walked])
+    windows = dp.load_dataset(tmp_path, horizon=4, inside=True)
+    planner = dp.DiffusionPlanner.for_dataset(windows, width=16, depth=1, seed=0)
+    options = {"futures": 2, "num_samples": 4, "windows": 3}
+    alone = [dp.evaluate_forecasts(planner, windows, roles=[role], **options) for role in widths]
+    report = dp.evaluate_forecasts(planner, windows, **options)
+    means = np.mean([one.measures["marginal_ade"] for one in alone], axis=0)
+    assert report.agents == [3, 3, 3] and report.measures["marginal_ade"] == pytest.approx(means, rel=1e-5)
+    with pytest.raises(ValueError, match="touch=0.2, but positions have {'drone': 3, 'walker': 2, 'cart': 1} entries"):
+        dp.evaluate_forecasts(planner, windows, touch=0.2)
+
+
 def test_what_makes_no_sense_is_refused(dataset: dp.TrajectoryDataset, planner: dp.DiffusionPlanner) -> None:
     for options, message in (
         ({"futures": 300}, "futures=300 of num_samples=200"),
