@@ -401,6 +401,16 @@ def test_who_touches_now_drives_nobody_else_away() -> None:
     assert np.linalg.norm(moved[0, 2:, 1:], axis=-1) == pytest.approx(0.005, abs=5e-4)
 
 
+def test_actions_are_limited_from_the_first_one_on() -> None:
+    spec = JointSpec({"a": "car"}, {"car": dp.Role(2, (-1.0,), (1.0,))})
+    actions = np.array([1.2, 0.3, -0.9], np.float32).reshape(1, 1, 3, 1)
+    plan = dp.Plan(spec, np.ones((1, 1, 3, 2), np.float32), actions, np.ones(1, bool))
+    limit = dp.ConstraintGuide(lambda plan: (plan.actions.abs() - 0.5).relu().square().sum((2, 3, 4)))
+    moved = dp.projected(plan, limit)
+    assert moved.actions.ravel() == pytest.approx([0.5, 0.3, -0.5], abs=1e-3)
+    np.testing.assert_array_equal(moved.observations, plan.observations)
+
+
 def test_what_cannot_be_projected_is_refused() -> None:
     strange = dp.ConstraintGuide(lambda estimate: estimate.normalized.sum((2, 3, 4)), name="strange")
     with pytest.raises(

@@ -18,8 +18,8 @@ def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
     """The plan with every candidate moved, no farther than it takes, until it no longer violates a constraint.
 
     Walks down the violation f by Cauchy's steps, x <- x - (g.g / g.Hg) g with g its gradient and H its curvature, which
-    undo a squared shortfall in one step and need no step size. What is now stays, and so may what it violates; where
-    constraints contradict each other, the last point is taken. ``values`` and ``terms`` stay what they were.
+    undo a squared shortfall in one step and need no step size. What is observed now stays, and so may what it violates;
+    where constraints contradict each other, the last point is taken. ``values`` and ``terms`` stay what they were.
 
     Args:
         plan: of any agents.
@@ -37,6 +37,7 @@ def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
     mask = torch.from_numpy(plan.agent_mask)[None]
     unreadable = torch.full((1, *plan.observations.shape[:3], plan.spec.size), torch.nan)
     later = (torch.arange(plan.horizon) > 0)[:, None] & mask[0, :, None, None]
+    open_cells = (later, mask[0, :, None, None])  # of observations and of actions: the first action is still to come
     for _ in range(STEPS):
         observations, actions = (part.requires_grad_() for part in parts)
         with torch.enable_grad():
@@ -46,10 +47,14 @@ def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
                     f"constraint {constraint.name!r} has violation {float(violation.detach().max()):g} of this plan; "
                     "give one that is finite and a differentiable function of positions, observations or actions."
                 )
-            slopes = [slope * later for slope in _gradients(violation, [observations, actions])]
+            slopes = [
+                slope * free
+                for slope, free in zip(_gradients(violation, [observations, actions]), open_cells, strict=True)
+            ]
             steepness = _products(slopes, slopes)
             bends = _gradients(steepness / 2, [observations, actions])  # H g
-        curvature = _products([slope.detach() for slope in slopes], [bend * later for bend in bends])
+        bends = [bend * free for bend, free in zip(bends, open_cells, strict=True)]
+        curvature = _products([slope.detach() for slope in slopes], bends)
         straight = violation / steepness.clamp(min=1e-12)  # where there is no curvature: to where a line reaches 0
         size = torch.where(curvature > 1e-9 * steepness, steepness / curvature.clamp(min=1e-12), straight).detach()
         size = torch.where(size * steepness > NEGLIGIBLE, size, 0.0)
