@@ -158,6 +158,11 @@ def test_the_picture_shows_both_plans_and_who_was_told(env):
     free, given = figure.axes
     assert [len(axes.lines) for axes in (free, given)] == [6, 8]
     assert "robot_0 goes straight" in given.get_title() and free.get_xlim() == given.get_xlim()
+    cart = dataclasses.replace(plan.spec.roles["robot"], position=(0,), goal=())
+    spec = dp.JointSpec({"robot_0": "robot", "robot_1": "cart"}, {"robot": plan.spec.roles["robot"], "cart": cart})
+    figure = plot_what_if(*[dataclasses.replace(plan, spec=spec)] * 2, {"robot_1": "stays"})
+    assert figure.axes[1].get_title() == "robot_1 stays"
+    assert "told" not in [text.get_text() for text in figure.legends[0].get_texts()]
     with pytest.raises(ValueError, match="name agents among"):
         plot_what_if(plan, plan, {"nobody": "stays"})
     alone = dp.Plan(plan.spec, plan.observations, plan.actions, np.array([True, False]))

@@ -71,7 +71,7 @@ def plot_plan(
     if mapped:
         _draw_map(left, plan, mapped, executed, goals)
     if timed:
-        _draw_over_time(right, plan, timed, executed)
+        _draw_over_time(right, plan, timed, executed, shared=bool(mapped))
         if not mapped:
             figure.legend(handles=_line_handles(plan, executed is not None), loc="outside right center")
     what = "joint plan" if plan.spec.action_size else "joint future"
@@ -87,19 +87,20 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     Args:
         free: planned with nothing given.
         given: planned with the futures of the agents in ``told`` given.
-        told: {agent: what it does, in words}, e.g. ``{"robot_0": "goes straight"}``; drawn with a dark edge.
+        told: {agent: what it does, in words}, e.g. ``{"robot_0": "goes straight"}``; drawn with a dark edge, where
+            it is drawn: agents without an x and a y are not, but how the others answer to them is.
 
     Raises:
-        ValueError: the plans are of different agents, of none with a position, or ``told`` names others.
+        ValueError: the plans are of different agents, of none with an x and a y, or ``told`` names others.
     """
     names = [name for name in given.present if has_position(given.spec, name)]
     if free.present != given.present:
         raise ValueError(f"plans of {free.present} and {given.present}; both must be of the same agents.")
     if not names:
         raise ValueError(f"no agent of {given.spec} has a position to draw; set Role.position, or use plot_plan.")
-    foreign = [name for name in told if name not in names]
+    foreign = [name for name in told if name not in given.present]
     if foreign or not told:
-        raise ValueError(f"told={dict(told)}; name agents among {names} and what they do.")
+        raise ValueError(f"told={dict(told)}; name agents among {given.present} and what they do.")
     figure = Figure((8.6, max(3.7, _legend_height(names))), layout="constrained")
     titles = ("nobody is told anything", fill(", ".join(f"{name} {what}" for name, what in told.items()), 36))
     goals = _goals(given)
@@ -112,7 +113,8 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
         axes.locator_params(nbins=6)  # labels of half a picture's width overlap sooner
     figure.axes[0].set_ylabel("y (m)")
     edge = Line2D([], [], color=INK, linewidth=5, label="told")
-    handles = [*_agent_handles(given, names), *_stroke_handles(given, _dot_spacing(given), False, bool(goals)), edge]
+    handles = [*_agent_handles(given, names), *_stroke_handles(given, _dot_spacing(given), False, bool(goals))]
+    handles += [edge] if set(told) & set(names) else []
     figure.legend(handles=[*handles, *_scene_handles(figure.axes[0])], loc="outside right center", labelspacing=0.7)
     return figure
 
@@ -272,8 +274,13 @@ def _strong(plan: Plan) -> str:
     return f"best {what}" if plan.values is not None else f"{'first ' * (plan.num_samples > 1)}{what}"
 
 
-def _draw_over_time(figure: FigureBase, plan: Plan, names: list[str], executed: Trajectory | None) -> None:
-    """One row an agent: its observation and its action over the planned seconds."""
+def _draw_over_time(
+    figure: FigureBase, plan: Plan, names: list[str], executed: Trajectory | None, shared: bool
+) -> None:
+    """One row an agent: its observation and its action over the planned seconds.
+
+    In a picture ``shared`` with agents seen from above, their colours mean agents, and entries have others.
+    """
     shown = (
         ("observations", "actions") if any(plan.spec.role_of(name).action_size for name in names) else ("observations",)
     )
@@ -287,7 +294,7 @@ def _draw_over_time(figure: FigureBase, plan: Plan, names: list[str], executed: 
             style_chart(axes)
             candidates, strong = (getattr(one, what)[:, index, :, :size] for one in (plan, best))
             happened = None if executed is None else getattr(executed, what)[: plan.horizon, index, :size]
-            _draw_entries(axes, plan.spec.dt, candidates, strong[0], happened, _entry_colors(size))
+            _draw_entries(axes, plan.spec.dt, candidates, strong[0], happened, _entry_colors(size, shared))
             for line in axes.lines:
                 line.set_drawstyle("steps-post" if stepped else "default")
         row[0].set_ylabel(name)
@@ -314,8 +321,8 @@ def _draw_entries(
     axes.set_xlim(0, seconds[0, -1])
 
 
-def _entry_colors(number: int) -> list[Color]:
-    """The agents' palette where it suffices, else a scale from dark to light."""
-    if number <= len(AGENT_COLORS):
+def _entry_colors(number: int, shared: bool) -> list[Color]:
+    """The agents' palette where it suffices and agents do not need it, else a scale from dark to light."""
+    if number <= len(AGENT_COLORS) and not shared:
         return list(AGENT_COLORS[:number])
     return [color[:3] for color in matplotlib.colormaps["cividis"](np.linspace(0, 0.95, number)).tolist()]
