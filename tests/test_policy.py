@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ def test_a_policy_plans_anew_after_the_steps_it_executes(planner) -> None:
         observations = [env.step(actions)[0]]
     assert policy.stats.plans == [1, 1, 1]
     assert policy.stats.fallbacks == 0
+    assert re.fullmatch(
+        r"PlanningStats\(3 plans in 3 calls, [0-9.e+]+ ms a plan, late=0, not_finite=0\)", repr(policy.stats)
+    )
 
 
 def test_later_actions_are_those_of_the_plan_that_is_followed(planner) -> None:

@@ -59,7 +59,7 @@ class Manners:
             raise ValueError(f"bits={self.bits}; choose 8 or 16.")
 
 
-@dataclass
+@dataclass(repr=False)
 class TeamStats(PlanningStats):
     """What planning and talking cost a team.
 

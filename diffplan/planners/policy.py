@@ -24,7 +24,7 @@ from diffplan.spec import Actions, Observations
 from diffplan.trajectory import Plan
 
 
-@dataclass
+@dataclass(repr=False)
 class PlanningStats:
     """What planning cost: seconds of every planning call and plans in it, and plans that were not used and why."""
 
@@ -36,6 +36,12 @@ class PlanningStats:
     def clear(self) -> None:
         """Counts anew."""
         vars(self).update(vars(type(self)()))
+
+    def __repr__(self) -> str:
+        counts = {name: count for name, count in vars(self).items() if not isinstance(count, list)}
+        told = ", ".join(f"{name}={count}" for name, count in counts.items())
+        planned = f"{sum(self.plans)} plans in {len(self.seconds)} calls, {self.milliseconds_a_plan:.3g} ms a plan"
+        return f"{type(self).__name__}({planned}, {told})"
 
     @property
     def fallbacks(self) -> int:
