@@ -394,6 +394,7 @@ def test_an_absent_agent_does_not_count(tmp_path) -> None:
         (ConstraintGuide(no_violation, levels=(0.8, 0.2)), r"give \(lowest, highest\) within"),
         (GoalGuide({"other": [0.0]}), "goals are for agents"),
         (GoalGuide({"point_0": [0.0, 1.0]}), r"not positions \(m\), which have so many numbers: {'point_0': 1}"),
+        (GoalGuide({"point_0": 0.0}), r"goals {'point_0': 0.0} are not positions"),
         (GoalGuide({"point_0": [0.0]}, step=1), "step=1 is outside the plan of 1 steps"),
         (GoalGuide({"point_0": [50.0]}), "point_0.*lies outside of what the data cover"),
     ],

@@ -242,7 +242,7 @@ class GoalGuide(Guide):
         widths = {name: len(spec.role_of(name).position) for name in self.goals}
         if lost := [name for name, width in widths.items() if not width]:
             raise ValueError(f"agents {lost} have no position to go by; set Role.position, or leave their goals out.")
-        wrong = {name: tuple(goal) for name, goal in self.goals.items() if len(goal) != widths[name]}
+        wrong = {name: goal for name, goal in self.goals.items() if np.shape(goal) != (widths[name],)}
         if wrong:
             raise ValueError(f"goals {wrong} are not positions (m), which have so many numbers: {widths}.")
         if not -horizon <= self.step < horizon:
