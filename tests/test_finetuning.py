@@ -226,6 +226,20 @@ def test_a_run_acts_in_the_way_that_scores_best_also_after_it_was_killed(
     assert (timeless(resumed), resumed.acting) == (timeless(whole), whole.acting)
 
 
+def test_first_samples_are_followed_until_critics_know_better(
+    tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(run: Run, policy: dp.RecedingHorizonPolicy, final: bool = False) -> Interval:
+        value = 1.0 if not policy.sampling.guides else 2.0 * (run.acted >= better_from)
+        return Interval(value, value - 0.1, value + 0.1)
+
+    monkeypatch.setattr(Run, "_score", score)
+    for better_from, kept in ((1_000, 1.0), (40, 2.0)):
+        report = tune(tmp_path / f"from_{better_from}", acting=Acting(2))
+        assert (report.offline.value, report.began.value, report.best.value) == (1.0, 1.0, kept)
+        assert (report.acting.num_samples == 1 and not report.acting.guided) == (kept == 1.0)
+
+
 def test_a_saved_planner_says_how_it_acts_best(tune: Callable, pretrained: Path, tmp_path: Path) -> None:
     report = tune(tmp_path / "run")
     saved = dp.DiffusionPlanner.from_pretrained(tmp_path / "run")

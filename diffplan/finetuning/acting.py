@@ -26,6 +26,8 @@ WAYS: tuple[dict[str, Any], ...] = (
 )
 """How acting may trust the critics, of which the best is found out: to rank, to refine at a price, to bend one plan.
 Critics that are right about what data do can be wrong beside it, and get better."""
+PLAIN: dict[str, Any] = {"refine": 0.0, "guided": False, "num_samples": 1}
+"""By first samples, as the planner was given."""
 
 Team: TypeAlias = RecedingHorizonPolicy | WithPartners | TeamOfPolicies
 
@@ -67,9 +69,9 @@ class Acting:
         value_weight: of the value in the ranking; exploring draws candidates in proportion to exp(weight x value).
         guided: whether the value's gradient moves plans as they are denoised, too, with that weight.
         refine: how far the critics may move first actions, see ``RecedingHorizonPolicy``; None: this, its price,
-            ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round; later every
-            evaluation tries another way, too, which takes over if it scores higher; and at the end, four times the
-            candidates, where there is a choice of them.
+            ``guided`` and ``num_samples`` are those of ``WAYS`` that score best before the first round, or of first
+            samples, if these score higher; later every evaluation tries another way, too, which takes over if it
+            scores higher; and at the end, four times the candidates, where there is a choice of them.
         refine_price: what such a move must gain, see ``RecedingHorizonPolicy``; only with ``refine``.
         safety: keeps robots apart, also while exploring.
         partners: drives the agents ``watched``, e.g. ``ScriptedPartners``; the planner does not command them, nor see

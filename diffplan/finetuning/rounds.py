@@ -13,7 +13,7 @@ from pettingzoo import ParallelEnv
 from diffplan.checkpoints import check_same_run, checkpoints, going_on, load_checkpoint, save_checkpoint
 from diffplan.datasets.collection import EpisodeRecorder
 from diffplan.evaluation import EvaluationReport, Interval, Policy, episode_seed, evaluate_in, run_batch
-from diffplan.finetuning.acting import WAYS, Acting, Exploration
+from diffplan.finetuning.acting import PLAIN, WAYS, Acting, Exploration
 from diffplan.finetuning.drift import Drift, Foresight
 from diffplan.finetuning.method import Method, below
 from diffplan.finetuning.replay import Replay, evaluation_seed, round_seeds
@@ -72,9 +72,11 @@ class Run:
             open_ = self.acting.refine is None and not self.method.on_policy
             possible = [way for way in WAYS if self.acting.num_samples > 1 or not way["refine"]]
             ways = [replace(self.acting, **way).way for way in possible] if open_ else [self.acting.way]
-            scores = [self._score_of(way) for way in ways]
-            best, *others = sorted(range(len(ways)), key=lambda place: -scores[place].value)
-            self.acting, self.others = replace(self.acting, **ways[best]), [ways[place] for place in others]
+            scored = sorted(((self._score_of(way), way) for way in ways), key=lambda one: -one[0].value)
+            if open_ and self.offline.value > scored[0][0].value:  # critics know no better yet: as it was given
+                scored.insert(0, (self.offline, replace(self.acting, **PLAIN).way))
+            (score, way), *others = scored
+            self.acting, self.others = replace(self.acting, **way), [other for _, other in others]
             self.drift = self.foresight.reference(self.replay.offline, np.random.default_rng([self.facts["seed"], 4]))
             self.pretrained_diversity = diversity(self.planner, self._starts())
             self.watch.floor = self.offline.low if floor is None else floor
@@ -82,7 +84,7 @@ class Run:
         self.log = MetricsLog(self.out, self.rounds if found else -1, tensorboard)
         if not found:
             began = {"step": 0, "environment_steps": 0, "pretrained": self.offline.value}
-            self.log.write(began | self._judgement(scores[best]))
+            self.log.write(began | self._judgement(score))
             self._save()
 
     def _resume(self, checkpoint: Path) -> None:
