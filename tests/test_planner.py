@@ -69,6 +69,15 @@ def test_a_saved_planner_plans_the_same_to_the_bit(planner, observations, name: 
     planner.scheduler = make_scheduler("flow")
 
 
+def test_a_planner_is_where_its_denoiser_is_wherever_its_value_function_was_trained(planner, dataset) -> None:
+    class OnGpu(dp.ValueFunction):
+        device = torch.device("cuda:0")
+
+    other = planner.for_agents(planner.spec)
+    other.value_function = OnGpu(dataset.spec.observation_size, dataset.spec.action_size, width=8, num_heads=1)
+    assert other.device == planner.denoiser.device == torch.device("cpu")
+
+
 def test_given_cells_are_in_the_plan(planner, observations) -> None:
     announced = planner(observations, seed=1)
     given = announced.cells("robot_1")
