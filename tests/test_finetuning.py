@@ -791,3 +791,20 @@ def test_other_agents_than_those_of_the_data_are_refused(
     planner = dp.DiffusionPlanner.from_pretrained(pretrained)
     with pytest.raises(ValueError, match="fine-tune in the environment of the data"):
         dp.finetune(planner, functools.partial(dp.make, "crossing-v0"), offline=offline, out=tmp_path, **BRIEF)
+
+
+def test_fine_tuning_takes_all_parts_to_where_the_denoiser_is(
+    tune: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class BegunError(Exception):
+        pass
+
+    class Begins(dp.CriticMethod):
+        def __init__(self, *_: Any, **__: Any):
+            raise BegunError
+
+    moved = []
+    monkeypatch.setattr(dp.ValueFunction, "to", lambda network, *where: moved.append(where))
+    with pytest.raises(BegunError):
+        tune(tmp_path, method=Begins)
+    assert [where[0] for where in moved] == [torch.device("cpu")]

@@ -204,10 +204,11 @@ def finetune(
         if score == "success" and not checkpoints(out / "checkpoints"):
             _check_told(tested(worlds, acting.plain(planner), seed, evaluation_episodes))
         if planner.value_function is None:
-            value = ValueFunction.for_dataset(offline, seed=seed)
+            value = ValueFunction.for_dataset(offline, seed=seed).to(planner.device)
             if not checkpoints(out / "checkpoints"):
                 train_value(value, offline, steps=critic_steps, seed=seed, progress=progress)
             planner.register_modules(value_function=value)
+        planner.to(planner.device)  # also parts that were given to it where they were trained
         planner.register_to_config(action_spread=None)  # what these critics ask for is done, and learned from
         watched = np.isin(planner.spec.names, acting.watched)
         names = [agent for agent in planner.spec.names if agent not in acting.watched]
