@@ -27,7 +27,9 @@ class BehaviorCloning(nn.Module):
     def __init__(self, spec: JointSpec, joint: bool, width: int = 512, depth: int = 3):
         super().__init__()
         self.joint, self.num_agents = joint, spec.num_agents
-        self.roles = nn.functional.one_hot(torch.from_numpy(spec.role_index), len(spec.roles)).float()
+        self.roles: Tensor
+        roles = nn.functional.one_hot(torch.from_numpy(spec.role_index), len(spec.roles)).float()
+        self.register_buffer("roles", roles, persistent=False)
         agents = spec.num_agents if joint else 1
         sizes = [agents * (spec.observation_size + len(spec.roles) + 1), *[width] * depth]
         layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.SiLU())]
@@ -60,7 +62,8 @@ class BehaviorCloningPolicy:
         O = self.spec.observation_size
         cells[:, :, 0, :O] = np.stack([values for values, _ in live])
         normalized = self.normalizer.normalize(cells, self.spec.role_index)[:, :, 0, :O]
-        actions = self.network(torch.from_numpy(normalized), torch.from_numpy(agent_mask)).numpy()
+        seen, there = (torch.from_numpy(array).to(self.network.roles.device) for array in (normalized, agent_mask))
+        actions = self.network(seen, there).cpu().numpy()
         cells[:, :, 0, O:] = actions
         physical = self.normalizer.unnormalize(cells, self.spec.role_index)[:, :, 0, O:]
         grids = zip(physical, agent_mask, (values for values, _ in live), strict=True)

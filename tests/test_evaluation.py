@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 
 import diffplan as dp
-from diffplan.baselines import train_behavior_cloning
+from diffplan.baselines import BehaviorCloning, train_behavior_cloning
 from diffplan.envs import behavior_policy
 from diffplan.envs.crossing import CrossingEnv
 from diffplan.evaluation import EvaluationReport, episode_seed, mean_interval, share_interval
@@ -124,6 +125,14 @@ def test_behaviour_cloning_learns_the_experts_actions(crossing_store: Path, join
     acted = np.stack([dataset.spec.stack_actions(actions)[0] for actions in policy(seen)])
     error = np.square(acted - episode.actions[10:20]).mean()
     assert error < 0.3 * np.square(episode.actions[10:20]).mean()
+
+
+def test_behaviour_cloning_moves_as_a_whole(crossing_store: Path) -> None:
+    spec = dp.load_dataset(crossing_store, horizon=8).spec
+    network = BehaviorCloning(spec, joint=True, width=8).to("meta")
+    seen = torch.zeros(3, spec.num_agents, spec.observation_size, device="meta")
+    assert network(seen, torch.ones(3, spec.num_agents, dtype=torch.bool, device="meta")).is_meta
+    assert not any("roles" in name for name in network.state_dict())
 
 
 def test_an_expert_succeeds_where_evaluation_counts_success(crossing_store: Path) -> None:
