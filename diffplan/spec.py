@@ -294,6 +294,12 @@ class JointSpec:
             raise ValueError(f"renaming by {dict(names)} gives two agents the same name; choose distinct names.")
         return dataclasses.replace(self, agents=agents)
 
+    def among(self, agents: Sequence[str]) -> Self:
+        """The same spec with some of its agents alone. Raises ``ValueError`` for others."""
+        if others := [name for name in agents if name not in self.agents]:
+            raise ValueError(f"agents {others} are not in the team; it has {list(self.agents)}.")
+        return dataclasses.replace(self, agents={name: self.agents[name] for name in agents})
+
     def check_same_roles(self, other: "JointSpec", mine: str, theirs: str) -> None:
         """Raises ``ValueError`` unless ``other`` has the same roles and time step (number and names may differ)."""
         for name in dict.fromkeys(other.agents.values()):

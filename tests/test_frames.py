@@ -411,6 +411,25 @@ def test_actions_are_limited_from_the_first_one_on() -> None:
     np.testing.assert_array_equal(moved.observations, plan.observations)
 
 
+def test_a_rule_may_be_for_agents_of_one_width_alone() -> None:
+    widths = {"left": 2, "drone": 3, "right": 2}
+    roles = {name: dp.Role(3, (), (), position=tuple(range(width))) for name, width in widths.items()}
+    spec = JointSpec({name: name for name in widths}, roles)
+    places = np.zeros((1, 3, 4, 3), np.float32)
+    places[0, 2, :, 0] = 0.05  # all three are too close to each other
+    plan = dp.Plan(spec, places, np.zeros((1, 3, 4, 0), np.float32), np.ones(3, bool))
+    apart = dp.ConstraintGuide.separation(0.2)
+    with pytest.raises(ValueError, match=r"'drone': 3, 'right': 2} entries.*choose some by guide.among"):
+        dp.projected(plan, apart)
+    moved = dp.projected(plan, apart.among(["left", "right"])).observations
+    np.testing.assert_array_equal(moved[0, 1], places[0, 1])
+    assert np.linalg.norm(moved[0, 0] - moved[0, 2], axis=-1)[1:] == pytest.approx(0.2, abs=0.005)
+    with pytest.raises(ValueError, match=r"agents \['cart'\] are not in the team; it has \['left', 'drone'"):
+        dp.projected(plan, apart.among(["cart"]))
+    with pytest.raises(ValueError, match="among=.. leaves nobody to obey"):
+        apart.among([])
+
+
 def test_what_cannot_be_projected_is_refused() -> None:
     strange = dp.ConstraintGuide(lambda estimate: estimate.normalized.sum((2, 3, 4)), name="strange")
     with pytest.raises(

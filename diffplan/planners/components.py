@@ -28,6 +28,11 @@ class Components:
     partner_encoder: PartnerEncoder | None
     noise_policy: NoisePolicy | None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is, and with it all that is planned; a value function may be elsewhere."""
+        return self.denoiser.device
+
 
 def check_value(value: ValueFunction, spec: JointSpec, whose: str = "the planner") -> None:
     """Raises ``ValueError`` unless the value function was made for such observations, actions and roles."""

@@ -6,7 +6,7 @@ only says how good a plan is. Gradients, noise levels and units are the planner'
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,6 +45,12 @@ class Estimate:
     def positions(self) -> Float[Tensor, "B S N H P"]:
         """Where the agents are planned to be (m). Raises ``ValueError`` when they have no positions of one width."""
         return _entries(self.observations, _position_index(self.spec).to(self.observations.device))
+
+    def among(self, agents: Sequence[str]) -> "Estimate":
+        """The same plans of some of the agents alone."""
+        spec, index = self.spec.among(agents), [self.spec.names.index(name) for name in agents]
+        observations, actions = self.observations[:, :, index], self.actions[:, :, index]
+        return Estimate(spec, observations, actions, self.normalized[:, :, index], self.agent_mask[:, index])
 
     def per_agent(self, values: Float[Tensor, "B S N"]) -> Float[Tensor, "B S"]:
         """Sums one number an agent over the agents that are present."""
@@ -108,6 +114,21 @@ class ConstraintGuide(Guide):
     levels: tuple[float, float] | None = ALWAYS
     name: str = "constraint"
     requirement: Callable[[JointSpec], object] = field(default=_anything, repr=False, compare=False)
+
+    def among(self, agents: Sequence[str]) -> "ConstraintGuide":
+        """The same rule for some of the agents alone, e.g. ``ConstraintGuide.separation(0.3).among(["left", "right"])``
+        in a team in which others' positions have more entries, or fewer.
+
+        Raises ``ValueError`` for no agents; once it is used, for agents that the plan lacks.
+        """
+        agents = [*agents]
+        if not agents:
+            raise ValueError("among=[] leaves nobody to obey; name agents.")
+        return replace(
+            self,
+            violation=lambda estimate: self.violation(estimate.among(agents)),
+            requirement=lambda spec: self.requirement(spec.among(agents)),
+        )
 
     def log_weight(self, estimate: Estimate) -> Tensor:
         return -self.violation(estimate)
@@ -320,7 +341,10 @@ def _position_index(spec: JointSpec) -> Int[Tensor, "N P"]:
     rows = [spec.role_of(name).position for name in spec.names]
     if not rows[0] or len({len(row) for row in rows}) > 1:
         widths = {name: len(row) for name, row in zip(spec.names, rows, strict=True)}
-        raise ValueError(f"positions have {widths} entries; this guide needs as many of all agents: set Role.position.")
+        raise ValueError(
+            f"positions have {widths} entries; this guide needs as many of all agents: set Role.position, or choose "
+            "some by guide.among([names])."
+        )
     return torch.tensor(rows)
 
 

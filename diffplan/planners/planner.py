@@ -207,11 +207,6 @@ class DiffusionPlanner(Components, DiffusionPipeline):
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_tried": ()}  # guides may hold functions, which do not go to other processes
 
-    @property
-    def device(self) -> torch.device:
-        """Where the denoiser is, and with it all that is planned; a value function may be elsewhere."""
-        return self.denoiser.device
-
     def to(self, *where: Any, **options: Any) -> Self:
         """Moves the planner to a device. Raises ``ValueError`` for a dtype: it computes as ``precision`` says."""
         if any(isinstance(one, torch.dtype) and one != torch.float32 for one in (*where, *options.values())):
