@@ -47,7 +47,7 @@ class Interval:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationReport:
     """What happened in every episode, in physical units; ``summary`` gives means with intervals.
 
@@ -68,6 +68,10 @@ class EvaluationReport:
     steps: list[int]
     plan_ms: float
     fallbacks: int
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {interval}" for name, interval in self.summary().items())
+        return f"EvaluationReport({len(self.steps)} episodes: {found})"
 
     def summary(self) -> dict[str, Interval]:
         """Success rate, contact rate, return, and makespan of the successes (environment steps)."""

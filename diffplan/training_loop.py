@@ -22,7 +22,7 @@ GRADIENT_CLIP = 1.0
 WEIGHT_DECAY = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingReport:
     """What a run did: the loss of every logged step, seconds, and where the metrics are (if written)."""
 
@@ -30,6 +30,14 @@ class TrainingReport:
     losses: list[float]
     seconds: float
     metrics: Path | None
+
+    def __repr__(self) -> str:
+        return f"TrainingReport({fall(self.steps, self.losses)}, {self.seconds:.0f} s)"
+
+
+def fall(steps: list[int], losses: list[float]) -> str:
+    """How far a loss fell, in a few words."""
+    return f"loss {losses[0]:.3g} to {losses[-1]:.3g} by step {steps[-1]:,}" if steps else "no step"
 
 
 def learn(

@@ -36,13 +36,14 @@ from diffplan.planners.components import check_value
 from diffplan.planners.estimator import check_default_dtype
 from diffplan.planners.refinement import normalized_bounds
 from diffplan.spec import JointSpec
+from diffplan.training_loop import fall
 
 WEIGHT_DECAY = 0.01
 ASCENT_STEPS = 2
 PARTS = ("state", "action", "reward")  # of the loss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ValueReport:
     """What a run did: the loss of every logged step and its parts (mean squared errors, normalised), and seconds.
 
@@ -53,6 +54,9 @@ class ValueReport:
     losses: list[float]
     parts: dict[str, list[float]]
     seconds: float
+
+    def __repr__(self) -> str:
+        return f"ValueReport({fall(self.steps, self.losses)}, {self.seconds:.0f} s)"
 
 
 def train_value(

@@ -30,6 +30,7 @@ def test_robots_that_stand_still_never_succeed_and_never_touch() -> None:
     assert report.contacts == [0, 0, 0]
     assert report.steps == [100, 100, 100]
     assert json.loads(json.dumps(report.to_dict()))["summary"]["success"]["value"] == 0
+    assert repr(report).startswith("EvaluationReport(3 episodes: success 0 [0, ")
 
 
 def test_episodes_depend_on_the_seed_alone_not_on_the_batch() -> None:

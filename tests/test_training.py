@@ -35,6 +35,7 @@ def test_training_lowers_the_loss(crossing_store: Path) -> None:
     planner, dataset = fresh(crossing_store)
     report = dp.train(planner, dataset, steps=120, batch_size=32, log_every=1, progress=False, learning_rate=3e-3)
     assert np.mean(report.losses[-20:]) < 0.5 * np.mean(report.losses[:5])
+    assert repr(report).startswith(f"TrainingReport(loss {report.losses[0]:.3g} to {report.losses[-1]:.3g} by step 120")
 
 
 def test_the_same_seed_trains_the_same_weights_and_another_seed_others(crossing_store: Path) -> None:

@@ -401,6 +401,7 @@ def test_the_same_seed_trains_the_same_values_and_another_seed_others(line) -> N
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
     assert report.steps == [2, 3] and set(report.parts) == {"state", "action", "reward"}
     assert report.losses == pytest.approx([sum(one) for one in zip(*report.parts.values(), strict=True)])
+    assert repr(report).startswith("ValueReport(loss ")
 
 
 def test_a_resumed_value_function_is_the_same_to_the_bit(line, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ class Train:
         first = PartialState().is_main_process  # of several processes, one trains values and answers
         if value is not None and first:
             train_value(
-                value,
+                value.to(planner.device),
                 dataset,
                 steps=self.value_steps,
                 reach=self.reach,

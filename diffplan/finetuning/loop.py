@@ -51,7 +51,7 @@ AUTO = "critic"
 """What ``method="auto"`` is: the cheapest, and the one that gained on simple_spread; see docs/experiments.md."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FinetuningReport:
     """What a run did.
 
@@ -90,6 +90,10 @@ class FinetuningReport:
     metrics: Path
     policy: Team
     acting: Acting
+
+    def __repr__(self) -> str:
+        scores = f"offline {self.offline}, best {self.best}, final {self.final}"
+        return f"FinetuningReport({self.method}, {self.environment_steps:,} steps: {scores}, acting {self.acting})"
 
 
 def finetune(

@@ -80,5 +80,8 @@ def uses_bfloat16(precision: str, on_cuda: bool) -> bool:
     """Whether to compute in bfloat16: as told, or for ``"auto"`` where the device can (4 times as fast as float32)."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision={precision!r}; choose 'auto', 'float32' or 'bfloat16'.")
-    can = on_cuda or bool(torch.cpu._is_avx512_bf16_supported())
-    return precision == "bfloat16" or (precision == "auto" and can)
+    if precision != "auto":
+        return precision == "bfloat16"
+    if on_cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported())
