@@ -335,7 +335,7 @@ def all_figures(scores: dict[tuple[str, str], Scores], command: str) -> list[Fig
             others = {"real people": real} | others
         return figure(label, one.mean(measure), unit, one.seeds, one.windows, others)
 
-    clusters, alone, _ = FUTURES_OF.values()
+    clusters, alone, exact = FUTURES_OF.values()
     found = []
     for row in dict.fromkeys(row for row, _ in scores):
         best = "taught" if (row, "taught") in scores else clusters
@@ -347,21 +347,28 @@ def all_figures(scores: dict[tuple[str, str], Scores], command: str) -> list[Fig
             other = scores[row, alone]
             saved = scores[row, clusters].gain(other, "joint_ade")
             found.append(figure(f"joint_gain_{row}", saved, "share", other.seeds, other.windows))
-    folds = [scores[fold, clusters] for fold in FOLDS if (fold, clusters) in scores]
-    if len(folds) == len(FOLDS):
+    if all((fold, clusters) in scores for fold in FOLDS):
+        folds = [scores[fold, clusters] for fold in FOLDS]
+        without = [scores.get((fold, exact), scores[fold, clusters]) for fold in FOLDS]
         seeds, windows = folds[0].seeds, sum(one.windows for one in folds)
         for measure in MEASURES[:4]:
-            means = [one.mean(measure) for one in folds]
-            half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(folds)
-            value = float(np.mean([mean.value for mean in means]))
-            found.append(
-                figure(f"eth_ucy_{measure}", dp.Interval(value, value - half, value + half), "m", seeds, windows)
-            )
-        eth = scores["eth", clusters]
-        for end in ("ade", "fde"):
-            mean = eth.mean(f"joint_{end}", by_person=False)
-            found.append(figure(f"eth_joint_published_{end}", mean, "m", eth.seeds, len(eth.people)))
+            beside = {f"eth and hotel: {exact}": figure("", mean_of(without, measure), "m", seeds, windows)}
+            found.append(figure(f"eth_ucy_{measure}", mean_of(folds, measure), "m", seeds, windows, beside))
+        eth, other = scores["eth", clusters], scores["eth", exact]
+        for end in ("joint_ade", "joint_fde"):
+            mean, without_mean = (one.mean(end, by_person=False) for one in (eth, other))
+            beside = {exact: figure("", without_mean, "m", other.seeds, len(other.people))}
+            label = f"eth_joint_published_{end[-3:]}"
+            found.append(figure(label, mean, "m", eth.seeds, len(eth.people), beside))
     return found
+
+
+def mean_of(folds: list[Scores], measure: str) -> dp.Interval:
+    """Over folds, which are independent of each other."""
+    means = [one.mean(measure) for one in folds]
+    half = np.sqrt(np.sum([((mean.high - mean.low) / 2) ** 2 for mean in means])) / len(folds)
+    value = float(np.mean([mean.value for mean in means]))
+    return dp.Interval(value, value - half, value + half)
 
 
 if __name__ == "__main__":

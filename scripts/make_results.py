@@ -61,6 +61,7 @@ MAIN = {
     "sensing_gap_recovered": "6 robots that sense 0.8 m far: share of the loss that talking recovers",
     "eth_ucy_marginal_ade": "pedestrians (ETH/UCY), each by itself, best of 20",
     "eth_ucy_joint_ade": "whole scenes, best of 20",
+    "eth_joint_published_ade": "eth's scenes by the protocol of arXiv 2305.06292",
     "nba_rebound_joint_ade": "basketball, whole scenes, best of 20",
     "overcooked_next_action_accuracy": "people's next action in Overcooked, accuracy",
     "forecast_error_ratio": "world model: error after 10 steps / constant velocity's",
