@@ -24,7 +24,7 @@ from diffplan.spec import Actions, JointSpec
 from diffplan.trajectory import Cells, Plan, Trajectory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ForecastReport:
     """What forecasts of recorded windows were worth, in the data's units; ``summary`` gives means with intervals.
 
@@ -41,6 +41,10 @@ class ForecastReport:
     agents: list[int]
     episodes: list[int]
     measures: dict[str, list[float]]
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {interval}" for name, interval in self.summary().items())
+        return f"ForecastReport({len(self.agents)} windows: {found})"
 
     def summary(self) -> dict[str, Interval]:
         """Each measure's mean over agents. Windows of an episode are resampled together, for they share steps."""
@@ -104,8 +108,8 @@ def evaluate_forecasts(
     scored = placed if roles is None else [*roles]
     if isinstance(roles, str) or not scored or set(scored) - set(placed):
         raise ValueError(f"roles={roles!r} are not some of those that have a position, {placed}.")
-    widths = {name: len(dataset.spec.roles[name].position) for name in scored}
-    if touch is not None and len({*widths.values()}) > 1:
+    widths = {name: len(dataset.spec.roles[name].position) for name in scored if name in dataset.spec.agents.values()}
+    if touch is not None and len(set(widths.values())) > 1:
         raise ValueError(f"touch={touch}, but positions have {widths} entries; score roles= of one width, or no touch.")
     chosen = np.arange(len(dataset)) if windows is None else np.linspace(0, len(dataset) - 1, windows).astype(int)
     chosen, sampling = np.unique(chosen), Sampling(num_samples, num_inference_steps)
@@ -197,8 +201,7 @@ def recorded_windows(
         if not (there := window.agent_mask[now]).any():
             continue
         present = np.flatnonzero(there)
-        names = [window.spec.names[at] for at in present]
-        team = dataclasses.replace(window.spec, agents={name: window.spec.agents[name] for name in names})
+        team = window.spec.among([window.spec.names[at] for at in present])
         window = window.among(team, present)
         question = recorded_question(window, now, dataset.history, dataset.horizon, actions=actions)
         question = dataclasses.replace(question, seed=seed + int(index))

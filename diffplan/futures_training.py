@@ -93,7 +93,7 @@ def train_futures(
         raise ValueError(f"roles={roles!r}; give some of {[*spec.roles]}, or None for all.")
     if augmentation is not None:
         augmentation.check(spec, planner.normalizer.config.kind)
-    mix, device = mix or QuestionMix(), planner.denoiser.device
+    mix, device = mix or QuestionMix(), planner.device
     half = uses_bfloat16("auto", device.type == "cuda")
     facts = {
         "count": futures.count,

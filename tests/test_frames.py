@@ -426,8 +426,33 @@ def test_a_rule_may_be_for_agents_of_one_width_alone() -> None:
     assert np.linalg.norm(moved[0, 0] - moved[0, 2], axis=-1)[1:] == pytest.approx(0.2, abs=0.005)
     with pytest.raises(ValueError, match=r"agents \['cart'\] are not in the team; it has \['left', 'drone'"):
         dp.projected(plan, apart.among(["cart"]))
-    with pytest.raises(ValueError, match="among=.. leaves nobody to obey"):
-        apart.among([])
+    for nobody in ([], "left"):
+        with pytest.raises(ValueError, match="; give a list of the names of those who shall obey"):
+            apart.among(nobody)
+
+
+def test_who_sees_no_obstacles_need_not_keep_clear_of_them() -> None:
+    seeing = dp.Role(5, (), (), position=(0, 1), obstacles=(2, 3, 4), radius=0.1)
+    spec = JointSpec({"robot": "robot", "drone": "drone"}, {"robot": seeing, "drone": dp.Role(5, (), ())})
+    cells = np.zeros((1, 2, 3, 5), np.float32)
+    cells[..., 0], cells[0, 0, :, 4] = 0.3, 0.1  # an obstacle of 0.1 m at the origin, 0.1 m from the robot's body
+    plan = dp.Plan(spec, cells, np.zeros((1, 2, 3, 0), np.float32), np.ones(2, bool))
+    clear = dp.ConstraintGuide.clearance(0.15)
+    with pytest.raises(ValueError, match=r"roles \['drone'\] do not say where"):
+        dp.projected(plan, clear)
+    moved = dp.projected(plan, clear.among(["robot"])).observations
+    assert moved[0, 0, 1:, 0] == pytest.approx(0.35, abs=0.005)
+    np.testing.assert_array_equal(moved[0, 1], cells[0, 1])
+
+
+def test_plans_that_are_too_fast_are_slowed_at_all_steps() -> None:
+    """What changes one step's speed changes its neighbours': one must see the whole way at once."""
+    spec = JointSpec({"a": "walker"}, {"walker": ROLE}, dt=0.1)
+    cells = np.zeros((1, 1, 24, 2), np.float32)
+    cells[..., 0] = 0.15 * np.arange(24)  # 1.5 m/s
+    plan = dp.Plan(spec, cells, np.zeros((1, 1, 24, 0), np.float32), np.ones(1, bool))
+    moved = dp.projected(plan, dp.ConstraintGuide.speed(1.0)).observations
+    assert np.linalg.norm(np.diff(moved, axis=2), axis=-1).max() / 0.1 == pytest.approx(1.0, abs=1e-3)
 
 
 def test_what_cannot_be_projected_is_refused() -> None:

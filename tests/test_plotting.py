@@ -295,9 +295,8 @@ def test_a_team_with_and_without_positions_gets_both_pictures(plan):
         "observations",
         "actions",
     )
-    assert not {tuple(line.get_color()) for line in actions.lines} & {
-        *AGENT_COLORS
-    }  # these mean agents in this picture
+    # agents' colours mean agents in this picture
+    assert not {tuple(line.get_color()) for line in actions.lines} & {*AGENT_COLORS}
 
 
 def test_plans_and_episodes_of_other_teams_are_refused(plan, arms, episodes):

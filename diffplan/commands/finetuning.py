@@ -47,9 +47,9 @@ class Finetune:
         value_weight: of the value in the ranking; more explores less.
         guided: let the value's gradient move plans, too; only with --refine.
         refine: how far the critics may move first actions, in standard deviations of the data's (with another
-            normalizer than gaussian, in its units); by default what scores best at the beginning: not at all, 1 at one
-            of three prices (of one candidate nothing can be moved), or not at all but guided, one candidate a plan; and
-            at the end four times the candidates.
+            normalizer than gaussian, in its units); by default what scores best at the beginning: first samples as
+            pretrained, candidates ranked but not refined, refined by 1 at one of three prices (of one candidate nothing
+            can be moved), or one candidate that is guided; and at the end four times the candidates.
         refine_price: share of the returns' spread that a move by one of these must gain; only with --refine.
         safe: change actions where robots would come too close (SafetyFilter), also while exploring.
         score: what counts of an evaluation.

@@ -109,8 +109,8 @@ class Acting:
         """How a planner that ``finetune`` saved acts best: ``Acting.of(planner).policy(planner)`` does.
 
         Raises:
-            ValueError: it is not fine-tuned, one of several learners, acts by first samples, or beside partners,
-                whose drivers are not saved.
+            ValueError: it is not fine-tuned, one of several learners, of method ``"gradient"``, or acts beside
+                partners, whose drivers are not saved.
         """
         told = planner.provenance
         if "acting" not in told:

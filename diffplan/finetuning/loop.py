@@ -93,7 +93,9 @@ class FinetuningReport:
 
     def __repr__(self) -> str:
         scores = f"offline {self.offline}, best {self.best}, final {self.final}"
-        return f"FinetuningReport({self.method}, {self.environment_steps:,} steps: {scores}, acting {self.acting})"
+        return (
+            f"FinetuningReport({self.method}, {self.environment_steps:,} steps: {scores}, acting by {self.acting.way})"
+        )
 
 
 def finetune(

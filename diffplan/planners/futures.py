@@ -68,7 +68,7 @@ class Futures:
         config = planner.denoiser.settings
         with torch.random.fork_rng(devices=[]):
             network = type(planner.denoiser)(**config | {"latent_size": count})
-        denoiser = network.eval().to(planner.denoiser.device)
+        denoiser = network.eval().to(planner.device)
         weights = {k: v for k, v in planner.denoiser.state_dict().items() if not k.startswith("embed_latent.")}
         codes = CODE_STD * torch.randn(config["width"], count + 1, generator=torch.Generator().manual_seed(seed))
         denoiser.load_state_dict(weights | {"embed_latent.weight": codes})

@@ -39,7 +39,7 @@ class Grid:
     def of(cls, planner: "DiffusionPlanner", questions: Sequence[Question]) -> Self:
         """Lays questions out. Raises ``ValueError`` for what does not fit the planner's spec."""
         parts = zip(*(_cells(planner, question) for question in questions), strict=True)
-        values, known, exists, ceiling = (torch.from_numpy(np.stack(p)).to(planner.denoiser.device) for p in parts)
+        values, known, exists, ceiling = (torch.from_numpy(np.stack(p)).to(planner.device) for p in parts)
         return cls(values, known, exists, ceiling, planner.history)
 
     @property

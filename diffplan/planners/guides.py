@@ -119,11 +119,10 @@ class ConstraintGuide(Guide):
         """The same rule for some of the agents alone, e.g. ``ConstraintGuide.separation(0.3).among(["left", "right"])``
         in a team in which others' positions have more entries, or fewer.
 
-        Raises ``ValueError`` for no agents; once it is used, for agents that the plan lacks.
+        Raises ``ValueError`` for no list of names; once it is used, for agents that the plan lacks.
         """
-        agents = [*agents]
-        if not agents:
-            raise ValueError("among=[] leaves nobody to obey; name agents.")
+        if isinstance(agents, str) or not (agents := [*dict.fromkeys(agents)]):
+            raise ValueError(f"among={agents!r}; give a list of the names of those who shall obey.")
         return replace(
             self,
             violation=lambda estimate: self.violation(estimate.among(agents)),
@@ -355,8 +354,8 @@ def _check_width(spec: JointSpec, width: int) -> None:
 
 
 def _check_obstacles(spec: JointSpec) -> None:
-    blind = [name for name, role in spec.roles.items() if not role.obstacles or len(role.position) != 2]
-    if blind:
+    roles = {name: spec.roles[name] for name in spec.agents.values()}
+    if blind := [name for name, role in roles.items() if not role.obstacles or len(role.position) != 2]:
         raise ValueError(
             f"roles {blind} do not say where a planar position and round obstacles are observed, so there is nothing "
             "to keep clear of; set Role.position and Role.obstacles."

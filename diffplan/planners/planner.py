@@ -340,7 +340,7 @@ class DiffusionPlanner(Components, DiffusionPipeline):
     def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:
         generator = torch.Generator().manual_seed(int(seed))
         shape = (num_samples, self.spec.num_agents, self.history + self.horizon, self.spec.size)
-        return torch.randn(shape, generator=generator).to(self.denoiser.device)
+        return torch.randn(shape, generator=generator).to(self.device)
 
     def _walk(
         self,

@@ -38,8 +38,7 @@ class PlanningStats:
         vars(self).update(vars(type(self)()))
 
     def __repr__(self) -> str:
-        counts = {name: count for name, count in vars(self).items() if not isinstance(count, list)}
-        told = ", ".join(f"{name}={count}" for name, count in counts.items())
+        told = ", ".join(f"{name}={count}" for name, count in vars(self).items() if not isinstance(count, list))
         planned = f"{sum(self.plans)} plans in {len(self.seconds)} calls, {self.milliseconds_a_plan:.3g} ms a plan"
         return f"{type(self).__name__}({planned}, {told})"
 

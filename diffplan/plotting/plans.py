@@ -97,7 +97,7 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     if free.present != given.present:
         raise ValueError(f"plans of {free.present} and {given.present}; both must be of the same agents.")
     if not names:
-        raise ValueError(f"no agent of {given.spec} has a position to draw; set Role.position, or use plot_plan.")
+        raise ValueError(f"no agent of {given.spec} has an x and a y to draw; set Role.position, or use plot_plan.")
     foreign = [name for name in told if name not in given.present]
     if foreign or not told:
         raise ValueError(f"told={dict(told)}; name agents among {given.present} and what they do.")
