@@ -19,7 +19,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import diffplan as dp
 from diffplan.child_process import follow_parent
 from diffplan.datasets.importers import EthUcy
 from diffplan.evaluation import ratio_interval
-from diffplan.files import read_json, write_json
+from diffplan.files import claim, read_json, write_json
 from diffplan.forecasting import RecordedWindow, measured, recorded_windows
 
 FOLDER = Path("runs/real")
@@ -257,6 +257,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="also draw the forecast of a crowd of zara1's here")
     arguments = parser.parse_args()
     for row in arguments.rows:
+        claim(FOLDER / row, asdict(replace(kind_of(row), clear=None)))  # what is there may be of other settings
         stores(arguments.data, row)  # not by two workers at once
     jobs = [(arguments.data, row, seed, "joint") for seed in range(arguments.seeds) for row in arguments.rows]
     taught = [job[:3] for job in jobs if kind_of(job[1]).futures_steps]

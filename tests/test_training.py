@@ -192,6 +192,14 @@ def test_a_folder_that_holds_a_planner_and_nothing_to_go_on_from_is_left_alone(
         dp.train(planner, dataset, **RUN, out=tmp_path, resume=resume)
 
 
+def test_a_gpu_computes_in_bfloat16_where_it_need_not_emulate_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for can in (False, True):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True, can=can: can or including_emulation
+        )
+        assert uses_bfloat16("auto", on_cuda=True) is can
+
+
 def test_a_checkpoint_of_other_settings_or_data_is_refused(crossing_store: Path, tmp_path: Path) -> None:
     planner, dataset = fresh(crossing_store)
     dp.train(planner, dataset, **RUN, out=tmp_path / "run")
