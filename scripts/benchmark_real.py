@@ -47,20 +47,6 @@ FUTURES_OF = {"joint": "clusters of samples", "alone": "no agent attention", "ex
 VARIANTS = {"alone": ("zara1", "nba"), "exact": ("eth", "hotel")}
 LAYOUT: dict[str, Any] = {"horizon": FORECAST + 1, "history": OBSERVED - 1, "inside": True}
 FEET = 3.28084
-AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
-JOINT = "joint AgentFormer (arXiv 2305.06292)"
-PUBLISHED = {  # means of the five folds
-    "eth_ucy_marginal_ade": {AGENTFORMER: 0.23, MOFLOW: 0.20, "noisy constant velocity": 0.41},
-    "eth_ucy_marginal_fde": {AGENTFORMER: 0.39, MOFLOW: 0.32, "noisy constant velocity": 0.86},
-    "eth_ucy_joint_ade": {"noisy constant velocity": 0.55},
-    "eth_ucy_joint_fde": {"noisy constant velocity": 1.12},
-    "eth_joint_published_ade": {JOINT: 0.485},
-    "eth_joint_published_fde": {JOINT: 0.798},
-    "nba_rebound_marginal_ade": {"noisy constant velocity": 1.61},
-    "nba_rebound_marginal_fde": {"noisy constant velocity": 3.65},
-    "nba_rebound_joint_ade": {"noisy constant velocity": 2.09},
-    "nba_rebound_joint_fde": {"noisy constant velocity": 4.70},
-}
 MEASURES = ("marginal_ade", "marginal_fde", "joint_ade", "joint_fde", "collisions", "real_collisions")
 
 
@@ -316,12 +302,7 @@ def all_figures(scores: dict[tuple[str, str], Scores], command: str) -> list[Fig
     def figure(
         label: str, mean: dp.Interval, unit: str, seeds: int, windows: int, beside: dict[str, Figure] | None = None
     ) -> Figure:
-        published = {
-            name: Figure("", value, value, value, unit, 0, windows, "")
-            for name, value in PUBLISHED.get(label, {}).items()
-        }
-        beside = (beside or {}) | published
-        return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside)
+        return Figure(label, mean.value, mean.low, mean.high, unit, seeds, windows, command, beside or {})
 
     def measured_for(row: str, way: str, measure: str, label: str, unit: str) -> Figure:
         """A measure of these futures, beside what it is of others."""

@@ -22,6 +22,27 @@ Made by the benchmarks of `docs/results/*.json` (again by `python scripts/make_r
 95 %, of two or three training seeds less where these differ (`mean_interval`). Rows that begin with "beside" show what
 the figure above them is compared with.
 """
+MADIFF, OMAR = "MADiff on OMAR's data (arXiv 2305.17330)", "OMAR on its data (arXiv 2111.11188)"
+AGENTFORMER, MOFLOW = "AgentFormer (arXiv 2103.14023)", "MoFlow (arXiv 2503.09950)"
+JOINT, STRAIGHT = "joint AgentFormer (arXiv 2305.06292)", "noisy constant velocity"
+OTHERS = {  # what others published, and what their code was measured to take on a core like ours
+    "plan_latency_ms": {"MADiff (its code)": 2_100, "MADiff on an RTX 3090 (arXiv 2305.17330)": 124},
+    "guided_64_latency_ms": {"Diffuser, one agent (its code)": 2_200},
+    "simple_spread_expert_score": {MADIFF: 95.0, OMAR: 114.9},
+    "simple_spread_medium_score": {MADIFF: 64.9, OMAR: 47.9},
+    "simple_spread_replay_score": {MADIFF: 30.3, OMAR: 37.9},
+    "simple_spread_random_score": {MADIFF: 6.9, OMAR: 34.4},
+    "eth_ucy_marginal_ade": {AGENTFORMER: 0.23, MOFLOW: 0.20, STRAIGHT: 0.41},
+    "eth_ucy_marginal_fde": {AGENTFORMER: 0.39, MOFLOW: 0.32, STRAIGHT: 0.86},
+    "eth_ucy_joint_ade": {STRAIGHT: 0.55},
+    "eth_ucy_joint_fde": {STRAIGHT: 1.12},
+    "eth_joint_published_ade": {JOINT: 0.485},
+    "eth_joint_published_fde": {JOINT: 0.798},
+    "nba_rebound_marginal_ade": {STRAIGHT: 1.61},
+    "nba_rebound_marginal_fde": {STRAIGHT: 3.65},
+    "nba_rebound_joint_ade": {STRAIGHT: 2.09},
+    "nba_rebound_joint_fde": {STRAIGHT: 4.70},
+}
 COLUMNS = "| figure | value | interval | unit | seeds | episodes |\n|---|---|---|---|---|---|"
 
 
@@ -52,11 +73,21 @@ def one_thread() -> None:
 
 
 def record(path: str | Path, figures: Sequence[Figure]) -> None:
-    """Writes ``figures`` to ``path``, where figures of other names stay, and the page made of that folder."""
-    merged = {one.figure: one for one in (*read(path), *figures)}
+    """Writes ``figures``, with those of others beside them, to ``path``, and the page made of that folder.
+
+    Figures of other names stay in ``path``.
+    """
+    merged = {one.figure: beside_others(one) for one in (*read(path), *figures)}
     write_json(path, nan_to_none([dataclasses.asdict(one) for one in merged.values()]))
     write_page(Path(path).parent)
     print(json.dumps([dataclasses.asdict(one) for one in figures], indent=2))
+
+
+def beside_others(one: Figure) -> Figure:
+    others = {
+        name: Figure("", value, value, value, one.unit, 0, 0, "") for name, value in OTHERS.get(one.figure, {}).items()
+    }
+    return dataclasses.replace(one, baselines=one.baselines | others)
 
 
 def resampled(statistic: Callable[[np.ndarray], Any], columns: Sequence[Sequence[Sequence[float]]]) -> Interval:
@@ -104,5 +135,9 @@ def rows(figures: list[Figure]) -> Iterator[str]:
 
 
 def row(name: str, figure: Figure) -> str:
-    interval = f"{figure.low:.3g} to {figure.high:.3g}"
-    return f"| {name} | {figure.value:.3g} | {interval} | {figure.unit} | {figure.seeds} | {figure.episodes:,} |"
+    interval = f"{number(figure.low)} to {number(figure.high)}"
+    return f"| {name} | {number(figure.value)} | {interval} | {figure.unit} | {figure.seeds} | {figure.episodes:,} |"
+
+
+def number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1_000 else f"{value:,.0f}"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from figures import RESULTS, Figure, page, read
+from figures import RESULTS, Figure, number, page, read
 
 from diffplan.files import atomic_path
 
@@ -20,7 +20,7 @@ BOOK_HEAD = """# The benchmark book
 What each benchmark measures, on which data, by which protocol, and what came of it beside what it is compared with.
 Made of the scripts' own words and `docs/results/*.json` (again by `python scripts/make_results.py`); do not edit.
 Intervals hold 95 %; those of what stands beside a figure are in [results.md](results.md). Figures of others are as
-they were published, with the place.
+they were published, with the place, or what their code was measured to take on a core like ours.
 """
 COLUMNS = "| figure | diffplan | baselines and variants | seeds, episodes | command |\n|---|---|---|---|---|"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -109,9 +109,9 @@ def all_figures() -> Iterator[Figure]:
 
 
 def row(one: Figure) -> str:
-    beside = ", ".join(f"{name} {baseline.value:.3g}" for name, baseline in one.baselines.items())
+    beside = ", ".join(f"{name} {number(baseline.value)}" for name, baseline in one.baselines.items())
     unit = "" if one.unit in ("", "share", "ratio") else f" {one.unit}"
-    value = f"{one.value:.3g}{unit} ({one.low:.3g} to {one.high:.3g})"
+    value = f"{number(one.value)}{unit} ({number(one.low)} to {number(one.high)})"
     return f"| `{one.figure}` | {value} | {beside} | {one.seeds}, {one.episodes:,} | `{one.command}` |"
 
 
