@@ -67,7 +67,7 @@ def learn(
         learning_rate: see ``train``; likewise the other arguments.
     """
     started, keeping = time.perf_counter(), Kept(folder, first, steps, checkpoint_every, run.tensors, facts)
-    with keeping as kept, _bar(progress, steps, first) as advance:
+    with keeping as kept, bar("training", progress, steps, first) as show:
         log = MetricsLog(folder, first, tensorboard)
         for step in range(first, steps):
             loss = loss_of(step)
@@ -77,7 +77,7 @@ def learn(
                 if (step + 1) % log_every == 0 or step + 1 == steps:
                     row = {"step": step + 1, "loss": float(loss.detach()), "learning_rate": rate}
                     log.write(row | {"seconds": time.perf_counter() - started})
-            advance(float(loss.detach()))
+            show(step + 1, f"loss {float(loss.detach()):.4f}")
             kept.save_if_due()
     log.close()
     run.networks.load_state_dict(run.ema)
@@ -160,14 +160,15 @@ def _schedule(step: int, steps: int) -> float:
 
 
 @contextmanager
-def _bar(shown: bool, steps: int, first: int) -> Iterator[Any]:
+def bar(title: str, shown: bool, steps: int, first: int) -> Iterator[Callable[[int, str], None]]:
+    """Shows how many of a run's steps are done and the time left, beside what is said of it at each call."""
     columns = (
-        TextColumn("training"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[told]}"),
     )
-    with Progress(*columns, disable=not shown) as bar:
-        task = bar.add_task("training", total=steps, completed=first, loss="")
-        yield lambda loss: bar.update(task, advance=1, loss=f"loss {loss:.4f}")
+    with Progress(*columns, disable=not shown) as progress:
+        task = progress.add_task(title, total=steps, completed=first, told="")
+        yield lambda done, told: progress.update(task, completed=done, told=told)

@@ -8,15 +8,14 @@ import functools
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pettingzoo import ParallelEnv
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from diffplan.checkpoints import check_out, checkpoints
@@ -38,6 +37,7 @@ from diffplan.models.value import ValueFunction
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.spec import JointSpec
 from diffplan.training import check_planner_fits
+from diffplan.training_loop import bar
 from diffplan.value_training import check_fits, train_value
 
 METHODS: dict[str, type[CriticMethod]] = {
@@ -222,10 +222,10 @@ def finetune(
         learner = CoLearners(planner, names, begin) if each else begin(planner)
         run = Run(planner, learner, replay, worlds, acting, facts, out)
         run.begin(floor, tensorboard)
-        with _bar(progress, steps, run.acted) as show, run.kept():
+        with bar("fine-tuning", progress, steps, run.acted) as show, run.kept():
             while run.acted < steps:
                 run.round()
-                show(run.acted, run.watch.best.value)
+                show(run.acted, f"best score {run.watch.best.value:.4g}")
             final = run.finish()
     return FinetuningReport(
         name,
@@ -330,17 +330,3 @@ def _check_told(report: EvaluationReport) -> None:
             f"score='success', but of success nothing was told in {len(report.success)} episodes of the planner as it "
             "is given; choose score='return'."
         )
-
-
-@contextmanager
-def _bar(shown: bool, steps: int, first: int) -> Iterator[Callable[[int, float], None]]:
-    columns = (
-        TextColumn("fine-tuning"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("best score {task.fields[best]:.4g}"),
-    )
-    with Progress(*columns, disable=not shown) as bar:
-        task = bar.add_task("fine-tuning", total=steps, completed=first, best=np.nan)
-        yield lambda acted, best: bar.update(task, completed=acted, best=best)
