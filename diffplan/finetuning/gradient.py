@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffplan.datasets.transitions import discounted_sums, take_transitions
 from diffplan.datasets.windows import TrajectoryDataset
-from diffplan.finetuning.method import below
 from diffplan.finetuning.methods import CriticMethod, Learning, advantages
 from diffplan.finetuning.replay import Replay
 from diffplan.models.denoiser import JointDenoiser
-from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.policy import RecedingHorizonPolicy
 from diffplan.planners.question import Question, Sampling
@@ -124,6 +122,7 @@ class PolicyGradient(CriticMethod):
         super().__init__(planner, replay, learning, watched)
         self.prior = copy.deepcopy(planner.denoiser).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(planner.denoiser.parameters(), weight_decay=0.0, fused=True)
+        self.own["denoiser"] = planner.denoiser, self.optimizer
         self.roles = torch.from_numpy(planner.spec.role_index).to(planner.device)
         features = torch.from_numpy(planner.spec.feature_mask).to(planner.device)
         self.features, self.actions = features, features[:, planner.spec.observation_size :]
@@ -192,23 +191,6 @@ class PolicyGradient(CriticMethod):
         self.optimizer.step()
         clipped = ((ratio != bounded) * acted).sum() / acted.sum().clamp(min=1)
         return {"distance": float(distance.detach()) ** 0.5, "clipped": float(clipped)}
-
-    def tensors(self) -> dict[str, Tensor]:
-        found = optimizer_tensors([self.optimizer], self._parameters()) | self.planner.denoiser.state_dict()
-        return super().tensors() | {f"denoiser.{name}": tensor for name, tensor in found.items()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        super().load(tensors)
-        mine = below("denoiser.", tensors)
-        self.planner.denoiser.load_state_dict({name: mine[name] for name in self.planner.denoiser.state_dict()})
-        load_optimizer_tensors([self.optimizer], self._parameters(), mine)
-
-    def go_back(self, acting: dict[str, Tensor]) -> None:
-        super().go_back(acting)
-        self.optimizer.state.clear()
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.planner.denoiser.named_parameters())
 
 
 def decayed_sums(values: Float[np.ndarray, "K"], episode: Int[np.ndarray, "K"], decay: float) -> Float[np.ndarray, "K"]:

@@ -20,6 +20,7 @@ from diffplan.exercises import Exercises
 from diffplan.finetuning.method import Method, below
 from diffplan.finetuning.replay import Replay
 from diffplan.models.value import ValueFunction
+from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
 from diffplan.partner_training import LatentSource
 from diffplan.planners.estimator import uses_bfloat16
 from diffplan.planners.planner import DiffusionPlanner
@@ -106,7 +107,8 @@ class CriticMethod(Method):
     2304.10573, section 3.2); first actions moved uphill in a trust region (diffusion Q-learning, arXiv 2208.06193).
 
     Other methods also change the denoiser or its noise: they override ``improve``, and whatever else their own networks
-    need (``parts`` names those that act; ``tensors``, ``load``, ``settle`` and ``go_back`` are to know of all).
+    need (``parts`` names those that act; ``tensors``, ``load``, ``settle`` and ``go_back`` are to know of all, but for
+    those in ``own``: by name, a network and its optimiser).
 
     Args:
         planner: acts; it has a value function. What was learned comes into it by ``settle``.
@@ -129,6 +131,7 @@ class CriticMethod(Method):
             raise ValueError("the planner has no value function; train one with train_value.")
         self.planner, self.replay, self.learning, self.pace = planner, replay, learning, 1.0
         self._value = value
+        self.own: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
         self.watched = None if watched is None or not watched.any() else torch.from_numpy(watched)
         self.commanded = (
             torch.ones(planner.spec.num_agents, dtype=torch.bool) if watched is None else ~torch.from_numpy(watched)
@@ -175,12 +178,20 @@ class CriticMethod(Method):
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
-        return {f"critics.{name}": tensor for name, tensor in self.critics.tensors().items()}
+        found = {f"critics.{name}": tensor for name, tensor in self.critics.tensors().items()}
+        for own, (network, optimizer) in self.own.items():
+            held = network.state_dict() | optimizer_tensors([optimizer], dict(network.named_parameters()))
+            found |= {f"{own}.{name}": tensor for name, tensor in held.items()}
+        return found
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes on what ``tensors`` gave."""
         self.critics.load(below("critics.", tensors))
         self.settle()
+        for own, (network, optimizer) in self.own.items():
+            mine = below(f"{own}.", tensors)
+            network.load_state_dict({name: mine[name] for name in network.state_dict()})
+            load_optimizer_tensors([optimizer], dict(network.named_parameters()), mine)
 
     def parts(self) -> dict[str, nn.Module]:
         """The networks that the planner acts by and that may change."""
@@ -199,7 +210,8 @@ class CriticMethod(Method):
         self.act_by(acting)
         for network in (self.critics.value, self.critics.follower):
             network.load_state_dict(self._value.state_dict())
-        self.critics.optimizer.state.clear()
+        for optimizer in (self.critics.optimizer, *(optimizer for _, optimizer in self.own.values())):
+            optimizer.state.clear()
         self.pace /= 2
 
 

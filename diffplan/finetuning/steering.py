@@ -9,13 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffplan.exercises import Exercise, Exercises
-from diffplan.finetuning.method import below
 from diffplan.finetuning.methods import CriticMethod, Learning
 from diffplan.finetuning.replay import Replay
 from diffplan.models.noise import NoisePolicy
 from diffplan.models.team import TeamNetwork
 from diffplan.models.value import lower_twin
-from diffplan.optimizers import load_optimizer_tensors, optimizer_tensors
 from diffplan.partner_training import LatentSource
 from diffplan.planners.planner import DiffusionPlanner
 from diffplan.planners.question import Sampling
@@ -60,6 +58,7 @@ class NoiseSteering(CriticMethod):
             self.critic = TeamNetwork(read, len(spec.roles), width=64, depth=2, num_heads=4).to(planner.device)
         self.networks = nn.ModuleDict({"policy": self.policy, "critic": self.critic})
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), weight_decay=0.0, fused=True)
+        self.own["noise"] = self.networks, self.optimizer
         self.exercises = Exercises(
             spec,
             planner.history,
@@ -137,20 +136,3 @@ class NoiseSteering(CriticMethod):
         observations = done[..., :O]
         gained = lower_twin(value.action_values(observations, actions, asked.roles, mask))
         return (gained - value.state_values(observations, asked.roles, mask)) * mask
-
-    def tensors(self) -> dict[str, Tensor]:
-        found = {**self.networks.state_dict(), **optimizer_tensors([self.optimizer], self._parameters())}
-        return super().tensors() | {f"noise.{name}": tensor for name, tensor in found.items()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        super().load(tensors)
-        mine = below("noise.", tensors)
-        self.networks.load_state_dict({name: mine[name] for name in self.networks.state_dict()})
-        load_optimizer_tensors([self.optimizer], self._parameters(), mine)
-
-    def go_back(self, acting: dict[str, Tensor]) -> None:
-        super().go_back(acting)
-        self.optimizer.state.clear()
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.networks.named_parameters())
