@@ -1,7 +1,6 @@
 """A ``.npy`` file that somebody else wrote: its header is checked at once, its rows are read when asked for."""
 
 import math
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -62,10 +61,8 @@ class NpyFile:
             return np.asarray(self._whole[start:stop])
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         with open(self.path, "rb") as file:
-            got = os.preadv(file.fileno(), [out.data.cast("B")], self._start + start * self._row) if out.nbytes else 0
-            while 0 < got < out.nbytes:  # one call reads 2 GB at most
-                more = os.preadv(file.fileno(), [out.data.cast("B")[got:]], self._start + start * self._row + got)
-                got = got + more if more else -1
+            file.seek(self._start + start * self._row)
+            got = file.readinto(out.data)
         if got != out.nbytes:
             raise ValueError(f"{self.path} ended early (before row {stop}); it was cut meanwhile; {REMEDY}.")
         return out
