@@ -182,6 +182,7 @@ def parse_given(words: list[str], planner: "DiffusionPlanner", observations: "Ob
         ValueError: a robot that is not there, or that is told something else than these, or no such plan.
     """
     from diffplan.planners.intentions import stay, straight
+    from diffplan.trajectory import Plan
 
     cells, agents = None, [word.partition("=")[0] for word in words]
     for word in words:
@@ -197,7 +198,10 @@ def parse_given(words: list[str], planner: "DiffusionPlanner", observations: "Ob
             course = straight if what == "straight" else stay
             told = course(planner.spec, agent, observations, planner.horizon)
         else:
-            told = _present_left_open(_load_plan(Path(what), planner).cells(agent))
+            plan = Plan.load(what)
+            _check_plan(what, plan, planner)
+            told = plan.cells(agent)
+            told.observations[:, 0] = float("nan")  # what was planned for the present gives way to what is seen of it
         cells = told if cells is None else cells.merge(told)
     return cells
 
@@ -224,9 +228,9 @@ def parse_forecast(word: str, planner: "DiffusionPlanner") -> Asked:
         return Asked(planner, asked.observations, asked.given, asked.past, episode.after(step))
     if not Path(word).is_file():
         raise ValueError(f"--forecast {word}: give a file that --out wrote, or STORE:EPISODE[@STEP], as data/store:7.")
-    plan = Plan.load(Path(word)).best()
+    plan = Plan.load(word).best()
     planner = planner.for_agents(plan.spec)
-    _check_plan(Path(word), plan, planner)
+    _check_plan(word, plan, planner)
     cells = Cells.unknown(planner.spec, planner.horizon)
     cells.actions[plan.agent_mask] = plan.actions[0, plan.agent_mask]
     seen = plan.spec.unstack_observations(plan.observations[0, :, 0], plan.agent_mask)
@@ -242,15 +246,7 @@ def _episode(word: str, store: str, number: int) -> "Trajectory":
     return recorded[number]
 
 
-def _load_plan(path: Path, planner: "DiffusionPlanner") -> "Plan":
-    from diffplan.trajectory import Plan
-
-    plan = Plan.load(path)
-    _check_plan(path, plan, planner)
-    return plan
-
-
-def _check_plan(path: Path, plan: "Plan", planner: "DiffusionPlanner") -> None:
+def _check_plan(path: str, plan: "Plan", planner: "DiffusionPlanner") -> None:
     if not plan.is_finite:
         raise ValueError(f"{path} is a plan of numbers that are not finite; make another one.")
     if plan.spec.names != planner.spec.names or plan.horizon != planner.horizon:
@@ -259,12 +255,6 @@ def _check_plan(path: Path, plan: "Plan", planner: "DiffusionPlanner") -> None:
             f"{path} is a plan of {theirs}, but this is one of {list(planner.spec.names)}, {planner.horizon} steps; "
             "give the same --option as for that plan."
         )
-
-
-def _present_left_open(cells: "Cells") -> "Cells":
-    """What is announced of the present gives way to what is seen of it."""
-    cells.observations[:, 0] = float("nan")
-    return cells
 
 
 def _in_words(what: str) -> str:
