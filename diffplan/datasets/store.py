@@ -169,7 +169,9 @@ class TrajectoryStore:
                         sync(path)
             finally:
                 shutil.rmtree(begun, ignore_errors=True)
-                _remove_empty(path, there)
+                if not there:
+                    with suppress(OSError):  # something else is in it
+                        path.rmdir()
         return cls.open(path)
 
     @classmethod
@@ -369,13 +371,6 @@ def _pieces(name: str, episodes: Sequence[Trajectory], lengths: Sequence[int]) -
         mask = episode.agent_mask
         array = mask[:-1] & mask[1:] if name == "action_mask" else getattr(episode, name)
         yield np.pad(array, [(0, 1), *[(0, 0)] * (array.ndim - 1)]) if name in _STEP_ARRAYS else array
-
-
-def _remove_empty(path: str | Path, there: bool) -> None:
-    """Removes a folder that was not there before, unless something else is in it."""
-    with suppress(OSError):
-        if not there:
-            Path(path).rmdir()
 
 
 def summary(values: np.ndarray) -> dict[str, float]:
