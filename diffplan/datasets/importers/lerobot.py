@@ -152,7 +152,7 @@ def _episodes(files: list[Path], widths: dict[str, int]) -> Iterator[tuple[int, 
             if got != width:
                 raise ValueError(f"{path}: {key} has {got} numbers a row, but info.json says {width}; copy it anew.")
         index, frame = table.pop("episode_index"), table.pop("frame_index")
-        for start, stop in _runs(index):
+        for start, stop in pairwise([0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]):
             if not np.array_equal(frame[start:stop], np.arange(stop - start)):
                 raise ValueError(
                     f"{path}: episode {index[start]:g} does not count its frames from 0 without a gap "
@@ -177,9 +177,3 @@ def _episode(
     observations = [held(np.concatenate([rows[key][:, part] for key, part in own.items()], 1)) for own in seen]
     actions = [rows["action"][:, act] for act in acts]
     return joint_episode(spec, observations, actions, rewards, ended, labels={"episode_index": index})
-
-
-def _runs(index: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Where stretches of equal numbers begin and end."""
-    ends = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
-    return pairwise(ends)
