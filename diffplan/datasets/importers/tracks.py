@@ -97,11 +97,12 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some frames of a recording that make an episode, and who is in them, in order of first appearance."""
+    """Some frames of a recording that make an episode, their rows, and who is in them, in order of first appearance."""
 
     tracks: Tracks
     start: int
     frames: int
+    rows: slice
     agents: tuple[int, ...]
     roles: tuple[str, ...]
 
@@ -113,11 +114,6 @@ class Piece:
     def places(self) -> tuple[str, ...]:
         """A place for each agent: walker_0, walker_1, ..."""
         return tuple(f"{kind}_{self.roles[:index].count(kind)}" for index, kind in enumerate(self.roles))
-
-    @property
-    def rows(self) -> slice:
-        first = self.start - int(self.tracks.frame[0])
-        return slice(int(self.tracks.starts[first]), int(self.tracks.starts[first + self.frames]))
 
 
 def whole_steps(path: Path, steps: Float[np.ndarray, "R"], line: Int[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
@@ -173,15 +169,15 @@ def _pieces(tracks: Tracks, frames: int | None, stride: int | None, least: int, 
     first, last = int(tracks.frame[0]), int(tracks.frame[-1])
     length = frames or last - first + 1
     for start in range(first, last - length + 2, stride or length):
-        span = slice(int(tracks.starts[start - first]), int(tracks.starts[start - first + length]))
-        if span.start == span.stop:
+        rows = slice(int(tracks.starts[start - first]), int(tracks.starts[start - first + length]))
+        if rows.start == rows.stop:
             continue
-        agents, index, counts = np.unique(tracks.agent[span], return_index=True, return_counts=True)
+        agents, index, counts = np.unique(tracks.agent[rows], return_index=True, return_counts=True)
         order = np.argsort(index)
         kept = [i for i in order.tolist() if not whole or counts[i] == length]
         if len(kept) >= least:
-            roles = tracks.role[span][index[kept]]
-            yield Piece(tracks, start, length, tuple(agents[kept].tolist()), tuple(map(str, roles)))
+            roles = tracks.role[rows][index[kept]]
+            yield Piece(tracks, start, length, rows, tuple(agents[kept].tolist()), tuple(map(str, roles)))
 
 
 def team(pieces: Sequence[Piece], anonymous: bool, role: Role, dt: float, source: Path) -> JointSpec:
