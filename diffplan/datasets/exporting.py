@@ -36,12 +36,10 @@ def export_npz(store: TrajectoryStore, out: str | Path) -> Path:
         for name, (dtype, shape) in layout(store.spec, len(store), rows).items():
             if name in (*ROWS, *STEPS):
                 _add(archive, name, dtype, shape, (_row(store, name, episode) for episode in range(len(store))))
-        offsets = np.append(store.first_rows, rows)
-        _add(archive, "offsets", "<i8", offsets.shape, iter([offsets]))
-        texts = {"spec": store.spec.to_dict(), "labels": store.labels}
-        for name, text in {**{key: json.dumps(value) for key, value in texts.items()}, "source": store.source}.items():
-            word = np.array(text)
-            _add(archive, name, word.dtype.str, (), iter([word]))
+        texts = {"spec": json.dumps(store.spec.to_dict()), "labels": json.dumps(store.labels), "source": store.source}
+        others = {"offsets": np.append(store.first_rows, rows)} | {name: np.array(text) for name, text in texts.items()}
+        for name, array in others.items():
+            _add(archive, name, array.dtype.str, array.shape, iter([array]))
     return out
 
 
