@@ -45,11 +45,7 @@ class Recording:
         kept = [name for name in self.spec.names if name not in agents]
         team = {name: self.spec.agents[name] for name in kept}
         roles = {name: role for name, role in self.spec.roles.items() if name in team.values()}
-        spec = dataclasses.replace(self.spec, agents=team, roles=roles)
-        columns = [self.spec.names.index(name) for name in kept]
-        return dataclasses.replace(
-            self, spec=spec, episodes=lambda: (episode.among(spec, columns) for episode in self.episodes())
-        )
+        return self._among(dataclasses.replace(self.spec, agents=team, roles=roles), kept)
 
     def of(self, spec: JointSpec) -> Self:
         """The same episodes as those of an environment with this spec: its roles, its names, its step.
@@ -73,16 +69,16 @@ class Recording:
             name for name, one, other in zip(own, ours, theirs, strict=True) if one.discrete != other.discrete
         ]:
             raise ValueError(f"agents {mixed} choose in {self.source} or in the environment, but not in both.")
-        columns = [self.spec.names.index(name) for name in own]
         notes = (*self.notes, f"bounds, positions, static entries and the step of {spec.dt:g} s are the environment's")
         if not by_name:
             notes += (f"agents {list(self.spec.names)} are taken for {list(spec.names)} of the environment",)
+        return self._among(spec, own, notes=notes, bounded=True)
+
+    def _among(self, spec: JointSpec, agents: Sequence[str], **others: Any) -> Self:
+        """The episodes of these agents, which ``spec`` describes."""
+        columns = [self.spec.names.index(name) for name in agents]
         return dataclasses.replace(
-            self,
-            spec=spec,
-            episodes=lambda: (episode.among(spec, columns) for episode in self.episodes()),
-            notes=notes,
-            bounded=True,
+            self, spec=spec, episodes=lambda: (episode.among(spec, columns) for episode in self.episodes()), **others
         )
 
 
