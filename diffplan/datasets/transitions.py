@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.signal import lfilter
 
 from diffplan.datasets.store import TrajectoryStore
-from diffplan.datasets.windows import TrajectoryDataset
+from diffplan.datasets.windows import TrajectoryDataset, check_windows
 
 _MOST_EPISODES = 2_000  # statistics are of at most so many, drawn at random
 
@@ -102,8 +102,7 @@ def reward_statistics(dataset: TrajectoryDataset, discount: float) -> RewardStat
         TypeError: a store in place of its windows.
         ValueError: all returns are the same, so that there is nothing to learn.
     """
-    if not isinstance(dataset, TrajectoryDataset):
-        raise TypeError(f"dataset is a {type(dataset).__name__}; pass windows of it, load_dataset(folder, horizon).")
+    check_windows(dataset)
     store, chosen = dataset.store, dataset.episodes
     if len(chosen) > _MOST_EPISODES:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, _MOST_EPISODES, replace=False))
