@@ -128,15 +128,12 @@ class Finetune:
             tensorboard=self.tensorboard,
             progress=not self.json,
         )
-        trusted = not METHODS[report.method].on_policy
+        trusted, told = not METHODS[report.method].on_policy, asdict if self.json else str
         facts = {
             "planner": str(self.out / ("planners" if self.each else "planner")),
             "method": report.method,
             "steps": report.environment_steps,
-            "offline": asdict(report.offline) if self.json else str(report.offline),
-            "began": asdict(report.began) if self.json else str(report.began),
-            "best": asdict(report.best) if self.json else str(report.best),
-            "final": asdict(report.final) if self.json else str(report.final),
+            **{name: told(getattr(report, name)) for name in ("offline", "began", "best", "final")},
             **(report.acting.way if trusted else {}),
             "rollbacks": report.rollbacks,
             "signs": report.signs,
