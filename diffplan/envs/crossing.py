@@ -92,7 +92,6 @@ class CrossingEnv(SceneEnv):
         options |= {} if turnover is None else {"turnover": turnover}
         self.joint_spec = JointSpec(dict.fromkeys(names, "robot"), {"robot": role}, DT, "crossing-v0", options)
         self.possible_agents = names
-        self.agents: list[str] = []
         limit = np.full(size, ARENA, np.float32)
         limit[2:4] = 4 * V_MAX
         self._observation_spaces = {name: Box(-limit, limit) for name in names}
@@ -113,13 +112,6 @@ class CrossingEnv(SceneEnv):
         self.starts, self.goals = np.zeros((2, num_robots, 2))
         self._there = np.zeros(num_robots, bool)
         self.obstacles = np.zeros((obstacles, 3))
-        self._rng = np.random.default_rng()
-
-    def observation_space(self, agent: str) -> Box:
-        return self._observation_spaces[agent]
-
-    def action_space(self, agent: str) -> Box:
-        return self._action_spaces[agent]
 
     @property
     def positions(self) -> Float[np.ndarray, "N 2"]:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import mujoco
 import numpy as np
+from gymnasium.spaces import Box
 from jaxtyping import Float, UInt8
 from pettingzoo import ParallelEnv
 
@@ -95,7 +96,7 @@ class SceneRenderer:
 
 
 class SceneEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
-    """What environments of one MuJoCo scene share: model, state, and pictures with plans drawn into them.
+    """What environments of one MuJoCo scene share: model, state, spaces, and pictures with plans drawn into them.
 
     Args:
         model: the scene; ``data`` is its state.
@@ -106,6 +107,8 @@ class SceneEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     """
 
     camera_distance: ClassVar[float]  # m
+    _observation_spaces: dict[str, Box]
+    _action_spaces: dict[str, Box]
 
     def __init__(self, model: mujoco.MjModel, render_mode: str | None):
         if render_mode not in (None, "rgb_array"):
@@ -114,6 +117,14 @@ class SceneEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self._renderer: SceneRenderer | None = None
         self._paths: Paths = {}
         self._alpha = 1.0
+        self.agents: list[str] = []
+        self._rng = np.random.default_rng()
+
+    def observation_space(self, agent: str) -> Box:
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> Box:
+        return self._action_spaces[agent]
 
     def overlay(self, paths: Paths, alpha: float = 0.35) -> None:
         """Draws {agent: S polylines of H points (m)} into the frames from now on; ``overlay({})`` clears them."""

@@ -54,7 +54,6 @@ class TransportEnv(SceneEnv):
         _check_options(num_robots, max_steps)
         self.num_robots, self.max_steps = num_robots, max_steps
         self.possible_agents = [f"robot_{i}" for i in range(num_robots)]
-        self.agents: list[str] = []
         static, pillar = tuple(range(8, 15)), (12, 13, 14)
         role = Role(15, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, (2, 3), pillar, ROBOT_RADIUS)
         agents = dict.fromkeys(self.possible_agents, "robot")
@@ -66,13 +65,6 @@ class TransportEnv(SceneEnv):
         super().__init__(build_model(num_robots), render_mode)
         self._robots = {self.model.geom(name).id for name in self.possible_agents}
         self._box, self._pillar = self.model.geom("box").id, self.model.geom("pillar").id
-        self._rng = np.random.default_rng()
-
-    def observation_space(self, agent: str) -> Box:
-        return self._observation_spaces[agent]
-
-    def action_space(self, agent: str) -> Box:
-        return self._action_spaces[agent]
 
     @property
     def positions(self) -> Float[np.ndarray, "N 2"]:
