@@ -3,7 +3,7 @@
 import mujoco
 
 from diffplan.envs.crossing_layouts import ARENA, DOORWAY_BOXES, OBSTACLE_RADII, RADIUS, WALL_THICKNESS
-from diffplan.envs.scene import AGENT_COLORS, Color, set_stage
+from diffplan.envs.scene import AGENT_COLORS, Color, add_puck, stage
 
 DT, SUBSTEPS = 0.1, 5
 V_MAX, MASS, MAX_FORCE, VELOCITY_GAIN = 1.0, 1.0, 5.0, 20.0
@@ -17,12 +17,8 @@ _SEEN_ONLY = {"contype": 0, "conaffinity": 0}
 
 def build_model(num_robots: int, obstacles: int, doorway: bool) -> mujoco.MjModel:
     """Compiles the scene; pillars get the largest radius, so that their bounds hold for any they are given later."""
-    spec = mujoco.MjSpec()
-    spec.option.timestep = DT / SUBSTEPS
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec = stage(DT / SUBSTEPS, ARENA)
     spec.option.gravity = [0.0, 0.0, 0.0]
-    spec.visual.global_.offwidth = spec.visual.global_.offheight = 1080
-    set_stage(spec, ARENA)
     _add_walls(spec, doorway)
     for index in range(obstacles):
         body = spec.worldbody.add_body(name=f"obstacle_{index}", mocap=True)
@@ -49,14 +45,8 @@ def _add_walls(spec: mujoco.MjSpec, doorway: bool) -> None:
 
 
 def _add_robot(spec: mujoco.MjSpec, name: str, color: Color) -> None:
-    """Adds a puck with velocity actuators for x and y; all mass is the cylinder's, the cap is for looks."""
-    body = spec.worldbody.add_body(name=name, pos=[0.0, 0.0, HEIGHT])
-    for axis in range(2):
-        direction = [float(axis == 0), float(axis == 1), 0.0]
-        joint = body.add_joint(name=f"{name}_{'xy'[axis]}", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=direction)
-        actuator = spec.add_actuator(name=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT, target=joint.name)
-        actuator.set_to_velocity(VELOCITY_GAIN)
-        actuator.forcelimited, actuator.forcerange = True, [-MAX_FORCE, MAX_FORCE]
+    """Adds a puck; all mass is the cylinder's, the cap is for looks."""
+    body = add_puck(spec, name, HEIGHT, VELOCITY_GAIN, MAX_FORCE)
     body.add_geom(
         name=name, type=_CYLINDER, size=[RADIUS, HEIGHT, 0.0], mass=MASS, rgba=[*color, 1.0], contype=1, conaffinity=1
     )

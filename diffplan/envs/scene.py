@@ -29,8 +29,12 @@ FRAME = 480  # width and height of a picture (pixels)
 Paths = Mapping[str, Float[np.ndarray, "S H 2"]]
 
 
-def set_stage(spec: mujoco.MjSpec, half_width: float) -> None:
-    """Adds what every top-down scene shares: soft light, a white sky, a pale chequered floor of ``half_width`` (m)."""
+def stage(timestep: float, half_width: float) -> mujoco.MjSpec:
+    """What every top-down scene begins with: soft light, a white sky, a pale chequered floor of ``half_width`` (m)."""
+    spec = mujoco.MjSpec()
+    spec.option.timestep = timestep
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec.visual.global_.offwidth = spec.visual.global_.offheight = 1080
     spec.visual.headlight.ambient = [0.35, 0.35, 0.35]
     spec.visual.headlight.diffuse = [0.2, 0.2, 0.2]
     spec.visual.headlight.specular = [0.0, 0.0, 0.0]
@@ -59,6 +63,19 @@ def set_stage(spec: mujoco.MjSpec, half_width: float) -> None:
     spec.worldbody.add_geom(
         type=mujoco.mjtGeom.mjGEOM_PLANE, size=[half_width, half_width, 0.1], material="floor", contype=0, conaffinity=0
     )
+    return spec
+
+
+def add_puck(spec: mujoco.MjSpec, name: str, height: float, gain: float, force: float) -> mujoco.MjsBody:
+    """Adds a body that slides at a height (m), with a velocity actuator of at most that force (N) for x and for y."""
+    body = spec.worldbody.add_body(name=name, pos=[0.0, 0.0, height])
+    for axis in range(2):
+        direction = [float(axis == 0), float(axis == 1), 0.0]
+        joint = body.add_joint(name=f"{name}_{'xy'[axis]}", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=direction)
+        actuator = spec.add_actuator(name=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT, target=joint.name)
+        actuator.set_to_velocity(gain)
+        actuator.forcelimited, actuator.forcerange = True, [-force, force]
+    return body
 
 
 class SceneRenderer:

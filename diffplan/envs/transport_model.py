@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from diffplan.envs.scene import AGENT_COLORS, Color, set_stage
+from diffplan.envs.scene import AGENT_COLORS, Color, add_puck, stage
 
 DT, SUBSTEPS = 0.1, 5
 V_MAX, MASS, MAX_FORCE, VELOCITY_GAIN = 0.6, 1.0, 10.0, 100.0
@@ -41,13 +41,9 @@ def place(
 
 def build_model(num_robots: int) -> mujoco.MjModel:
     """Compiles the scene. Coordinates: box x, y, yaw and height, then x and y of each robot; mocap: pillar, goal."""
-    spec = mujoco.MjSpec()
-    spec.option.timestep = DT / SUBSTEPS
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec = stage(DT / SUBSTEPS, 2.4)
     spec.option.cone, spec.option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 100.0
-    spec.visual.global_.offwidth = spec.visual.global_.offheight = 1080
     spec.stat.extent = 8.0  # m; the compiler would measure it with all bodies at the origin
-    set_stage(spec, 2.4)
     pillar = spec.worldbody.add_body(name="pillar", mocap=True)
     size, gray = [PILLAR_RADIUS, 0.15, 0.0], [0.45, 0.45, 0.48, 1.0]
     pillar.add_geom(name="pillar", type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=size, rgba=gray)
@@ -91,14 +87,8 @@ def _add_box(spec: mujoco.MjSpec) -> None:
 
 
 def _add_robot(spec: mujoco.MjSpec, name: str, color: Color) -> None:
-    """Adds a puck with velocity actuators for x and y. It touches others as a sphere, at half its height."""
-    body = spec.worldbody.add_body(name=name, pos=[0.0, 0.0, HEIGHT])
-    for axis in range(2):
-        direction = [float(axis == 0), float(axis == 1), 0.0]
-        joint = body.add_joint(name=f"{name}_{'xy'[axis]}", type=_SLIDE, axis=direction)
-        actuator = spec.add_actuator(name=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT, target=joint.name)
-        actuator.set_to_velocity(VELOCITY_GAIN)
-        actuator.forcelimited, actuator.forcerange = True, [-MAX_FORCE, MAX_FORCE]
+    """Adds a puck. It touches others as a sphere, at half its height."""
+    body = add_puck(spec, name, HEIGHT, VELOCITY_GAIN, MAX_FORCE)
     rgba = [*color, 1.0]
     body.add_geom(name=name, type=_SPHERE, size=[ROBOT_RADIUS, 0.0, 0.0], mass=MASS, friction=_SMOOTH, rgba=rgba)
     body.add_geom(type=_CYLINDER, size=[ROBOT_RADIUS, HEIGHT, 0.0], rgba=rgba, **_SEEN_ONLY)
