@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffplan.datasets.store import TrajectoryStore
-from diffplan.envs.crossing_partners import Style
+from diffplan.envs.crossing_partners import STYLE_SIZE, Style
 
 NO_PARTNER = -1
 
@@ -39,7 +39,7 @@ class StyleTable:
         """
         shape, names = (2, len(store), store.spec.num_agents), store.spec.names
         family, switch_step = np.full(shape, NO_PARTNER), np.full(len(store), np.iinfo(np.int64).max)
-        vectors: np.ndarray | None = None
+        vectors = np.full((*shape, STYLE_SIZE), np.nan, np.float32)
         for episode, labels in enumerate(store.labels):
             if labels.get("partner") not in names or labels.get("family") not in families:
                 told = {name: labels.get(name) for name in ("partner", "family")}
@@ -49,16 +49,12 @@ class StyleTable:
                 )
             agent, switched = names.index(str(labels["partner"])), "switch_time" in labels
             styles = [Style.of_labels(labels), Style.of_labels(labels, "switched_" if switched else "")]
-            if vectors is None:
-                vectors = np.full((*shape, len(styles[0].vector)), np.nan, np.float32)
             for half, style in enumerate(styles):
                 family[half, episode, agent] = list(families).index(style.family)
                 vectors[half, episode, agent] = style.vector
             if switched:
                 switch_step[episode] = np.ceil(float(labels["switch_time"]) / store.spec.dt - 1e-6)
-        return cls(
-            tuple(families), family, np.zeros((*shape, 0), np.float32) if vectors is None else vectors, switch_step
-        )
+        return cls(tuple(families), family, vectors, switch_step)
 
     @property
     def fingerprint(self) -> str:
