@@ -236,9 +236,7 @@ class WeightedDenoising(CriticMethod):
     ):
         super().__init__(planner, replay, learning, watched)
         self.prior = copy.deepcopy(planner.denoiser).requires_grad_(False)
-        encoder = copy.deepcopy(planner.partner_encoder)
-        if encoder is not None:
-            encoder.requires_grad_(False)
+        encoder = planner.partner_encoder and copy.deepcopy(planner.partner_encoder).requires_grad_(False)
         half = uses_bfloat16("auto", planner.device.type == "cuda")
         learner = copy.deepcopy(planner.denoiser).train()
         self.run = DenoiserRun(learner, learning.learning_rate, learning.ema_decay, half)
