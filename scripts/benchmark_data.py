@@ -109,20 +109,18 @@ def windows_of(store: TrajectoryStore) -> Callable[[], int]:
     return read
 
 
+def batches_of(store: TrajectoryStore) -> Callable[[], int]:
+    """Reads batches as training does."""
+    dataset, rng = load_dataset(store.path, HORIZON, HISTORY), np.random.default_rng(0)
+    return lambda: dataset.sample(BATCH, rng).cells.nbytes
+
+
 def speed(folder: Path) -> Figure:
     store, large = write_random_store(folder / "random"), write_sparse_store(folder / "large", 1.0)
-    batches = {}
-    for name, one in (("batches", store), ("large store, batches", large)):
-        dataset, rng = load_dataset(one.path, HORIZON, HISTORY), np.random.default_rng(0)
-
-        def read(dataset=dataset, rng=rng) -> int:
-            return dataset.sample(BATCH, rng).cells.nbytes
-
-        batches[name] = measure_speed(name, read, len(one), {})
     beside = {
         "a store of 1 GB, read piece by piece": measure_speed("large", windows_of(large), len(large), {}),
-        "normalised and masked batches": batches["batches"],
-        "normalised and masked batches of the store of 1 GB": batches["large store, batches"],
+        "normalised and masked batches": measure_speed("batches", batches_of(store), len(store), {}),
+        "normalised and masked batches of the store of 1 GB": measure_speed("all", batches_of(large), len(large), {}),
     }
     return measure_speed("window_store_gb_s", windows_of(store), len(store), beside)
 
