@@ -141,14 +141,7 @@ def eth_ucy(folder: Path) -> tuple[Importer, list[Trajectory]]:
     made = []
     for name in ("hotel", "zara"):
         one = walkers(spec, name, seed=len(made))
-        made.append(
-            replace(
-                one,
-                observations=one.observations[:, [0, 2, 1]],
-                agent_mask=one.agent_mask[:, [0, 2, 1]],
-                truncations=one.truncations[:, [0, 2, 1]],
-            )
-        )
+        made.append(one.among(spec, [0, 2, 1]))
         with open(folder / f"{name}.txt", "w") as file:
             for step, who in np.argwhere(one.agent_mask):
                 x, y = one.observations[step, who].tolist()
