@@ -63,14 +63,12 @@ def _parse_guide(word: str, planner: "DiffusionPlanner") -> "Guide":
         guide = ValueGuide(planner.value_function, details[0] if details else None, float(weight))
         return guide if name == "value" else replace(guide, levels=None)
     if name in ("separation", "speed", "clearance") and len(details) <= 1 and all(map(_is_number, (weight, *details))):
-        if name == "clearance" and details:
-            return ConstraintGuide.clearance(float(details[0]), float(weight))
-        if name == "speed" and details:
-            return ConstraintGuide.speed(float(details[0]), float(weight))
-        diameter = 2 * max(role.radius for role in planner.spec.roles.values())
-        if name == "separation" and (details or diameter):
-            return ConstraintGuide.separation(float(details[0]) if details else diameter, float(weight))
+        if details:
+            constraint: ConstraintGuide = getattr(ConstraintGuide, name)(float(details[0]), float(weight))
+            return constraint
         if name == "separation":
+            if diameter := 2 * max(role.radius for role in planner.spec.roles.values()):
+                return ConstraintGuide.separation(diameter, float(weight))
             raise ValueError(
                 f"guide {word!r}: the data do not say how large the robots are; say how far apart they shall keep, as "
                 "separation:METRES=WEIGHT."
