@@ -19,8 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from figures import RESULTS, Figure, record
-from scipy.stats import bootstrap
+from figures import RESULTS, Figure, median, record
 
 from diffplan.datasets.arrays import npy_header
 from diffplan.datasets.manifest import FileEntry, Manifest, ShardEntry, shard_folder
@@ -90,10 +89,7 @@ def measure_speed(figure: str, read: Callable[[], int], episodes: int, baselines
         start = time.process_time()
         count = sum(read() for _ in range(20))
         speeds.append(count / 1e9 / (time.process_time() - start))
-    low, high = bootstrap((speeds[1:],), np.median, method="percentile", rng=0).confidence_interval
-    return Figure(
-        figure, float(np.median(speeds[1:])), float(low), float(high), "GB/s", 1, episodes, COMMAND, baselines
-    )
+    return median(figure, speeds[1:], "GB/s", 1, episodes, COMMAND, baselines)
 
 
 def windows_of(store: TrajectoryStore) -> Callable[[], int]:

@@ -3,10 +3,8 @@
 import argparse
 import time
 
-import numpy as np
 import torch
-from figures import RESULTS, Figure, record
-from scipy.stats import bootstrap
+from figures import RESULTS, Figure, median, record
 
 import diffplan as dp
 from diffplan.planners import make_scheduler
@@ -29,9 +27,7 @@ def measure(figure: str, planner: dp.DiffusionPlanner, observations: dict, num_s
         started = time.perf_counter()
         planner(observations, num_samples=num_samples, seed=seed)
         times.append(1e3 * (time.perf_counter() - started))
-    times = times[5:]
-    low, high = bootstrap((times,), np.median, method="percentile", rng=0).confidence_interval
-    return Figure(figure, float(np.median(times)), float(low), float(high), "ms", 1, REPEATS, COMMAND)
+    return median(figure, times[5:], "ms", 1, REPEATS, COMMAND, {})
 
 
 def main() -> None:

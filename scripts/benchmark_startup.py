@@ -9,9 +9,7 @@ import resource
 import subprocess
 import sys
 
-import numpy as np
-from figures import RESULTS, Figure, record
-from scipy.stats import bootstrap
+from figures import RESULTS, Figure, median, record
 
 COMMAND = "python scripts/benchmark_startup.py"
 REPEATS = 30
@@ -30,8 +28,7 @@ def measure(figure: str, code: str, repeats: int, baselines: dict[str, Figure]) 
     """The median over ``repeats`` interpreters, after one that warms the disk cache."""
     cpu_seconds(code)
     times = [cpu_seconds(code) for _ in range(repeats)]
-    low, high = bootstrap((times,), np.median, method="percentile", rng=0).confidence_interval
-    return Figure(figure, float(np.median(times)), float(low), float(high), "s", 0, repeats, COMMAND, baselines)
+    return median(figure, times, "s", 0, repeats, COMMAND, baselines)
 
 
 def main() -> None:

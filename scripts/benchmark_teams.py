@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 from benchmark_control import FOLDER, planner_of
-from figures import RESULTS, Figure, one_thread, record, resampled
-from scipy.stats import bootstrap
+from figures import RESULTS, Figure, median, one_thread, record, resampled
 
 import diffplan as dp
 from diffplan.evaluation import Interval, mean_interval, share_interval
@@ -170,9 +169,7 @@ def replan_ms(seed: int = 0, repeats: int = 200) -> Figure:
         return 1e3 * (time.process_time() - started), data or b""
 
     def measured(label: str, times: Sequence[float], beside: dict[str, Figure]) -> Figure:
-        low, high = bootstrap((times,), np.median, method="percentile", rng=0).confidence_interval
-        command = COMMAND.format(seeds=1, episodes=100)
-        return Figure(label, float(np.median(times)), float(low), float(high), "ms", 1, len(times), command, beside)
+        return median(label, times, "ms", 1, len(times), COMMAND.format(seeds=1, episodes=100), beside)
 
     *others, last = (TeamMember(planner, name, Manners(repeat_every=1)) for name in env.agents)
     later, first = [], []

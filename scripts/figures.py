@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from diffplan.evaluation import Interval
 from diffplan.files import atomic_path, nan_to_none, read_json, write_json
@@ -100,6 +101,14 @@ def resampled(statistic: Callable[[np.ndarray], Any], columns: Sequence[Sequence
     chosen = rng.integers(seeds, size=(4_000, seeds, 1)), rng.integers(episodes, size=(4_000, seeds, episodes))
     low, high = np.nanquantile(statistic(rows[:, *chosen].mean((-1, -2))), (0.025, 0.975))
     return Interval(float(statistic(rows.mean((1, 2)))), float(low), float(high))
+
+
+def median(
+    name: str, values: Sequence[float], unit: str, seeds: int, episodes: int, command: str, beside: dict[str, Figure]
+) -> Figure:
+    """Of measurements, with its 95 % bootstrap interval."""
+    low, high = bootstrap((values,), np.median, method="percentile", rng=0).confidence_interval
+    return Figure(name, float(np.median(values)), float(low), float(high), unit, seeds, episodes, command, beside)
 
 
 def kept(path: Path, episodes: int, column: str = "success") -> dict[str, Any] | None:
