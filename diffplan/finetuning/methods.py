@@ -146,11 +146,9 @@ class CriticMethod(Method):
         )
 
     def team(self, acting: "Acting", exploration: "Exploration | None" = None) -> "Team":
-        """Who acts, also with ``exploration``."""
         return acting.policy(self.planner, exploration)
 
     def refining(self, reach: float, price: float) -> None:
-        """From now on first actions are refined so far, at this price; values are to be of a team that does so."""
         self.critics.reach, self.critics.price = reach / 2, price
         if self.learning.expectile is None:
             self.critics.expectile = default_expectile(reach)
@@ -159,7 +157,6 @@ class CriticMethod(Method):
         """Hears of a round's episodes and their seeds, before it learns."""
 
     def learn(self, update: int, rng: np.random.Generator) -> dict[str, float]:
-        """Takes one step, a function of nothing but ``rng`` and what ``tensors`` gives; returns its losses."""
         value, how = self.critics.value, self.learning
         batch = self.replay.transitions(how.critic_batch_size, rng, value.config.discount, how.return_steps)
         self.critics.optimizer.param_groups[0]["lr"] = self.pace * how.critic_learning_rate
@@ -177,7 +174,6 @@ class CriticMethod(Method):
         self._value.load_state_dict(self.critics.follower.state_dict())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, by name."""
         found = {f"critics.{name}": tensor for name, tensor in self.critics.tensors().items()}
         for own, (network, optimizer) in self.own.items():
             held = network.state_dict() | optimizer_tensors([optimizer], dict(network.named_parameters()))
@@ -185,7 +181,6 @@ class CriticMethod(Method):
         return found
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Takes on what ``tensors`` gave."""
         self.critics.load(below("critics.", tensors))
         self.settle()
         for own, (network, optimizer) in self.own.items():
@@ -194,19 +189,15 @@ class CriticMethod(Method):
             load_optimizer_tensors([optimizer], dict(network.named_parameters()), mine)
 
     def parts(self) -> dict[str, nn.Module]:
-        """The networks that the planner acts by and that may change."""
         return {"denoiser": self.planner.denoiser, "value": self._value}
 
     def members(self) -> list["CriticMethod"]:
-        """Who learns."""
         return [self]
 
     def planners(self) -> dict[str, DiffusionPlanner]:
-        """What a run leaves, by the folder in which it is saved."""
         return {"planner": self.planner}
 
     def go_back(self, acting: dict[str, Tensor]) -> None:
-        """Starts again from weights that ``acting`` gave: optimisers forget, steps are half as large."""
         self.act_by(acting)
         for network in (self.critics.value, self.critics.follower):
             network.load_state_dict(self._value.state_dict())
