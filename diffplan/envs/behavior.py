@@ -59,7 +59,7 @@ class SkilledPolicy:
             raise ValueError(f"style={style!r}; choose one of {(*styles, 'mixed')}.")
         if skill == "random" and style != "mixed":
             raise ValueError(f"style={style!r}, but skill='random' drives in none; leave the style out.")
-        self.expert, self.skill, self.style, self.styles, self.noise = expert, skill, style, styles, noise
+        self.expert, self.skill, self.style, self.noise = expert, skill, style, noise
         self.noise_at_rest, self.styles_of = noise_at_rest, styles_of or (lambda env: styles)
         self.labels: dict[str, str | int | float | bool] = {}
 
