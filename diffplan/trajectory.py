@@ -169,9 +169,8 @@ class Cells:
     @classmethod
     def unknown(cls, spec: JointSpec, horizon: int) -> Self:
         """A grid in which nothing is known."""
-        N = spec.num_agents
-        blank = np.full((N, horizon, spec.size), np.nan, np.float32)
-        return cls(blank[..., : spec.observation_size].copy(), blank[..., spec.observation_size :].copy())
+        N, O, A = spec.num_agents, spec.observation_size, spec.action_size
+        return cls(np.full((N, horizon, O), np.nan, np.float32), np.full((N, horizon, A), np.nan, np.float32))
 
     def merge(self, other: "Cells") -> "Cells":
         """The cells of both; where both know an entry, ``other`` wins, and where it knows any, its noise level."""
@@ -281,7 +280,7 @@ class Plan:
         """One candidate, as a plan with S = 1. Raises ``IndexError`` when there is none of this index."""
         if not -self.num_samples <= index < self.num_samples:
             raise IndexError(f"sample {index} of a plan of {self.num_samples}.")
-        keep = slice(index, index + 1) if index != -1 else slice(-1, None)
+        keep = slice(index, index + 1 or None)  # to the end, not to 0, where index is -1
         values = None if self.values is None else self.values[keep]
         chain = None if self.chain is None else self.chain[:, keep]
         return dataclasses.replace(

@@ -36,7 +36,7 @@ def projected(plan: Plan, constraint: ConstraintGuide) -> Plan:
         raise TypeError(f"constraint={constraint!r}; give a ConstraintGuide, e.g. ConstraintGuide.separation(0.3).")
     constraint.requirement(plan.spec)
     width = plan.spec.observation_size
-    cells = torch.from_numpy(np.concatenate([plan.observations, plan.actions], axis=-1))[None]
+    cells = torch.from_numpy(plan.grid)[None]
     mask = torch.from_numpy(plan.agent_mask)[None]
     unreadable = torch.full_like(cells, torch.nan)
     movable = mask[0, :, None, None].repeat(1, *cells.shape[-2:])
