@@ -217,7 +217,7 @@ class JointSpec:
         Raises:
             ValueError: an agent that the spec does not have, or an observation of another width.
         """
-        return self._stack(observations, "observation", self.observation_size, "observation_size")
+        return self._stack(observations, "observation")
 
     def stack_actions(self, actions: Mapping[str, Any]) -> tuple[Float[np.ndarray, "N A"], Bool[np.ndarray, "N"]]:
         """Stacks {agent: action}; an agent without a key is absent, a choice may be its number.
@@ -228,20 +228,22 @@ class JointSpec:
             name: _one_hot(name, action, self.role_of(name).action_size) if self._chooses(name, action) else action
             for name, action in actions.items()
         }
-        return self._stack(whole, "action", self.action_size, "action_size")
+        return self._stack(whole, "action")
 
     def _chooses(self, name: str, action: Any) -> bool:
-        """Whether this is the number of a choice."""
+        """Whether an agent's action is a choice that is given as its number."""
         return name in self.agents and self.role_of(name).discrete and np.ndim(action) == 0
 
-    def _stack(self, values: Mapping[str, Any], what: str, width: int, size: str) -> tuple[np.ndarray, np.ndarray]:
+    def _stack(self, values: Mapping[str, Any], what: str) -> tuple[np.ndarray, np.ndarray]:
+        """Stacks observations or actions (``what`` says which), padded to the widest agent's."""
         foreign = [name for name in values if name not in self.agents]
         if foreign:
             raise ValueError(
                 f"{what}s of agents {foreign}, but the spec has {list(self.agents)}; rename with JointSpec.rename, or "
                 "plan for a larger team with planner.for_agents(env.joint_spec)."
             )
-        stacked = np.zeros((self.num_agents, width), np.float32)
+        size = f"{what}_size"
+        stacked = np.zeros((self.num_agents, getattr(self, size)), np.float32)
         mask = np.zeros(self.num_agents, bool)
         for index, name in enumerate(self.agents):
             if name not in values:
@@ -376,7 +378,7 @@ def _differing(one: Role, other: Role) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _one_hot(name: str, choice: Any, number: int) -> Float[np.ndarray, "A"]:
-    """A choice that is given as a number."""
+    """The one-hot vector of a choice that is given as its number."""
     if choice not in range(number):
         raise ValueError(f"action of agent {name!r} is {choice!r:.60}, expected a choice from 0 to {number - 1}.")
     return np.eye(number, dtype=np.float32)[int(choice)]
