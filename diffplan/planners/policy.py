@@ -146,9 +146,9 @@ class RecedingHorizonPolicy:
             raise ValueError(f"refine={refine}; give a number of standard deviations, 0 or more.")
         if not 0 <= refine_price < float("inf"):
             raise ValueError(f"refine_price={refine_price}; give a share of the returns' spread, 0 or more.")
-        if refine and planner.value_function is None:
-            raise ValueError(f"refine={refine} needs a planner with a value function; train one with train_value.")
-        if refine and planner.value_function is not None:
+        if refine:
+            if planner.value_function is None:
+                raise ValueError(f"refine={refine} needs a planner with a value function; train one with train_value.")
             check_value(planner.value_function, planner.spec)
         if num_samples is None:
             num_samples = CANDIDATES if refine else 1
