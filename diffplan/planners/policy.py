@@ -220,29 +220,27 @@ class RecedingHorizonPolicy:
         """
         spec, full = self.planner.spec, dict(seen)
         for name in full.keys() & spec.agents.keys():
-            static, value = spec.role_of(name).static, np.asarray(full[name])
-            if not static or value.shape != (spec.role_of(name).observation_size,) or value.dtype.kind not in "fiu":
+            role, value = spec.role_of(name), np.asarray(full[name])
+            if not role.static or value.shape != (role.observation_size,) or value.dtype.kind not in "fiu":
                 continue  # nothing to recall, or no observation, which is told later
-            known, before = np.isfinite(value), episode.seen.get(name)
-            if not known.all() and before is not None:
-                recalled = np.where(known, value, before)
-                if known.sum() > known[list(static)].sum():
-                    full[name] = value.copy()
-                    full[name][list(static)] = recalled[list(static)]
-                value = recalled
-            episode.seen[name] = value.copy()
+            known, static = np.isfinite(value), spec.static_mask[spec.names.index(name), : len(value)]
+            recalled = np.where(known, value, episode.seen.get(name, value))
+            if (known & ~static).any():
+                full[name] = np.where(static, recalled, value)
+            episode.seen[name] = recalled
         return full
 
     def _replan(self, due: list[tuple[_Episode, Observations]]) -> None:
+        """Plans for those that are due: first from noise, then those that go on from their last plan."""
         follows = self.warm_start_level is not None
-        warm = [one for one in due if follows and covers(one[0].plan, one[1]) and not one[0].cut]
-        cold = [one for one in due if not any(one is other for other in warm)]
+        warm = [follows and covers(episode.plan, seen) and not episode.cut for episode, seen in due]
         began = time.perf_counter()
-        for group in (cold, warm):
-            if group:
-                self._plan(group, group is warm, began)
+        for now in (False, True):
+            if group := [one for one, is_warm in zip(due, warm, strict=True) if is_warm == now]:
+                self._plan(group, now, began)
 
     def _plan(self, group: list[tuple[_Episode, Observations]], warm: bool, began: float) -> None:
+        """Plans for a group of episodes, in the time that is left since ``began``; late plans are not used."""
         questions = [
             Question(
                 seen,
