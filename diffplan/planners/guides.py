@@ -44,7 +44,8 @@ class Estimate:
     @cached_property
     def positions(self) -> Float[Tensor, "B S N H P"]:
         """Where the agents are planned to be (m). Raises ``ValueError`` when they have no positions of one width."""
-        return _entries(self.observations, _position_index(self.spec).to(self.observations.device))
+        index = _position_index(self.spec).to(self.observations.device)
+        return self.observations.take_along_dim(index[None, None, :, None], dim=-1)
 
     def among(self, agents: Sequence[str]) -> "Estimate":
         """The same plans of some of the agents alone."""
@@ -360,11 +361,6 @@ def _check_obstacles(spec: JointSpec) -> None:
             f"roles {blind} do not say where a planar position and round obstacles are observed, so there is nothing "
             "to keep clear of; set Role.position and Role.obstacles."
         )
-
-
-def _entries(observations: Float[Tensor, "B S N H O"], index: Int[Tensor, "N P"]) -> Float[Tensor, "B S N H P"]:
-    shape = (*observations.shape[:-1], index.shape[1])
-    return observations.gather(-1, index[:, None].expand(shape))
 
 
 def _gaps(
