@@ -108,11 +108,11 @@ class Message:
         return cls(spec.names[index], step, horizon, stride, cells)
 
     def path(self, now: int) -> Float[np.ndarray, "H D"]:
-        """The cells of every step from ``now`` on, interpolated; NaN beyond the last one that was told."""
+        """The cells of the H steps from ``now`` on, interpolated; NaN before the first and after the last told one."""
         past = min(max(0, now - self.step), self.horizon)
         early = min(max(0, self.step - now), self.horizon)
-        before, after = (np.full((number, self.cells.shape[1]), np.nan, np.float32) for number in (early, past))
-        return np.concatenate((before, self._every_step[past : self.horizon - early], after))
+        told = self._every_step[past : self.horizon - early]
+        return np.pad(told, ((early, past), (0, 0)), constant_values=np.nan)
 
     @cached_property
     def _every_step(self) -> Float[np.ndarray, "H D"]:
