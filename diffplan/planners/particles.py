@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.special import softmax
 from torch import Tensor
 
 from diffplan.datasets.normalizer import Normalizer
@@ -68,7 +69,7 @@ class PartnerParticles:
     @property
     def effective_sample_size(self) -> float:
         """How many particles count, 1 to S."""
-        return float(1 / np.square(_shares(self._log_weights)).sum())
+        return float(1 / np.square(softmax(self._log_weights)).sum())
 
     def observe(
         self, observations: Observations, past: Sequence[tuple[Observations, Actions]] = (), seed: int = 0
@@ -90,7 +91,7 @@ class PartnerParticles:
             worn = 2 * self._age >= self._plan.horizon  # half of what it foresaw is past
             if worn or self.effective_sample_size < self.num_particles / 2:
                 self._plan = self._propose(observations, past, seed, self._resampled(self._plan, seed))
-        return dataclasses.replace(self._plan, values=np.log(_shares(self._log_weights) + 1e-30).astype(np.float32))
+        return dataclasses.replace(self._plan, values=np.log(softmax(self._log_weights) + 1e-30).astype(np.float32))
 
     def _propose(
         self,
@@ -123,7 +124,7 @@ class PartnerParticles:
     def _resampled(self, plan: Plan, seed: int) -> Plan:
         """Particles drawn by weight (systematic resampling), all of equal weight."""
         place = (np.random.default_rng([seed, 1]).random() + np.arange(self.num_particles)) / self.num_particles
-        pick = np.searchsorted(np.cumsum(_shares(self._log_weights)), place).clip(max=self.num_particles - 1)
+        pick = np.searchsorted(np.cumsum(softmax(self._log_weights)), place).clip(max=self.num_particles - 1)
         return dataclasses.replace(plan, observations=plan.observations[pick], actions=plan.actions[pick], values=None)
 
 
@@ -171,8 +172,3 @@ class PartnerGuide(Guide):
             )
         if self.forecast.horizon != horizon or self.forecast.spec.names != spec.names:
             raise ValueError(f"forecast is {self.forecast}, but plans are of {list(spec.names)}, H={horizon}.")
-
-
-def _shares(log_weights: Float[np.ndarray, "S"]) -> Float[np.ndarray, "S"]:
-    shares = np.exp(log_weights - log_weights.max())
-    return np.asarray(shares / shares.sum())
