@@ -80,11 +80,9 @@ def draw_dots(axes: Axes, points: Float[np.ndarray, "n 2"], color: Color, size: 
 
 
 def style_map(axes: Axes) -> None:
-    """Equal scales on both axes over a hairline grid."""
+    """Equal scales on both axes over a hairline grid, without a frame."""
+    style_chart(axes)
     axes.set_aspect("equal")
-    axes.grid(color=HAIRLINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=MUTED)
     axes.spines[:].set_visible(False)
 
 
