@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation
@@ -38,11 +39,7 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
         ValueError: no runs, no metrics, or a line that is not a step and a loss; the message names the file.
         FileNotFoundError: there is no such file.
     """
-    named = runs if isinstance(runs, Mapping) else {"": runs}
-    if not named:
-        raise ValueError("no runs to draw; give a metrics.jsonl, a TrainingReport, or several with names.")
-    figure = Figure((6.4, max(3.6, 0.2 * len(named))), layout="constrained")
-    axes = figure.subplots()
+    named, figure, axes = _chart_of_runs(runs)
     for (name, run), color in zip(named.items(), itertools.cycle(AGENT_COLORS)):
         steps, losses = _losses(run)
         smooth = _running_mean(losses, max(1, len(losses) // 20))
@@ -57,6 +54,15 @@ def plot_learning_curve(runs: "Run | Mapping[str, Run]") -> Figure:
     if any(named):
         figure.legend(loc="outside right upper")
     return figure
+
+
+def _chart_of_runs(runs: Any) -> tuple[Mapping[str, Any], Figure, Axes]:
+    """{name: run}, the only one without a name where none is given, and an empty chart beside which names have room."""
+    named = runs if isinstance(runs, Mapping) else {"": runs}
+    if not named:
+        raise ValueError("no runs to draw; give a metrics.jsonl, the folder of a run, a report, or several with names.")
+    figure = Figure((6.4, max(3.6, 0.2 * len(named))), layout="constrained")
+    return named, figure, figure.subplots()
 
 
 def _losses(run: "Run") -> tuple[np.ndarray, np.ndarray]:
@@ -85,8 +91,8 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {number}: expected a dictionary in JSON, got {line[:60]!r}.") from error
+    except (ValueError, RecursionError):
+        row = None
     if not isinstance(row, dict):
         raise ValueError(f"{path}, line {number}: expected a dictionary in JSON, got {line[:60]!r}.")
     return row
@@ -124,11 +130,8 @@ def plot_finetuning(runs: "str | Path | FinetuningReport | Mapping[str, str | Pa
         ValueError: no runs, or none of the rows holds a score; the message names the file.
         FileNotFoundError: there is no such file.
     """
-    named = runs if isinstance(runs, Mapping) else {"": runs}
-    if not named:
-        raise ValueError("no runs to draw; give the folder of one, a FinetuningReport, or several with names.")
-    figure = Figure((6.4, max(3.6, 0.2 * len(named))), layout="constrained")
-    axes, marks = figure.subplots(), {}
+    named, figure, axes = _chart_of_runs(runs)
+    marks = {}
     for (name, run), color in zip(named.items(), itertools.cycle(AGENT_COLORS)):
         (steps, score, low, high, undone), pretrained = _scores(run)
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
