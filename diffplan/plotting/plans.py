@@ -105,7 +105,7 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     titles = ("nobody is told anything", fill(", ".join(f"{name} {what}" for name, what in told.items()), 36))
     goals = _goals(given)
     for axes, plan, title, marked in zip(figure.subplots(1, 2), (free, given), titles, ((), told), strict=True):
-        _draw_from_above(axes, plan, names, goals=goals, told=marked)
+        _draw_from_above(axes, plan, names, None, goals, told=marked)
         axes.set(title=title, xlabel="x (m)")
     low, high = square_around(np.concatenate([axes.dataLim.get_points() for axes in figure.axes]))
     for axes in figure.axes:
@@ -172,11 +172,12 @@ def _draw_from_above(
     axes: Axes,
     plan: Plan,
     names: list[str],
-    executed: Trajectory | None = None,
-    goals: Mapping[str, Sequence[float]] | None = None,
+    executed: Trajectory | None,
+    goals: Mapping[str, Sequence[float]],
     told: Collection[str] = (),
 ) -> None:
-    best, every, goals = plan.best(), _dot_spacing(plan), goals or {}
+    """Draws the paths of agents with a position, their goals, and what is around them; who is told has a dark edge."""
+    best, every = plan.best(), _dot_spacing(plan)
     paths = {name: best.positions(name)[0, :, :2] for name in names}
     draw_surroundings(axes, plan, names)
     scale = _dot_scale([*paths.values()], axes.dataLim.get_points() if axes.patches else np.zeros((0, 2)))
