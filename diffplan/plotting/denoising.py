@@ -15,7 +15,7 @@ from diffplan.plotting.style import (
     agent_color,
     draw_candidates,
     draw_dots,
-    has_position,
+    placed,
     square_around,
 )
 from diffplan.trajectory import Plan
@@ -64,7 +64,7 @@ def _denoising_paths(plan: Plan) -> list[dict[str, np.ndarray]]:
     """For every denoising step, {agent: S paths of H points} of the agents that are there and have a position."""
     if plan.chain is None:
         raise ValueError("the plan has no denoising chain; make it with planner(..., return_chain=True).")
-    names = [name for name in plan.present if has_position(plan.spec, name)]
+    names = placed(plan.spec, plan.present)
     if not names:
         raise ValueError(f"no agent of {plan.spec} has a position to draw; set Role.position, or use plot_plan.")
     place = {name: (plan.spec.names.index(name), plan.spec.role_of(name).position[:2]) for name in names}

@@ -23,7 +23,7 @@ from diffplan.plotting.style import (
     draw_dots,
     draw_interval,
     executed_path,
-    has_position,
+    placed,
     style_chart,
     style_map,
 )
@@ -86,7 +86,7 @@ def plot_dataset(store: TrajectoryStore, by: str | None = None, episodes: int = 
         raise ValueError(f"{store.path} holds no episodes yet; collect some with `diffplan collect`.")
     by, groups = _group(store, by)
     drawn = {value: [store[int(i)] for i in _spread(index, episodes)] for value, index in groups.items()}
-    mapped = any(has_position(store.spec, name) for name in store.spec.names)
+    mapped = placed(store.spec, store.spec.names)
     columns = min(len(groups), PANELS_A_ROW)
     panel = 0.6 + min(2.7, 7.9 / columns * _height_to_width(drawn)) if mapped else 0
     rows = -(-len(groups) // columns)
@@ -133,7 +133,7 @@ def _spread(index: Int[np.ndarray, "episodes"], number: int) -> Int[np.ndarray, 
 def _height_to_width(drawn: dict[str, list[Trajectory]]) -> float:
     """Of the area that all paths cover; that of a square where nobody is there."""
     episodes = [episode for some in drawn.values() for episode in some]
-    names = [name for name in episodes[0].spec.names if has_position(episodes[0].spec, name)]
+    names = placed(episodes[0].spec, episodes[0].spec.names)
     places = np.concatenate([executed_path(one, name) for one in episodes for name in names])
     if np.isnan(places).all():
         return 1.0
@@ -146,18 +146,18 @@ def _draw_paths(figure: FigureBase, drawn: dict[str, list[Trajectory]], columns:
     grid = figure.subplots(-(-len(drawn) // columns), columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(drawn) :]:
         axes.set_axis_off()
+    spec = next(iter(drawn.values()))[0].spec
+    names = placed(spec, spec.names)
     for axes, (value, episodes) in zip(grid.flat, drawn.items(), strict=False):
         for episode in episodes:
-            for name in filter(lambda name: has_position(episode.spec, name), episode.spec.names):
-                path, color = executed_path(episode, name), agent_color(episode.spec, name)
+            for name in names:
+                path, color = executed_path(episode, name), agent_color(spec, name)
                 if np.isnan(path).all():
                     continue
                 axes.plot(*path.T, color=color, linewidth=1, alpha=float(np.clip(6 / len(episodes), 0.15, 0.8)))
                 draw_dots(axes, path[np.isfinite(path).all(1)][:1], color, size=14)
         style_map(axes)
         axes.set_title(value)
-    spec = next(iter(drawn.values()))[0].spec
-    names = [name for name in spec.names if has_position(spec, name)]
     named = names[:MOST_NAMED]
     handles = [Line2D([], [], color=agent_color(spec, name), linewidth=3, label=name) for name in named]
     if len(names) > len(named):

@@ -24,7 +24,7 @@ from diffplan.plotting.style import (
     draw_candidates,
     draw_dots,
     executed_path,
-    has_position,
+    placed,
     square_around,
     style_chart,
     style_map,
@@ -59,7 +59,7 @@ def plot_plan(
         raise ValueError("the plan has no agents that are there; plan at a step at which somebody is.")
     goals = _goals(plan) if goals is None else goals
     _check_agents(plan, executed, goals)
-    mapped = [name for name in names if has_position(plan.spec, name)]
+    mapped = placed(plan.spec, names)
     timed = [name for name in names if name not in mapped]
     width, height = 6.4 * bool(mapped), 0.6 + 1.8 * len(timed)
     if mapped:
@@ -93,7 +93,7 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
     Raises:
         ValueError: the plans are of different agents, of none with an x and a y, or ``told`` names others.
     """
-    names = [name for name in given.present if has_position(given.spec, name)]
+    names = placed(given.spec, given.present)
     if free.present != given.present:
         raise ValueError(f"plans of {free.present} and {given.present}; both must be of the same agents.")
     if not names:
@@ -127,10 +127,10 @@ def _legend_height(names: Collection[str]) -> float:
 def _goals(plan: Plan) -> dict[str, Sequence[float]]:
     """Where agents are known to want to be (m), that is, in all candidates alike."""
     found: dict[str, Sequence[float]] = {}
-    for name in plan.present:
+    for name in placed(plan.spec, plan.present):
         entries = list(plan.spec.role_of(name).goal)
         places = plan.observations[:, plan.spec.names.index(name), 0, entries]
-        if len(entries) >= 2 and has_position(plan.spec, name) and np.ptp(places, axis=0).max() < 1e-3:
+        if entries and np.ptp(places, axis=0).max() < 1e-3:
             found[name] = places[0, :2].tolist()
     return found
 

@@ -1,5 +1,6 @@
 """The look that all pictures share: colours, lines, type sizes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def agent_color(spec: JointSpec, agent: str) -> Color:
     return AGENT_COLORS[spec.names.index(agent) % len(AGENT_COLORS)]
 
 
-def has_position(spec: JointSpec, agent: str) -> bool:
-    """Whether an agent can be drawn from above: its observation holds at least x and y."""
-    return len(spec.role_of(agent).position) >= 2
+def placed(spec: JointSpec, agents: Sequence[str]) -> list[str]:
+    """Those of the agents that can be drawn from above: whose observations hold at least x and y."""
+    return [name for name in agents if len(spec.role_of(name).position) >= 2]
 
 
 def counted(number: int, noun: str) -> str:
