@@ -43,12 +43,11 @@ class OneHotActions(BaseParallelWrapper[str, np.ndarray, np.ndarray]):
         self.joint_spec = replace(derived, roles=derived.roles | roles)
 
     def _role(self, role: Role, name: str) -> Role:
+        """The role of an agent as it sees and acts here: whether it chooses, and which entries say what is legal."""
         chooses = isinstance(self.env.action_space(name), Discrete)
-        masked = (
-            chooses and isinstance(self.env.observation_space(name), Dict) and isinstance(self._observed[name], Box)
-        )
+        joined = isinstance(self.env.observation_space(name), Dict) and isinstance(self._observed[name], Box)
         legal = tuple(range(role.observation_size - role.action_size, role.observation_size))
-        return replace(role, discrete=role.discrete or chooses, legal=legal if masked else role.legal)
+        return replace(role, discrete=role.discrete or chooses, legal=legal if joined else role.legal)
 
     def observation_space(self, agent: str) -> Space[Any]:
         return self._observed[agent]

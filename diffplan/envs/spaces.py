@@ -34,11 +34,9 @@ def spec_from_env(env: Any, dt: float = 1.0) -> JointSpec:
         return stated
     roles = {name: _role(env, name) for name in env.possible_agents}
     stems = {name: str(name).rstrip("0123456789").rstrip("_") or name for name in roles}
-    widths = {stem: [role for name, role in roles.items() if stems[name] == stem] for stem in stems.values()}
-    agents = {
-        name: stems[name] if all(role == widths[stems[name]][0] for role in widths[stems[name]]) else name
-        for name in roles
-    }
+    of_stem = {stem: [role for name, role in roles.items() if stems[name] == stem] for stem in stems.values()}
+    shared = [stem for stem, same in of_stem.items() if all(role == same[0] for role in same)]
+    agents = {name: stem if stem in shared else name for name, stem in stems.items()}
     return JointSpec(agents, {agents[name]: role for name, role in roles.items()}, dt)
 
 
