@@ -67,7 +67,7 @@ class Style:
     @classmethod
     def of_labels(cls, labels: Mapping[str, Any], prefix: str = "") -> Self:
         """The style that ``labels`` wrote."""
-        return cls(**{name: labels[prefix + name] for name in cls.__dataclass_fields__})
+        return cls(**{field.name: labels[prefix + field.name] for field in dataclasses.fields(cls)})
 
     def tempo(self, time: float) -> float:
         """The speed that it wants (m/s), ``time`` seconds into the episode, with nobody in its way."""
@@ -152,8 +152,9 @@ class Walker:
     @property
     def style(self) -> Style:
         """How it moves now."""
-        changed = self._switch is not None and self._step * self._dt >= self._switch[0]
-        return self._switch[1] if changed and self._switch else self._style
+        if self._switch is not None and self._step * self._dt >= self._switch[0]:
+            return self._switch[1]
+        return self._style
 
     @property
     def points(self) -> Float[np.ndarray, "C 2"]:
