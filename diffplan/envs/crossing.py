@@ -176,16 +176,13 @@ class CrossingEnv(SceneEnv):
             now, told = self._observe(self._there)
             observations |= now
             infos |= {name: infos.get(name, one) | {"sensed": one["sensed"]} for name, one in told.items()}
-        shown = acted | self._there
         self.agents = self._names(self._there)
-        rewards, terminated, truncated = (np.where(acted, one, 0) for one in (rewards, terminated, truncated))
-        return (
-            observations,
-            dict(zip(self._names(shown), rewards[shown].tolist(), strict=True)),
-            dict(zip(self._names(shown), terminated[shown].astype(bool).tolist(), strict=True)),
-            dict(zip(self._names(shown), truncated[shown].astype(bool).tolist(), strict=True)),
-            infos,
+        shown = acted | self._there
+        paid, ended, cut = (  # who has just entered did nothing yet
+            dict(zip(self._names(shown), one[shown].tolist(), strict=True))
+            for one in (np.where(acted, rewards, 0.0), terminated & acted, truncated & acted)
         )
+        return observations, paid, ended, cut, infos
 
     def _outcome(self, touched: Robots) -> tuple[Robots, Robots, Robots]:
         """Who has succeeded, for whom that or a contact is the end, and who is called away."""
