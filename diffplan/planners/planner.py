@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -306,9 +307,9 @@ class DiffusionPlanner(Components, DiffusionPipeline):
         levels = noise_levels(self.scheduler, sampling.num_inference_steps, sampling.first_level(questions))
         number = deadline.affordable(sampling.num_samples, len(levels) - 1, len(questions))
         guidance = self._guidance(sampling, grid, levels)
-        noise = torch.stack([self._noise(question.seed, number) for question in questions])
+        seeds = [question.seed for question in questions]
+        noise = torch.stack([self._noise(seed, number) for seed in seeds])
         start = first_sample(self, questions, grid, noise, levels[0])
-        seeds = [one.seed for one in questions]
         chain = self._walk(start, grid, levels, sampling, latents, guidance, deadline, seeds)
         plain = dataclasses.replace(sampling, guides=(), resample=False)
         chain[-1] = finished(
@@ -338,9 +339,8 @@ class DiffusionPlanner(Components, DiffusionPipeline):
         return guidance
 
     def _noise(self, seed: int, num_samples: int) -> Float[Tensor, "S N W D"]:
-        generator = torch.Generator().manual_seed(int(seed))
         shape = (num_samples, self.spec.num_agents, self.history + self.horizon, self.spec.size)
-        return torch.randn(shape, generator=generator).to(self.device)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))).to(self.device)
 
     def _walk(
         self,
@@ -356,17 +356,19 @@ class DiffusionPlanner(Components, DiffusionPipeline):
         """Runs the network down the levels; what is the same for the whole batch is computed once."""
         known, exists, ceiling = grid.for_candidates(len(sample))
         heard = ceiling < 1
-        if sampling.resample and heard.any():
-            raise ValueError("resample=True takes no given cells with a noise level; leave it out, or give them whole.")
         waiting = ceiling if heard.any() else None
+        if sampling.resample and waiting is not None:
+            raise ValueError("resample=True takes no given cells with a noise level; leave it out, or give them whole.")
         if latents is not None:
             latents = latents.repeat_interleave(len(sample) // len(latents), 0)
         estimate = self.estimator(known, exists, len(sample), sampling, waiting, latents)
 
         def stop() -> bool:
-            if deadline is not None and sample.is_cuda:
+            if deadline is None:
+                return False
+            if sample.is_cuda:
                 torch.cuda.synchronize(sample.device)
-            return deadline is not None and deadline.over(len(sample))
+            return deadline.over(len(sample))
 
         if deadline is not None:
             deadline.start()
@@ -375,13 +377,11 @@ class DiffusionPlanner(Components, DiffusionPipeline):
             with torch.inference_mode():  # a tenth of a plan
                 return denoise_grid(estimate, sample, known, levels, second_order, stop, waiting)
 
-        def guided(sample: Tensor, level: float) -> tuple[Tensor, Tensor]:
-            return guidance.guided(estimate, sample, level, known, ~known & exists & ~heard[..., None])
-
+        guided = partial(guidance.guided, estimate, known=known, free=~known & exists & ~heard[..., None])
         if sampling.resample:
             generators = [torch.Generator().manual_seed(int(seed) + 1) for seed in seeds]
             return steer_particles(guided, guidance.particle_weight, sample, known, levels, generators, stop)
-        return denoise_grid(lambda *point: guided(*point)[1], sample, known, levels, second_order, stop, waiting)
+        return denoise_grid(lambda *at: guided(*at)[1], sample, known, levels, second_order, stop, waiting)
 
     def estimator(
         self,
