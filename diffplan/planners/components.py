@@ -61,32 +61,34 @@ def check_parts(
         raise TypeError(f"the denoiser is a {kind}; derive yours from JointDenoiser, whose settings and methods count.")
     check_default_dtype()
     check_scheduler(scheduler)
-    if (shape := np.shape(normalizer.config.center)) != (len(spec.roles), spec.size):
-        wanted = (len(spec.roles), spec.size)
+    wanted = (len(spec.roles), spec.size)
+    if (shape := np.shape(normalizer.config.center)) != wanted:
         raise ValueError(f"the normalizer has [roles, entries] {shape}, the spec {wanted}; use that of the dataset.")
     if value_function is not None:
         check_value(value_function, spec)
     if horizon < 1 or history < 0:
         raise ValueError(f"horizon={horizon}, history={history}; give 1 or more, and 0 or more steps.")
-    told = denoiser.config  # where the present is counts only there
-    if told.history != history and (told.from_present or len(told.position)):
-        raise ValueError(f"the denoiser was made for history={told.history}, not {history}.")
-    if denoiser.config.window != history + horizon:
-        raise ValueError(f"the denoiser was made for {denoiser.config.window} cells, not {history + horizon}.")
-    if denoiser.config.size != spec.size or denoiser.config.num_roles != len(spec.roles):
+    made_for = denoiser.config
+    if made_for.history != history and (made_for.from_present or len(made_for.position)):  # else it asks for no present
+        raise ValueError(f"the denoiser was made for history={made_for.history}, not {history}.")
+    if made_for.window != history + horizon:
+        raise ValueError(f"the denoiser was made for {made_for.window} cells, not {history + horizon}.")
+    if (made_for.size, made_for.num_roles) != (spec.size, len(spec.roles)):
         raise ValueError(
-            f"the denoiser was made for D={denoiser.config.size} and {denoiser.config.num_roles} roles, "
+            f"the denoiser was made for D={made_for.size} and {made_for.num_roles} roles, "
             f"but the spec has D={spec.size} and {len(spec.roles)}; use the spec of its training."
         )
     if noise_policy is not None:
         expected = {"size": spec.size, "window": history + horizon, "history": history, "num_roles": len(spec.roles)}
-        got = {name: noise_policy.config[name] for name in expected}
-        if got != expected:
+        if (got := {name: noise_policy.config[name] for name in expected}) != expected:
             raise ValueError(
                 f"the noise policy was made for {got}, the planner has {expected}; make both for one dataset."
             )
-    if encoder is None:
-        return
+    if encoder is not None:
+        _check_encoder(encoder, made_for.latent_size, spec, history)
+
+
+def _check_encoder(encoder: PartnerEncoder, latent_size: int, spec: JointSpec, history: int) -> None:
     if (encoder.config.size, encoder.config.num_roles) != (spec.size, len(spec.roles)):
         raise ValueError(
             f"the partner encoder was made for D={encoder.config.size} and {encoder.config.num_roles} roles, the spec "
@@ -97,10 +99,10 @@ def check_parts(
             f"the partner encoder reads {encoder.config.history} past cells, the planner has history={history}; "
             "make both for one dataset."
         )
-    if encoder.config.latent_size != denoiser.config.latent_size:
+    if encoder.config.latent_size != latent_size:
         raise ValueError(
-            f"the partner encoder's latent_size={encoder.config.latent_size}, the denoiser's "
-            f"{denoiser.config.latent_size}; make the planner with for_dataset(dataset, partner_encoder=encoder)."
+            f"the partner encoder's latent_size={encoder.config.latent_size}, the denoiser's {latent_size}; "
+            "make the planner with for_dataset(dataset, partner_encoder=encoder)."
         )
 
 
