@@ -47,8 +47,7 @@ def infer(
     unasked = torch.tensor([question.latents is None for question in questions], device=values.device)
     latents = torch.where(unasked[:, None, None], code.mean, latents)
     families, chances = tuple(encoder.config.families), code.logits.softmax(-1).cpu().numpy()
-    beliefs = [Belief(one, families, row) for one, row in zip(latents.cpu().numpy(), chances, strict=True)]
-    return latents, list(beliefs)
+    return latents, [Belief(one, families, row) for one, row in zip(latents.cpu().numpy(), chances, strict=True)]
 
 
 def first_sample(
