@@ -454,11 +454,11 @@ def planner_folder(line: dp.TrajectoryDataset, folder: Path, value: dp.ValueFunc
 
 
 def test_a_planner_brings_its_value_function_along_if_it_has_one(line, average, tmp_path: Path) -> None:
-    components, _ = load_components(planner_folder(line, tmp_path / "with", average))
+    components, _ = load_components(planner_folder(line, tmp_path / "with", average), {})
     loaded = components["value_function"]
     assert loaded.config.discount == DISCOUNT and not loaded.training
     assert all(torch.equal(one, loaded.state_dict()[name]) for name, one in average.state_dict().items())
-    components, _ = load_components(planner_folder(line, tmp_path / "without", None))
+    components, _ = load_components(planner_folder(line, tmp_path / "without", None), {})
     assert components["value_function"] is None
 
 
@@ -468,14 +468,14 @@ def test_a_value_function_that_is_not_whole_is_refused(line, average, tmp_path: 
     kept = {name: value for name, value in manifest.items() if name != "value_function/config.json"}
     (folder / "manifest.json").write_text(json.dumps(kept))
     with pytest.raises(ValueError, match=r"lacks \['value_function/config.json'\]; save the planner again"):
-        load_components(folder)
+        load_components(folder, {})
     index = json.loads((folder / "model_index.json").read_text())
     for wrong in (["os", "system"], "ValueFunction.evil", [None, "x"]):
         (folder / "model_index.json").write_text(json.dumps({**index, "value_function": wrong}))
         hashes = {**manifest, "model_index.json": sha256(folder / "model_index.json")}
         (folder / "manifest.json").write_text(json.dumps(hashes))
         with pytest.raises(ValueError, match=r"value_function is of class .*, expected one of \['ValueFunction'\]"):
-            load_components(folder)
+            load_components(folder, {})
 
 
 def test_mistakes_are_named_before_any_work(line, average, tmp_path: Path) -> None:

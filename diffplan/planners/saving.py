@@ -76,7 +76,7 @@ def _recover(path: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_components(folder: Path, given: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_components(folder: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Checks every file against the manifest and builds the components and the planner's own settings.
 
     An optional component that the planner was saved without is None; those that are ``given`` are not read.
@@ -84,7 +84,6 @@ def load_components(folder: Path, given: Mapping[str, Any] | None = None) -> tup
     Raises:
         ValueError: a file is damaged, missing or foreign, or names a class that a planner does not have.
     """
-    given = given or {}
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
     if not isinstance(manifest, dict):
         raise ValueError(f"{folder} has no {MANIFEST}; save the planner again with save_pretrained.")
@@ -93,13 +92,12 @@ def load_components(folder: Path, given: Mapping[str, Any] | None = None) -> tup
         if not file.is_file() or sha256(file) != expected:
             raise ValueError(f"{file} is missing or damaged (SHA-256 differs from {MANIFEST}); restore it from a copy.")
     _check_listed(folder, manifest, [INDEX])
-    index = read_json(folder / INDEX)
-    found = index if isinstance(index, dict) else {}
-    if wrong := [name for name, kind in SETTINGS.items() if not isinstance(found.get(name), kind)]:
+    content = read_json(folder / INDEX)
+    index = content if isinstance(content, dict) else {}
+    if wrong := [name for name, kind in SETTINGS.items() if not isinstance(index.get(name), kind)]:
         raise ValueError(f"{folder / INDEX} lacks {', '.join(wrong)}, or holds no such thing; save the planner again.")
     absent = {name: None for name in OPTIONAL if index.get(name) in (None, [None, None])}
-    present = [name for name in COMPONENTS if name not in absent]
-    read = [name for name in present if name not in given]
+    read = [name for name in COMPONENTS if name not in absent and name not in given]
     _check_listed(folder, manifest, [f"{name}/{file}" for name in read for file in _files(name)])
     settings = {name: index.get(name) for name in SETTINGS}
     return absent | {name: _component(folder, index, name) for name in read} | dict(given), settings
@@ -146,9 +144,9 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
             f"{folder / INDEX}: {name} is of class {class_name!r}, expected one of {known}. A class of your own is not "
             f"looked for; give from_pretrained(..., {name}=) what it should be."
         )
-    file = folder / name / COMPONENTS[name][0].config_name
     if issubclass(matching[0], ModelMixin):
         return read_network(matching[0], folder / name)
+    file = folder / name / matching[0].config_name
     config = read_json(file)
     if not isinstance(config, dict):  # diffusers would take a word for the name of a model to download
         raise ValueError(f"{file} does not describe a {class_name}: it holds no dictionary; save the planner again.")
