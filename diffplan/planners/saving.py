@@ -125,7 +125,8 @@ def load_provenance(folder: Path, futures: bool = False) -> dict[str, Any]:
 
 def _files(name: str) -> list[str]:
     """The files of a component: its configuration, and weights if it is a network."""
-    return [COMPONENTS[name][0].config_name, *([WEIGHTS] if issubclass(COMPONENTS[name][0], ModelMixin) else [])]
+    kind = COMPONENTS[name][0]  # all schedulers have files of one name
+    return [kind.config_name, WEIGHTS] if issubclass(kind, ModelMixin) else [kind.config_name]
 
 
 def _check_listed(folder: Path, manifest: dict[str, Any], files: list[str]) -> None:
@@ -137,16 +138,16 @@ def _check_listed(folder: Path, manifest: dict[str, Any], files: list[str]) -> N
 def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
     entry = index.get(name)
     class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
-    matching = [one for one in COMPONENTS[name] if one.__name__ == class_name]
-    if not matching:
+    kind = next((one for one in COMPONENTS[name] if one.__name__ == class_name), None)
+    if kind is None:
         known = [one.__name__ for one in COMPONENTS[name]]
         raise ValueError(
             f"{folder / INDEX}: {name} is of class {class_name!r}, expected one of {known}. A class of your own is not "
             f"looked for; give from_pretrained(..., {name}=) what it should be."
         )
-    if issubclass(matching[0], ModelMixin):
-        return read_network(matching[0], folder / name)
-    file = folder / name / matching[0].config_name
+    if issubclass(kind, ModelMixin):
+        return read_network(kind, folder / name)
+    file = folder / name / kind.config_name
     config = read_json(file)
     if not isinstance(config, dict):  # diffusers would take a word for the name of a model to download
         raise ValueError(f"{file} does not describe a {class_name}: it holds no dictionary; save the planner again.")
@@ -155,7 +156,7 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
             f"{file}: num_train_timesteps={steps}, expected at most {MOST_TIMESTEPS:,}; save the planner again."
         )
     try:
-        return matching[0].from_config(config)
+        return kind.from_config(config)
     except MISFIT as error:
         raise ValueError(
             f"{file} does not describe a {class_name} ({shorten(str(error), 200)}); if another version of diffplan "
