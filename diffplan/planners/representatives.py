@@ -31,13 +31,12 @@ def representatives(plan: Plan, count: int, *, per_agent: bool = False, seed: in
     """
     if not 1 <= count <= plan.num_samples:
         raise ValueError(f"count={count} futures of a plan of {plan.num_samples} samples; plan with more num_samples.")
-    present = np.flatnonzero(plan.agent_mask)
-    paths = [plan.positions(plan.spec.names[agent]).reshape(plan.num_samples, -1) for agent in present]
-    groups = [present[[index]] for index in range(len(present))] if per_agent else [present]
+    present = np.flatnonzero(plan.agent_mask).tolist()
+    paths = {agent: plan.positions(plan.spec.names[agent]).reshape(plan.num_samples, -1) for agent in present}
+    groups = [[agent] for agent in present] if per_agent else [present]
     observations, actions = (np.repeat(part[:1], count, 0) for part in (plan.observations, plan.actions))
-    sizes = np.zeros(count)
-    for index, group in enumerate(groups):
-        features = np.concatenate([paths[index]] if per_agent else paths, axis=1).astype(np.float64)
+    for group in groups:
+        features = np.concatenate([paths[agent] for agent in group], axis=1).astype(np.float64)
         components, spread, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
         kept = (spread > 1e-6 * spread[0]) & (np.arange(len(spread)) < COMPONENTS)
         label, sizes = _clusters(components[:, kept] * spread[kept], count, seed)
@@ -45,14 +44,8 @@ def representatives(plan: Plan, count: int, *, per_agent: bool = False, seed: in
         share = 1 / plan.num_samples + share @ components[:, kept] @ components[:, kept].T
         for out, part in ((observations, plan.observations), (actions, plan.actions)):
             out[:, group] = np.tensordot(share, part[:, group], 1)
-    return dataclasses.replace(
-        plan,
-        observations=observations,
-        actions=actions,
-        values=None if per_agent else np.log(sizes / plan.num_samples).astype(np.float32),
-        terms={} if per_agent else {"share": np.log(sizes / plan.num_samples).astype(np.float32)},
-        chain=None,
-    )
+    futures = dataclasses.replace(plan, observations=observations, actions=actions, values=None, terms={}, chain=None)
+    return futures if per_agent else futures.with_term("share", np.log(sizes / plan.num_samples).astype(np.float32))
 
 
 def _clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
