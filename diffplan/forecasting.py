@@ -104,13 +104,7 @@ def evaluate_forecasts(
     if touch is not None and not 0 < touch < float("inf"):
         raise ValueError(f"touch={touch}; give a distance above 0, or None.")
     _check_fits(planner, dataset)
-    placed = [name for name, role in dataset.spec.roles.items() if role.position]
-    scored = placed if roles is None else [*roles]
-    if isinstance(roles, str) or not scored or set(scored) - set(placed):
-        raise ValueError(f"roles={roles!r} are not some of those that have a position, {placed}.")
-    widths = {name: len(dataset.spec.roles[name].position) for name in scored if name in dataset.spec.agents.values()}
-    if touch is not None and len(set(widths.values())) > 1:
-        raise ValueError(f"touch={touch}, but positions have {widths} entries; score roles= of one width, or no touch.")
+    scored = _scored_roles(dataset.spec, roles, touch)
     chosen = np.arange(len(dataset)) if windows is None else np.linspace(0, len(dataset) - 1, windows).astype(int)
     chosen, sampling = np.unique(chosen), Sampling(num_samples, num_inference_steps)
     agents, episodes, rows = [], [], []
@@ -135,6 +129,18 @@ def _check_fits(planner: DiffusionPlanner | Futures, dataset: TrajectoryDataset)
         raise TypeError(f"planner is a {type(planner).__name__}; give a DiffusionPlanner or Futures.")
     check_windows(dataset)
     check_horizon(dataset, sampler.horizon, sampler.history)
+
+
+def _scored_roles(spec: JointSpec, roles: Sequence[str] | None, touch: float | None) -> list[str]:
+    """The roles to score: all that have a position, or those asked for, if they are among these."""
+    placed = [name for name, role in spec.roles.items() if role.position]
+    scored = placed if roles is None else [*roles]
+    if isinstance(roles, str) or not scored or set(scored) - set(placed):
+        raise ValueError(f"roles={roles!r} are not some of those that have a position, {placed}.")
+    widths = {name: len(spec.roles[name].position) for name in scored if name in spec.agents.values()}
+    if touch is not None and len(set(widths.values())) > 1:
+        raise ValueError(f"touch={touch}, but positions have {widths} entries; score roles= of one width, or no touch.")
+    return scored
 
 
 def _drawn(
@@ -220,7 +226,7 @@ def recorded_question(episode: Trajectory, step: int, history: int, horizon: int
     """
     spec, there = episode.spec, episode.agent_mask
 
-    def acted(at: int) -> Actions:
+    def acted(at: int) -> Actions:  # as recorded, also beyond the bounds that unstack_actions keeps
         rows = zip(spec.names, episode.actions[at], there[at], strict=True)
         return {name: row[: spec.role_of(name).action_size] for name, row, here in rows if here}
 
