@@ -117,8 +117,7 @@ def message_topic(robot: int) -> str:
 
 def pack_view(spec: JointSpec, own: np.ndarray, sensed: Mapping[str, np.ndarray]) -> bytes:
     """The body of a ``VIEW``: what one robot observes and what it senses of its partners (NaN where it cannot know)."""
-    names = list(spec.names)
-    partners = (INDEX.pack(names.index(name)) + _numbers(seen) for name, seen in sensed.items())
+    partners = (INDEX.pack(spec.names.index(name)) + _numbers(seen) for name, seen in sensed.items())
     return _numbers(own) + b"".join(partners)
 
 

@@ -141,8 +141,9 @@ def run_team(
         end = np.inf if seconds is None else begin + seconds
 
         def before_step(step: int) -> None:
-            for name in [name for name, when in kill.items() if when == step]:
-                robots[name].kill()
+            for name, when in kill.items():
+                if when == step:
+                    robots[name].kill()
             bar.update(task, completed=time.monotonic() - begin if most == np.inf else len(reports))
 
         while len(reports) < most and time.monotonic() < end:

@@ -17,7 +17,7 @@ from pettingzoo import ParallelEnv
 from diffplan.evaluation import Tally
 from diffplan.processes.frames import WORLD, Counters, Frame, Kind, action_topic, pack_view, unpack_action, view_topic
 from diffplan.processes.transport import Bus
-from diffplan.spec import Actions, JointSpec, Observations, sensed_by
+from diffplan.spec import Actions, Infos, JointSpec, Observations, sensed_by
 
 SETTING_OUT = 1.0  # seconds, or a period where that is longer
 
@@ -131,10 +131,11 @@ class World:
         self._due = time.monotonic()
         return self._due - began
 
-    def _show(self, step: int, observations: dict[str, np.ndarray], infos: dict[str, dict[str, Any]]) -> None:
-        for name in self.env.agents:
-            sensed = sensed_by(name, {one: observations[one] for one in self.env.agents}, infos, self.spec)
-            view = pack_view(self.spec, observations[name], sensed)
+    def _show(self, step: int, observations: Observations, infos: Infos) -> None:
+        """Tells every robot what it observes and senses."""
+        there = {name: observations[name] for name in self.env.agents}
+        for name, observation in there.items():
+            view = pack_view(self.spec, observation, sensed_by(name, there, infos, self.spec))
             self.bus.publish(view_topic(self.index[name]), Frame(Kind.VIEW, WORLD, self._episode, step, view))
         for name in set(self.robots) - set(self.env.agents):
             self._answers(name)  # of one that has not entered, nothing but that it waits
