@@ -120,16 +120,7 @@ class TeamMember:
     def ask(self, observation: np.ndarray, sensed: Mapping[str, np.ndarray], step: int) -> Question:
         """The first half of ``act``: what to ask the planner."""
         sensed = {name: row for name, row in sensed.items() if np.isfinite(row).any()}
-        if self.step < 0:  # of another episode is what was heard before, if it is from later
-            self.heard = {name: message for name, message in self.heard.items() if message.step <= step}
-        if self.manners.senses_all:
-            self.heard = {name: message for name, message in self.heard.items() if name in sensed}
-        self._gap = step - self.step  # more than one, if it was too slow for some
-        last = shifted(self.plan, self._gap) if self.plan and covers(self.plan, sensed) else None
-        self.step = step
-        if self._past:
-            for _ in range(min(self._gap - 1, self.planner.history)):
-                self._past.append(self._unknown())
+        last = self._begin_step(sensed, step)
         heard = self._believed(sensed)
         strange = {name for name in heard if last and self._apart(name, heard[name], last) > self.manners.surprise}
         earlier = set(self.planner.spec.names[: self.index])
@@ -147,6 +138,20 @@ class TeamMember:
         seed = int(np.random.SeedSequence(stream).generate_state(1)[0])
         present = self._seen | {name: self._near[name] for name in heard if name not in sensed and self._lately(name)}
         return Question(present, tuple(self._past) if self.planner.history else (), given, last, seed)
+
+    def _begin_step(self, sensed: Mapping[str, np.ndarray], step: int) -> Plan | None:
+        """Forgets who cannot be meant any more, notes missed steps as unknown, and returns the last plan as seen from
+        this step; None where there is none of all who are sensed."""
+        if self.step < 0:  # of another episode is what was heard before, if it is from later
+            self.heard = {name: message for name, message in self.heard.items() if message.step <= step}
+        if self.manners.senses_all:
+            self.heard = {name: message for name, message in self.heard.items() if name in sensed}
+        self._gap = step - self.step  # more than one, if it was too slow for some
+        self.step = step
+        if self._past:
+            for _ in range(min(self._gap - 1, self.planner.history)):
+                self._past.append(self._unknown())
+        return shifted(self.plan, self._gap) if self.plan and covers(self.plan, sensed) else None
 
     def common(self, question: Question) -> Question | None:
         """The part of a first question that all others ask, too, if they sense the same; None where there is none."""
@@ -186,7 +191,7 @@ class TeamMember:
         self.stats.not_finite += not finite
         if finite:
             self.plan = plan
-            self.suppose(Question(self._seen), plan)
+            self.suppose(Question(self._seen), plan)  # for what it remembers of others
         elif self.plan is not None:
             self.plan = shifted(self.plan, self._gap)
         spec = self.planner.spec
@@ -314,7 +319,7 @@ def answers(asked: Sequence[tuple[TeamMember, Question]]) -> list[Plan]:
 def _answered_once(
     asked: Sequence[tuple[TeamMember, Question]], questions: Mapping[int, Question], num_samples: int = 1
 ) -> dict[int, Plan]:
-    """The same for questions of observations and seed alone; equal ones are asked once."""
+    """{place: plan} of questions that are observations and a seed alone; equal ones are asked once."""
     keys = {i: (one.seed, *((n, row.tobytes()) for n, row in one.observations.items())) for i, one in questions.items()}
     asker = {key: i for i, key in keys.items()}
     plans = _answered(asked, {i: questions[i] for i in asker.values()}, num_samples)
@@ -324,7 +329,7 @@ def _answered_once(
 def _answered(
     asked: Sequence[tuple[TeamMember, Question]], questions: Mapping[int, Question], num_samples: int = 1
 ) -> dict[int, Plan]:
-    """Plans for questions that all have a warm start or none, each with its place."""
+    """{place: plan} of questions that all have a warm start, or none of them."""
     if not questions:
         return {}
     member, first = asked[0][0], next(iter(questions.values()))

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -312,8 +312,8 @@ def _own(actions: Actions, seen: Observations) -> Actions:
     }
 
 
-def covers(plan: Plan | None, seen: Observations) -> bool:
-    """Whether there is a plan, and for every agent that is seen: it has none for one that joined since."""
+def covers(plan: Plan | None, seen: Collection[str]) -> bool:
+    """Whether there is a plan, and one for every agent that is seen; agents that joined since have none."""
     return plan is not None and set(seen) <= set(plan.present)
 
 

@@ -56,7 +56,7 @@ class DecentralizedTeam:
         self.stats = TeamStats()
         self._episodes: list[_Episode] = []
         self._infos: Sequence[Mapping[str, Any] | None] = ()
-        self._member(planner.spec.names[0], seed=0)  # raises
+        self._member(planner.spec.names[0], seed=0)  # raises where guides move no plan
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Starts one episode a seed, each with members that know nothing yet; statistics go on counting."""
