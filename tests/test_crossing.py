@@ -232,9 +232,9 @@ def test_wrong_actions_are_named():
     good = still(env)
     with pytest.raises(ValueError, match=r"no actions for \['robot_3'\]"):
         env.step({name: good[name] for name in env.agents[:3]})
-    with pytest.raises(ValueError, match=r"'robot_1' has shape \(3,\), expected \(2,\)"):
+    with pytest.raises(ValueError, match=r"action of 'robot_1' is .* expected two finite numbers"):
         env.step(good | {"robot_1": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"'robot_2' is \[ *0. nan\], not finite"):
+    with pytest.raises(ValueError, match=r"'robot_2' is \[ *0. nan\], expected two finite numbers"):
         env.step(good | {"robot_2": np.array([0.0, np.nan])})
 
 

@@ -297,7 +297,7 @@ def test_wrong_actions_are_named():
         env.step({})
     env.reset(seed=0)
     good = still(env)
-    with pytest.raises(ValueError, match="no action for 'robot_2'"):
+    with pytest.raises(ValueError, match=r"no actions for \['robot_2'\]"):
         env.step({name: good[name] for name in env.agents[:2]})
     for wrong in (np.zeros(3), np.array([0.0, np.nan])):
         with pytest.raises(ValueError, match=r"action of 'robot_1' is .* expected two finite numbers"):

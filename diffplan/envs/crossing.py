@@ -213,20 +213,8 @@ class CrossingEnv(SceneEnv):
         return [self.possible_agents[robot] for robot in np.flatnonzero(robots)]
 
     def _commands(self, actions: Actions) -> Float[np.ndarray, "N 2"]:
-        missing = [name for name in self.agents if name not in actions]
-        if missing or not self.agents:
-            raise ValueError(
-                f"no actions for {missing}; give one each." if self.agents else "the episode is over; call reset."
-            )
-        wrong = [name for name in self.agents if np.shape(actions[name]) != (2,)]
-        if wrong:
-            raise ValueError(
-                f"action of {wrong[0]!r} has shape {np.shape(actions[wrong[0]])}, expected (2,): a velocity."
-            )
-        wanted = np.array([actions[name] for name in self.agents], float)
-        if not np.isfinite(wanted).all():
-            bad = int(np.argwhere(~np.isfinite(wanted))[0][0])
-            raise ValueError(f"action of {self.agents[bad]!r} is {wanted[bad]}, not finite.")
+        """What the actuators of all robots are told; nothing, of those that are not there."""
+        wanted = self._velocities(actions).astype(float)
         speeds = np.linalg.norm(wanted, axis=1, keepdims=True)
         commands = np.zeros((self.num_robots, 2))
         commands[self._there] = wanted / np.maximum(speeds / V_MAX, 1.0)

@@ -9,6 +9,8 @@ from gymnasium.spaces import Box
 from jaxtyping import Float, UInt8
 from pettingzoo import ParallelEnv
 
+from diffplan.spec import Actions
+
 Color = tuple[float, float, float]
 
 _OKABE_ITO: tuple[Color, ...] = (
@@ -142,6 +144,21 @@ class SceneEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def action_space(self, agent: str) -> Box:
         return self._action_spaces[agent]
+
+    def _velocities(self, actions: Actions) -> Float[np.ndarray, "n 2"]:
+        """The actions of the agents that are there, which are desired velocities (m/s).
+
+        Raises:
+            ValueError: the episode is over, or an agent's action is missing, not two numbers, or not finite.
+        """
+        if not self.agents:
+            raise ValueError("the episode is over; call reset.")
+        if missing := [name for name in self.agents if name not in actions]:
+            raise ValueError(f"no actions for {missing}; give one to each of {self.agents}.")
+        for name in self.agents:
+            if np.shape(actions[name]) != (2,) or not np.isfinite(actions[name]).all():
+                raise ValueError(f"action of {name!r} is {actions[name]}, expected two finite numbers: a velocity.")
+        return np.array([actions[name] for name in self.agents])
 
     def overlay(self, paths: Paths, alpha: float = 0.35) -> None:
         """Draws {agent: S polylines of H points (m)} into the frames from now on; ``overlay({})`` clears them."""

@@ -6,7 +6,6 @@ after they end. One robot's force stays inside wherever it pushes, two robots' f
 pillar on either side, and all robots must choose the same one.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import mujoco
@@ -97,7 +96,7 @@ class TransportEnv(SceneEnv):
         Raises:
             ValueError: an agent's action is missing, not two numbers, or not finite.
         """
-        self.data.ctrl[:] = self._commands(actions).ravel()
+        self.data.ctrl[:] = np.clip(self._velocities(actions), -V_MAX, V_MAX).ravel()
         failed = self._advance()
         self._step += 1
         position, yaw = self.pose_error()
@@ -116,16 +115,6 @@ class TransportEnv(SceneEnv):
             dict.fromkeys(names, last and not terminated),
             infos,
         )
-
-    def _commands(self, actions: Mapping[str, Any]) -> np.ndarray:
-        if not self.agents:
-            raise ValueError("the episode is over; call reset.")
-        for name in self.agents:
-            if name not in actions:
-                raise ValueError(f"no action for {name!r}; give one to each of {self.agents}.")
-            if np.shape(actions[name]) != (2,) or not np.isfinite(actions[name]).all():
-                raise ValueError(f"action of {name!r} is {actions[name]}, expected two finite numbers: a velocity.")
-        return np.clip([actions[name] for name in self.agents], -V_MAX, V_MAX).astype(float)
 
     def _advance(self) -> bool:
         """Runs the physics, counts contacts, and returns whether the box touched the pillar."""
