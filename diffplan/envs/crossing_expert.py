@@ -27,13 +27,29 @@ MEDIUM_NOISE = {"open": 0.25, "doorway": 0.15, "obstacles": 0.26}
 
 
 def follow(
-    reference: Float[np.ndarray, "L K 2"], step: int, positions: Float[np.ndarray, "K 2"], dt: float
-) -> tuple[Float[np.ndarray, "K 2"], Float[np.ndarray, "K 1"]]:
-    """Commands (m/s) that keep robots on their references from a step on, and how fast these move there (m/s)."""
+    reference: Float[np.ndarray, "L K 2"],
+    step: int,
+    positions: Float[np.ndarray, "K 2"],
+    dt: float,
+    disturbance: float,
+    drift: Float[np.ndarray, "K 2"],
+) -> Float[np.ndarray, "K 2"]:
+    """Commands (m/s) that keep robots on their references from a step on.
+
+    Args:
+        reference: where the robots should be at every step (m).
+        step: now.
+        positions: where they are (m).
+        dt: seconds a step.
+        disturbance: size of a disturbance of the commands, as a share of the speed.
+        drift: its present value, of a variance of 1.
+    """
     now, ahead, later = reference[np.minimum(step + np.arange(3), len(reference) - 1)]
     velocity, next_velocity = (ahead - now) / dt, (later - ahead) / dt
     feedforward = velocity + LAG / dt * (next_velocity - velocity)
-    return feedforward + FEEDBACK * (now - positions), np.linalg.norm(velocity, axis=1, keepdims=True)
+    speeds = np.linalg.norm(velocity, axis=1, keepdims=True)
+    commands = feedforward + FEEDBACK * (now - positions) + disturbance * speeds * drift
+    return np.asarray(np.clip(commands, -1.0, 1.0), np.float32)
 
 
 class CrossingExpert:
@@ -66,8 +82,6 @@ class CrossingExpert:
     def __call__(self, observations: Observations) -> Actions:
         self._drift = drifted(self._drift, self._rng.normal(size=self._drift.shape))
         positions = np.array([observations[name][:2] if name in observations else (0, 0) for name in self._names])
-        commands, speeds = follow(self.reference, self._step, positions, self._dt)
-        commands = commands + self._disturbance * speeds * self._drift
+        commands = follow(self.reference, self._step, positions, self._dt, self._disturbance, self._drift)
         self._step += 1
-        bounded = dict(zip(self._names, np.clip(commands, -1.0, 1.0).astype(np.float32), strict=True))
-        return {name: bounded[name] for name in observations}
+        return {name: command for name, command in zip(self._names, commands, strict=True) if name in observations}

@@ -77,11 +77,9 @@ class PartneredExpert:
             self._partner = Partner(name, observations, self._style, self._dt, self._rng, self._switch)
         self._drift = drifted(self._drift, self._rng.normal(size=self._drift.shape))
         positions = np.array([observations[self._names[ego]][:2] for ego in self._egos])
-        commands, speeds = follow(self._reference, self._step, positions, self._dt)
-        commands = commands + DISTURBANCE * speeds * self._drift
+        commands = follow(self._reference, self._step, positions, self._dt, DISTURBANCE, self._drift)
         self._step += 1
-        actions = np.clip(commands, -1.0, 1.0).astype(np.float32)
-        egos = {self._names[ego]: action for ego, action in zip(self._egos, actions, strict=True)}
+        egos = {self._names[ego]: command for ego, command in zip(self._egos, commands, strict=True)}
         return {**egos, self._partner_name: self._partner(observations)}
 
 
