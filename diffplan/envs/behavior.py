@@ -111,7 +111,7 @@ def drifted(drift: np.ndarray, shock: np.ndarray) -> np.ndarray:
 
 
 def draw_name(names: Sequence[str], rng: np.random.Generator) -> str:
-    """One of the names; the draw of ``rng.choice``, which loses a Ctrl-C that comes while it converts strings."""
+    """One of the names, drawn as ``rng.choice`` would; that loses a Ctrl-C that comes while it converts strings."""
     return names[int(rng.integers(len(names)))]
 
 

@@ -1,8 +1,8 @@
 """How far the data leave actions open, as a planner learned it: critics cannot judge what nobody did.
 
-Critics of an expert's data know no failure, and lean somewhere all the same. So what they ask for counts as the
-variance of what the prior itself would do next: wholly from a spread of ``OPEN`` on, and not at all where that is
-always the same.
+Critics of an expert's data know no failure, and lean somewhere all the same. So what they ask for counts in proportion
+to the variance of what the prior itself would do next: fully from a standard deviation of ``OPEN`` on, and not at all
+where the prior always does the same.
 """
 
 import math
@@ -27,7 +27,7 @@ It is 0.04 to 0.16 where experts were recorded, where mediocre ones were 0.07 (c
 """
 
 PRESENTS, CANDIDATES = 64, 8
-TOGETHER = 8  # presents that are asked for at once: large crowds want memory
+TOGETHER = 8  # presents that are asked for at once: large crowds need memory
 
 
 def openness(spread: float | None) -> float:

@@ -18,7 +18,8 @@ class Pace(NamedTuple):
     after: float = 0.0
 
     def of(self, calls: int) -> float:
-        """What so many calls take, for one candidate: a plan's last ones, and the last one again for what is more."""
+        """Seconds that so many calls take for one candidate: as the last ones of the plan did. If it made fewer, its
+        very last one counts for the rest, too."""
         return sum(self.calls[-calls:]) + self.calls[-1] * max(0, calls - len(self.calls))
 
 
@@ -27,7 +28,7 @@ class Deadline:
 
     Args:
         milliseconds: until the plan must be there.
-        calls_after: calls of the network that follow the denoising, if as long as those of it.
+        calls_after: calls of the network after the denoising; one that takes a third as long is a third of a call.
         known: the pace of an earlier plan; None: there was none.
     """
 

@@ -58,9 +58,9 @@ class Grid:
         return (torch.where(known, values, noisy) * exists).flatten(0, 1)
 
     def hint(self, noisy: Float[Tensor, "B S N W D"], level: float) -> Float[Tensor, "B S N W D"]:
-        """Candidates at a noise level, in which cells that are given with a level up to that one tell their values.
+        """Candidates at a noise level, with their values in cells that are given with that noise level or a lower one.
 
-        Less well known cells say nothing to a warm start.
+        Cells that are less well known say nothing to a warm start.
         """
         told = ~self.values.isnan() & (self.ceiling <= level)[..., None]
         return torch.where(told[:, None], ((1 - self.ceiling[..., None]) * self.values)[:, None], noisy)

@@ -166,8 +166,8 @@ class Guidance:
         pushes: Float[Tensor, "guides BS N W D"],
         covariance: "_Covariance",
     ) -> Float[Tensor, "BS N W D"]:
-        """Plans moved by steady guides at once, then by each other one: a strong one that ties steps together would
-        take the others' shifts with it."""
+        """Plans moved by all steady guides at once, then by each of the others in turn: were these added up, too, a
+        strong one that ties neighbouring steps together would take the others' shifts with it."""
         steady, moved = [self.guides[index].steady for index in moving], clean
         if any(steady):
             moved = moved + covariance.shift(pushes[steady].sum(0))

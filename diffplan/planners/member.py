@@ -10,8 +10,8 @@ from there with what it knows.
 
 Whoever talks can contradict. The order of the robots in the spec is their right of way: a robot plans around what
 earlier ones told, and plans anew where that is not the way it expected; the plans of later ones it leaves to them, for
-these will give way (were all to plan around all, everybody would keep to a plan that is too close to somebody's). Only
-of a later robot that it cannot see does it take what that told. So a team of N agrees after N messages.
+these will give way (were all to plan around all, everybody would keep to a plan that is too close to somebody's). Of a
+later robot it plans around what that told only while it cannot see it. So a team of N agrees after N messages.
 """
 
 import dataclasses
@@ -46,8 +46,8 @@ class TeamMember:
         manners: how it plans and talks.
         seed: of the episode; the same for all members (``manners`` say whether they draw the same noise).
         stats: where to count; its own if None.
-        guides: what its plans should be like, see ``DiffusionPlanner.__call__``; of the others it moves what these have
-            not told.
+        guides: what its plans should be like, see ``DiffusionPlanner.__call__``; they also move what it plans for
+            others, but not what these have told.
         safety: changes its own action where it would come too close to what it sees or was told; the others are taken
             to do the same, but one that only goes on is avoided, too.
 

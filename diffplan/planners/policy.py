@@ -60,7 +60,7 @@ class _Episode:
     past: deque[tuple[Observations, Actions]]
     plan: Plan | None = None
     age: int = 0
-    cut: bool = False  # a plan from noise ran out of time, with a joint way half chosen: the next one starts anew, too
+    cut: bool = False  # the plan from noise ran out of time before it settled on a joint way: the next one starts anew
     steps: int = 0
     latents: np.ndarray | None = None
     seen: dict[str, np.ndarray] = field(default_factory=dict)  # of each agent, every entry when it was last known
@@ -207,7 +207,7 @@ class RecedingHorizonPolicy:
         return [next(actions) if seen else None for seen in observations]
 
     def took(self, actions: Sequence[Actions | None]) -> None:
-        """What was done instead of the actions of the last call, where something else was: it is remembered so."""
+        """Corrects what is remembered of the last call where other actions were done than it returned."""
         for episode, done in zip(self._episodes, actions, strict=True):
             if done is not None and episode.past:
                 seen, told = episode.past[-1]

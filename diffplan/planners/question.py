@@ -94,7 +94,10 @@ class Sampling:
             )
 
     def first_level(self, questions: Sequence[Question]) -> float:
-        """Where sampling begins: at pure noise, or at the level to which warm starts are noised."""
+        """Where sampling begins: at pure noise, or at the level to which warm starts are noised.
+
+        Raises ``ValueError`` where only some of the questions have a warm start.
+        """
         warm = {question.warm_start is not None for question in questions}
         if len(warm) > 1:
             raise ValueError("some questions have a warm_start and some do not; ask them in two calls.")

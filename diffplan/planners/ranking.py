@@ -53,7 +53,7 @@ def rank(planner: "DiffusionPlanner", plan: Plan, guides: Sequence[Guide]) -> di
 
 
 def check_ranked(guides: Sequence[Guide], num_samples: int, realism: float = 0.0) -> None:
-    """Raises ``ValueError`` where something only ranks candidates and there is one, which it would cost time for."""
+    """Raises ``ValueError`` where guides or ``realism`` would only rank candidates, and there is a single one."""
     idle = [guide.name for guide in guides if guide.levels is None] + ["realism"] * bool(realism)
     if num_samples == 1 and idle:
         raise ValueError(f"{', '.join(idle)} only rank candidates, and there is one; give num_samples, or none.")

@@ -36,7 +36,8 @@ _SETTLED: dict[type, dict[str, Any]] = {
         "final_sigmas_type": "zero",
     },
 }
-"""Classes whose noise levels plans can walk, and what of them another value would not change, or would make wrong."""
+"""The classes whose noise levels plans can walk down, and the settings that they must have for it: other values would
+change nothing here, or make plans wrong."""
 
 
 def make_scheduler(name: str) -> Scheduler:

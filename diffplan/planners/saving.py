@@ -67,7 +67,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def _recover(path: Path, old: Path) -> None:
-    """Ends what a save, also one that was killed, left of the folder before: it comes back, or its other files do."""
+    """Cleans up after a save, also one that was killed. What was at ``path`` before comes back where nothing took its
+    place, and else those files of it that are not a planner's."""
     if old.exists() and not path.exists():
         old.rename(path)
     for entry in old.glob("*"):
@@ -106,8 +107,8 @@ def load_components(folder: Path, given: Mapping[str, Any]) -> tuple[dict[str, A
 def load_provenance(folder: Path, futures: bool = False) -> dict[str, Any]:
     """What a planner remembers of where it comes from; nothing in folders of earlier versions.
 
-    Raises ``ValueError`` when the file holds something else than names and values, or if ``futures`` are there that
-    are not asked for, or the other way round.
+    Raises ``ValueError`` when the file holds something else than names and values, or when the planner draws futures
+    and ``futures`` says that it should not, or the other way round.
     """
     file, facts = folder / PROVENANCE, {}
     if file.is_file():
