@@ -48,7 +48,8 @@ def plot_belief(
     first: Axes | None = None
     for column, step in enumerate(shown):
         axes = figure.add_subplot(grid[0, column], sharex=first, sharey=first)
-        _draw_fan(axes, plans[step], executed, partner, step, _likeliest(beliefs[step]))
+        likeliest = int(np.argmax(list(beliefs[step].values())))
+        _draw_fan(axes, plans[step], executed, partner, step, _family_color(likeliest))
         axes.set_xlabel("x (m)")
         if first is None:
             first = axes
@@ -68,10 +69,6 @@ def plot_belief(
     ]
     figure.legend(handles=strokes, loc="outside upper center", ncols=3 if len(shown) > 3 else 1)
     return figure
-
-
-def _likeliest(belief: dict[str, float]) -> Color:
-    return _family_color(max(range(len(belief)), key=list(belief.values()).__getitem__))
 
 
 def _family_color(index: int) -> Color:
@@ -105,9 +102,9 @@ def _draw_probabilities(
     bands = np.array([[belief[name] for belief in beliefs] for name in families])
     colors = [_family_color(index) for index in range(len(families))]
     axes.stackplot(time, bands, colors=colors, alpha=0.8, edgecolor="white", linewidth=0.6)
-    for name, band, color in zip(families, bands, colors, strict=True):
+    for index, (name, color) in enumerate(zip(families, colors, strict=True)):
         axes.plot([], [], color=color, linewidth=6, alpha=0.8, label=name)
-        _write_in(axes, name, band, bands[: families.index(name)].sum(0), time)
+        _write_in(axes, name, bands[index], bands[:index].sum(0), time)
     for step in shown:
         axes.axvline(step * executed.spec.dt, color=INK, linewidth=0.6, alpha=0.5)
     switch = executed.labels.get("switch_time")
