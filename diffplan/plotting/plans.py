@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from diffplan.envs.scene import AGENT_COLORS, Color
 from diffplan.plotting.scenes import draw_surroundings
@@ -112,10 +111,8 @@ def plot_what_if(free: Plan, given: Plan, told: Mapping[str, str]) -> Figure:
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         axes.locator_params(nbins=6)  # labels of half a picture's width overlap sooner
     figure.axes[0].set_ylabel("y (m)")
-    edge = Line2D([], [], color=INK, linewidth=5, label="told")
-    handles = [*_agent_handles(given, names), *_stroke_handles(given, _dot_spacing(given), False, bool(goals))]
-    handles += [edge] if set(told) & set(names) else []
-    figure.legend(handles=[*handles, *_scene_handles(figure.axes[0])], loc="outside right center", labelspacing=0.7)
+    edged = not set(told).isdisjoint(names)
+    _explain_map(figure, figure.axes[0], given, names, executed=False, goals=bool(goals), told=edged)
     return figure
 
 
@@ -153,19 +150,30 @@ def _draw_map(
     executed: Trajectory | None,
     goals: Mapping[str, Sequence[float]],
 ) -> None:
-    flying, every = [name for name in names if len(plan.spec.role_of(name).position) > 2], _dot_spacing(plan)
+    flying = [name for name in names if len(plan.spec.role_of(name).position) > 2]
     axes, *below = figure.subplots(2, height_ratios=(3, 1)) if flying else [figure.subplots()]
     _draw_from_above(axes, plan, names, executed, goals)
     for chart in below:
         _draw_heights(chart, plan, flying, executed)
     axes.set(xlabel="x (m)", ylabel="y (m)", adjustable="datalim")
-    handles = [*_agent_handles(plan, names), *_stroke_handles(plan, every, executed is not None, bool(goals))]
-    figure.legend(handles=[*handles, *_scene_handles(axes)], loc="outside right center", labelspacing=0.7)
+    _explain_map(figure, axes, plan, names, executed is not None, bool(goals))
 
 
-def _scene_handles(axes: Axes) -> list[Patch]:
-    """Legend: what else is drawn, one patch of each kind."""
-    return list({str(patch.get_label()): patch for patch in axes.patches}.values())
+def _explain_map(
+    figure: FigureBase,
+    axes: Axes,
+    plan: Plan,
+    names: list[str],
+    executed: bool,
+    goals: bool,
+    told: bool = False,
+) -> None:
+    """The legend of agents seen from above: who they are, what strokes mean, and what stands around, once a kind."""
+    agents = [Line2D([], [], color=agent_color(plan.spec, name), linewidth=3, label=name) for name in names]
+    gap, edge = Line2D([], [], color="none", label=""), Line2D([], [], color=INK, linewidth=5, label="told")
+    scene = {str(patch.get_label()): patch for patch in axes.patches}
+    handles = [*agents, gap, *_stroke_handles(plan, executed, goals), *([edge] if told else []), *scene.values()]
+    figure.legend(handles=handles, loc="outside right center", labelspacing=0.7)
 
 
 def _draw_from_above(
@@ -234,13 +242,7 @@ def _dot_spacing(plan: Plan) -> int:
     return next((steps for steps in choices if steps * 8 >= plan.horizon), choices[-1])
 
 
-def _agent_handles(plan: Plan, names: list[str]) -> list[Line2D]:
-    """Legend: agents by colour, then a gap."""
-    colors = [Line2D([], [], color=agent_color(plan.spec, name), linewidth=3, label=name) for name in names]
-    return [*colors, Line2D([], [], color="none", label="")]
-
-
-def _stroke_handles(plan: Plan, every: int, executed: bool, goals: bool) -> list[Line2D]:
+def _stroke_handles(plan: Plan, executed: bool, goals: bool) -> list[Line2D]:
     """Legend: what the strokes mean, in grey."""
     dot = partial(Line2D, [], [], linestyle="", marker="o", color=MUTED, markeredgecolor="white")
     ring = partial(Line2D, [], [], linestyle="", marker="o", markerfacecolor="none", markeredgecolor=MUTED)
@@ -248,7 +250,7 @@ def _stroke_handles(plan: Plan, every: int, executed: bool, goals: bool) -> list
     handles = [
         dot(markersize=10, label="now"),
         strong,
-        dot(markersize=6, label=f"every {every * plan.spec.dt:.3g} s"),
+        dot(markersize=6, label=f"every {_dot_spacing(plan) * plan.spec.dt:.3g} s"),
         *others,
     ]
     if goals:
@@ -282,9 +284,8 @@ def _draw_over_time(
 
     In a picture ``shared`` with agents seen from above, their colours mean agents, and entries have others.
     """
-    shown = (
-        ("observations", "actions") if any(plan.spec.role_of(name).action_size for name in names) else ("observations",)
-    )
+    acting = any(plan.spec.role_of(name).action_size for name in names)
+    shown = ("observations", "actions") if acting else ("observations",)
     grid = figure.subplots(len(names), len(shown), sharex=True, squeeze=False)
     best = plan.best()
     for row, name in zip(grid, names, strict=True):
