@@ -122,6 +122,7 @@ class TeamMember:
         sensed = {name: row for name, row in sensed.items() if np.isfinite(row).any()}
         last = self._begin_step(sensed, step)
         heard = self._believed(sensed)
+        # whose ways are not those that it expected:
         strange = {name for name in heard if last and self._apart(name, heard[name], last) > self.manners.surprise}
         earlier = set(self.planner.spec.names[: self.index])
         if strange & earlier:
@@ -129,19 +130,18 @@ class TeamMember:
             self.stats.gave_way += 1
         self._seen = self._world(observation, sensed)
         self._near = {
-            name: np.where(np.isnan(row), heard[name][0, : len(row)], row) if name in heard else row
-            for name, row in self._seen.items()
+            name: _filled(row, heard[name][0, : len(row)]) if name in heard else row for name, row in self._seen.items()
         }
         around = {n: path for n, path in heard.items() if n in earlier or not (n in sensed or n in strange)}
         given = self._given(around)
-        stream = [self.seed, 0 if self.manners.shared_seed else self.index + 1, step]
+        stream = [self.seed, 0 if self.manners.shared_seed else self.index + 1, step]  # of noise
         seed = int(np.random.SeedSequence(stream).generate_state(1)[0])
         present = self._seen | {name: self._near[name] for name in heard if name not in sensed and self._lately(name)}
         return Question(present, tuple(self._past) if self.planner.history else (), given, last, seed)
 
     def _begin_step(self, sensed: Mapping[str, np.ndarray], step: int) -> Plan | None:
-        """Forgets who cannot be meant any more, notes missed steps as unknown, and returns the last plan as seen from
-        this step; None where there is none of all who are sensed."""
+        """Drops messages that do not count now, notes missed steps as unknown, and returns the last plan as seen from
+        this step; None where it lacks somebody who is sensed."""
         if self.step < 0:  # of another episode is what was heard before, if it is from later
             self.heard = {name: message for name, message in self.heard.items() if message.step <= step}
         if self.manners.senses_all:
@@ -175,7 +175,7 @@ class TeamMember:
                 middle = np.linalg.norm(scaled[:, None] - scaled, axis=-1).sum(axis=1).argmin()
                 if name != self.name:
                     self.supposed[name] = drawn[middle]
-                row[static] = np.where(np.isnan(row[static]), drawn[middle], row[static])
+                row[static] = _filled(row[static], drawn[middle])
                 world[name] = row
         return dataclasses.replace(question, observations=world)
 
@@ -221,7 +221,7 @@ class TeamMember:
             path, width = message.path(self.step), spec.role_of(name).observation_size
             seen = path[:1].copy()
             if name in sensed:
-                seen[0, :width] = np.where(np.isnan(sensed[name]), seen[0, :width], sensed[name])
+                seen[0, :width] = _filled(sensed[name], seen[0, :width])
             if self._gaps(spec.names.index(name), path[:1], seen)[0] <= self.manners.surprise:  # NaN where all is past
                 believed[name] = path
         return believed
@@ -237,9 +237,9 @@ class TeamMember:
             row = np.array(sensed.get(name, np.full(role.observation_size, np.nan)), np.float32)
             static = list(role.static)
             if name in self.heard:
-                row[static] = np.where(np.isnan(row[static]), self.heard[name].cells[0, static], row[static])
+                row[static] = _filled(row[static], self.heard[name].cells[0, static])
             if name in self.supposed:
-                row[static] = np.where(np.isnan(row[static]), self.supposed[name], row[static])
+                row[static] = _filled(row[static], self.supposed[name])
             world[name] = row
         return world | {self.name: np.asarray(observation, np.float32)}
 
@@ -295,6 +295,11 @@ class TeamMember:
         roles = self.planner.spec.role_index[[index, index]]
         mine, its = self.planner.normalizer.normalize(np.stack((one, other)), roles)[..., entries]
         return np.asarray(np.sqrt(np.square(mine - its).mean(-1)))
+
+
+def _filled(row: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """A row with what is known of its NaN entries from elsewhere."""
+    return np.where(np.isnan(row), known, row)
 
 
 def answers(asked: Sequence[tuple[TeamMember, Question]]) -> list[Plan]:
