@@ -285,7 +285,7 @@ class RecedingHorizonPolicy:
             started = time.perf_counter()
             planner, value = self.planner, self.planner.value_function
             reach = self.refine * openness(planner.config["action_spread"])
-            plans = refine_first_actions(plans, value, planner.normalizer, reach, self.partners, self.refine_price)
+            plans = refine_first_actions(plans, value, planner.normalizer, reach, self.refine_price, self.partners)
             self._refining = time.perf_counter() - started
         return plans
 

@@ -55,8 +55,8 @@ def refine_first_actions(
     value_function: ValueFunction,
     normalizer: Normalizer,
     radius: float,
+    price: float,
     partners: Sequence[str] = (),
-    price: float = PRICE,
 ) -> list[Plan]:
     """Plans (all of the same agents) whose best candidate's first joint action has a higher value.
 

@@ -110,7 +110,7 @@ def denoise_grid(
     sample: Float[Tensor, "B N W D"],
     known: Bool[Tensor, "_ N W D"],
     levels: list[float],
-    second_order: bool = False,
+    second_order: bool,
     stop: Callable[[], bool] = lambda: False,
     ceiling: Float[Tensor, "_ N W"] | None = None,
 ) -> list[Tensor]:
@@ -166,7 +166,7 @@ def steer_particles(
     known: Bool[Tensor, "_ N W D"],
     levels: list[float],
     generators: Sequence[torch.Generator],
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool],
 ) -> list[Tensor]:
     """Samples prior x weight by sequential Monte Carlo (the twisted diffusion sampler, arXiv 2306.17775, algorithm 1).
 

@@ -140,7 +140,7 @@ def _end_with_parent() -> None:
 
 
 def load_member(
-    path: Path, spec: JointSpec, name: str, manners: Mapping[str, bool], limits: Mapping[str, Any] | None = None
+    path: Path, spec: JointSpec, name: str, manners: Mapping[str, bool], limits: Mapping[str, Any] | None
 ) -> Callable[[int], Member]:
     """Loads the planner at ``path`` to drive ``name`` on one thread; it has planned, so that no step waits for that.
 
