@@ -73,7 +73,7 @@ class Guidance:
                 self._try(guide, horizon)
 
     def _try(self, guide: Guide, horizon: int) -> None:
-        """Two made-up plans are guided."""
+        """Raises ``ValueError`` where a guide gives no proper log-weights of two made-up plans, or no gradient."""
         trial = Guidance((guide,), self.spec, self.normalizer, self.agent_mask[:1], 0)
         shape, generator = (2, self.spec.num_agents, horizon, self.spec.size), torch.Generator().manual_seed(0)
         with torch.enable_grad():
@@ -82,10 +82,10 @@ class Guidance:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         if got != (1, 2):
             raise ValueError(f"guide {guide.name!r} returns {got}, expected a tensor [B, S] = (1, 2).")
-        hard = values == -torch.inf if guide.levels is None else torch.zeros_like(values, dtype=torch.bool)
-        if not (torch.isfinite(values) | hard).all():
+        ranks = guide.levels is None  # and may rule candidates out
+        if not (torch.isfinite(values) | (ranks & (values == -torch.inf))).all():
             raise ValueError(f"guide {guide.name!r} returns numbers that are not finite for an ordinary plan.")
-        if guide.levels is not None and not _depends(values, plans):
+        if not ranks and not _depends(values, plans):
             raise ValueError(
                 f"guide {guide.name!r} has no gradient; compute it from the estimate's tensors, or set levels=None."
             )
