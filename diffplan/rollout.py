@@ -143,20 +143,26 @@ def save_video(
     if not (fps > 0 and hold >= 0):
         raise ValueError(f"fps={fps}, hold={hold}; give a positive number of frames a second, and 0 or more seconds.")
     with atomic_path(path) as temporary:
-        if path.suffix.lower() == ".gif":
-            every = math.ceil(fps / 50)
-            shown = np.arange((len(film) - 1) % every, len(film), every)  # the last one, too
-            begins = np.round(np.array([0, *shown[1:], len(film) + hold * fps]) * 100 / fps)
-            durations = (10 * np.diff(begins)).tolist()  # GIFs count in 0.01 s, and viewers show 0.01 s as 0.1 s
-            duration = durations if len(durations) > 1 else durations[0]  # a list is for several frames
-            iio.imwrite(temporary, film[shown], plugin="pillow", duration=duration, loop=0)
-        else:
-            film = np.concatenate([film, np.repeat(film[-1:], round(hold * fps), axis=0)])
-            film = np.pad(film, ((0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)), mode="edge")
-            iio.imwrite(temporary, film, plugin="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
-            try:
-                written, _ = count_frames_and_secs(str(temporary))
-            except RuntimeError:
-                written = 0
-            if written != len(film):  # ffmpeg fails, and nobody says so
-                raise OSError(f"cannot write {path}: its end is missing; free some space on the disk.")
+        write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+        write(film, temporary, fps, hold)
+
+
+def _write_gif(film: UInt8[np.ndarray, "K height width 3"], path: Path, fps: float, hold: float) -> None:
+    every = math.ceil(fps / 50)
+    shown = np.arange((len(film) - 1) % every, len(film), every)  # the last one, too
+    begins = np.round(np.array([0, *shown[1:], len(film) + hold * fps]) * 100 / fps)
+    durations = (10 * np.diff(begins)).tolist()  # GIFs count in 0.01 s, and viewers show 0.01 s as 0.1 s
+    duration = durations if len(durations) > 1 else durations[0]  # a list is for several frames
+    iio.imwrite(path, film[shown], plugin="pillow", duration=duration, loop=0)
+
+
+def _write_mp4(film: UInt8[np.ndarray, "K height width 3"], path: Path, fps: float, hold: float) -> None:
+    film = np.concatenate([film, np.repeat(film[-1:], round(hold * fps), axis=0)])
+    film = np.pad(film, ((0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)), mode="edge")
+    iio.imwrite(path, film, plugin="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
+    try:
+        written, _ = count_frames_and_secs(str(path))
+    except RuntimeError:
+        written = 0
+    if written != len(film):  # ffmpeg fails, and nobody says so
+        raise OSError("the end of the video is missing")
