@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffplan.models.saved import SavedNetwork, check_heads
-from diffplan.models.team import TeamNetwork
+from diffplan.models.team import TeamNetwork, seen_entries
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
@@ -77,8 +77,7 @@ class NoisePolicy(SavedNetwork):
     ) -> Float[Tensor, "B N features"]:
         """What is read of each agent: its known cells up to the present, and which entries these are."""
         past = slice(self.config.history + 1)
-        cells, known = cells[:, :, past], known[:, :, past]
-        return torch.cat((cells.where(known, 0), known.to(cells.dtype)), dim=-1).flatten(2)
+        return seen_entries(cells[:, :, past], known[:, :, past])
 
     def forward(
         self,

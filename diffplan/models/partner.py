@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffplan.models.saved import SavedNetwork, check_heads
-from diffplan.models.team import MemberLinear, TeamBlock, attention_bias, normed
+from diffplan.models.team import MemberLinear, TeamBlock, attention_bias, normed, seen_entries
 
 if TYPE_CHECKING:
     from diffplan.datasets.windows import TrajectoryDataset
@@ -107,7 +107,7 @@ class PartnerEncoder(SavedNetwork):
             mask: who is present.
         """
         B, N = mask.shape
-        inputs = torch.cat((cells.where(known, 0), known.to(cells.dtype)), dim=-1).reshape(1, B * N, -1)
+        inputs = seen_entries(cells, known).reshape(1, B * N, -1)
         tokens = self.embed(inputs).reshape(1, B, N, -1) + self.embed_role[roles]
         itself = torch.eye(N, dtype=torch.bool, device=mask.device)
         bias, tokens = attention_bias(mask[:, :, None] | itself), tokens.flatten(1, 2)

@@ -98,6 +98,11 @@ class MemberLinear(nn.Module):
         return torch.baddbmm(self.bias, inputs, self.weight)
 
 
+def seen_entries(cells: Float[Tensor, "B N P D"], known: Bool[Tensor, "B N P D"]) -> Float[Tensor, "B N inputs"]:
+    """What is read of each agent: the known entries of its cells, 0 elsewhere, and which these are."""
+    return torch.cat((cells.where(known, 0), known.to(cells.dtype)), dim=-1).flatten(2)
+
+
 def normed(tokens: Tensor) -> Tensor:
     """Layer norm; the linear layer behind it scales and shifts."""
     return F.layer_norm(tokens, tokens.shape[-1:])
