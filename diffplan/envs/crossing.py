@@ -33,8 +33,8 @@ SUCCESS_BONUS, CONTACT_PENALTY = 5.0, 5.0
 PARKED = 10.0
 """Where robots wait that are not there (m), beyond the walls and out of sight."""
 
-
 Robots = Bool[np.ndarray, "N"]
+"""A truth value for each robot, there or not."""
 
 
 class CrossingEnv(SceneEnv):
@@ -242,14 +242,16 @@ class CrossingEnv(SceneEnv):
         reach = np.inf if self.sensing_radius is None else self.sensing_radius
         near = (np.linalg.norm(positions[:, None] - positions, axis=2) <= reach) & self._there
         np.fill_diagonal(near, False)
+        nobody = np.zeros_like(who)
+        success, called = (nobody if those is None else those for those in (success, called))
         observations, infos = {}, {}
         for robot in np.flatnonzero(who):
             name, seen = self.possible_agents[robot], near[robot]
             sensed = Sensed([self.possible_agents[j] for j in np.flatnonzero(seen)], public[seen])
             infos[name] = {
-                "success": success is not None and bool(success[robot]),
+                "success": bool(success[robot]),
                 "contacts": self._contacts,
-                "called_away": called is not None and bool(called[robot]),
+                "called_away": bool(called[robot]),
                 "sensed": sensed,
             }
             observations[name] = stacked[robot]
