@@ -252,25 +252,32 @@ class RecedingHorizonPolicy:
             for episode, seen in group
         ]
         started = time.perf_counter()
-        sampling = self.sampling
-        if warm:
-            resample = sampling.resample and self.warm_start_steps > 1
-            sampling = dataclasses.replace(sampling, num_inference_steps=self.warm_start_steps, resample=resample)
-        if self.deadline_ms is not None:
-            left = self.deadline_ms - 1e3 * (started - began + self._refining)
-            sampling = dataclasses.replace(sampling, deadline_ms=max(left, self.deadline_ms / 10))
+        sampling = self._sampling(warm, started - began + self._refining)
         plans = self.make_plans(questions, sampling, [(episode.seed, episode.steps) for episode, _ in group])
         elapsed = time.perf_counter() - started
         self.stats.seconds.append(elapsed)
         self.stats.plans.append(len(plans))
         late = self.deadline_ms is not None and 1e3 * (started + elapsed - began) > self.deadline_ms
         for (episode, _), plan in zip(group, plans, strict=True):
-            finite, again, episode.cut = plan.is_finite, episode.cut, False
-            self.stats.late += late
-            self.stats.not_finite += not late and not finite
-            if finite and not late:
+            was_cut, episode.cut = episode.cut, False
+            if late:
+                self.stats.late += 1
+            elif not plan.is_finite:
+                self.stats.not_finite += 1
+            else:
                 cut = (plan.num_inference_steps or np.inf) < sampling.num_inference_steps
-                episode.plan, episode.age, episode.cut = plan, 0, cut and not warm and not again
+                episode.plan, episode.age, episode.cut = plan, 0, cut and not warm and not was_cut
+
+    def _sampling(self, warm: bool, spent: float) -> Sampling:
+        """How the next plans are sampled, when so many seconds of a deadline are spent already."""
+        sampling = self.sampling
+        if warm:
+            resample = sampling.resample and self.warm_start_steps > 1
+            sampling = dataclasses.replace(sampling, num_inference_steps=self.warm_start_steps, resample=resample)
+        if self.deadline_ms is not None:
+            left = max(self.deadline_ms - 1e3 * spent, self.deadline_ms / 10)
+            sampling = dataclasses.replace(sampling, deadline_ms=left)
+        return sampling
 
     def make_plans(
         self, questions: Sequence[Question], sampling: Sampling, moments: Sequence[tuple[int, int]]
