@@ -113,12 +113,7 @@ def constraints(
     low, high = np.concatenate([low, still]), np.concatenate([high, still])
     reaches = np.concatenate([np.full(discs, reach), obstacles[:, 4]])
     sides = np.concatenate([np.zeros((discs, 2)), obstacles[:, 2:4]])
-    apart = at[i] - at[j]
-    depth = np.abs(apart) - sides[j]
-    inside, shallow = (depth <= 0).all(1), depth == depth.max(1, keepdims=True)
-    out = np.where(inside[:, None], shallow, np.maximum(depth, 0))  # of a box by its nearest side
-    normal = np.copysign(out / np.linalg.norm(out, axis=1, keepdims=True), apart)
-    distance = np.where(inside, depth.max(1), np.linalg.norm(out, axis=1))
+    normal, distance = _way_out(at[i] - at[j], sides[j])
     closing = -(normal * (moving[i] - moving[j])).sum(1)
     brakes = np.where(j < robots, 2 * brake, brake)
     least = closing - fastest(distance - reaches[i] - reaches[j], closing, brakes, dt)
@@ -128,6 +123,22 @@ def constraints(
     rows = np.zeros((len(near), len(at), 2))
     rows[np.arange(len(near)), i[near]], rows[np.arange(len(near)), j[near]] = normal[near], -normal[near]
     return rows[:, :robots], least[near]
+
+
+def _way_out(
+    apart: Float[np.ndarray, "K 2"], sides: Float[np.ndarray, "K 2"]
+) -> tuple[Float[np.ndarray, "K 2"], Float[np.ndarray, "K"]]:
+    """Unit vectors that lead straight away from boxes, and the distances to these (m), below 0 inside of one.
+
+    Args:
+        apart: from a box's centre to the point (m).
+        sides: half the box's width and height (m); 0 and 0: a point.
+    """
+    depth = np.abs(apart) - sides
+    inside, shallow = (depth <= 0).all(1), depth == depth.max(1, keepdims=True)
+    out = np.where(inside[:, None], shallow, np.maximum(depth, 0))  # from within by the nearest side
+    length = np.linalg.norm(out, axis=1)
+    return np.copysign(out / length[:, None], apart), np.where(inside, depth.max(1), length)
 
 
 @functools.lru_cache(maxsize=16)
