@@ -83,9 +83,16 @@ class CrossingEnv(SceneEnv):
         self.max_steps = max_steps or (60 + 25 * num_robots if layout == "doorway" else 100)
         obstacles = OBSTACLES if layout == "obstacles" else 0
         size = 6 + 3 * obstacles
-        static, pillars = tuple(range(4, size)), tuple(range(6, size))
         role = Role(
-            size, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, (2, 3), obstacles=pillars, radius=RADIUS, goal=(4, 5)
+            size,
+            action_low=(-V_MAX,) * 2,
+            action_high=(V_MAX,) * 2,
+            position=(0, 1),
+            velocity=(2, 3),
+            goal=(4, 5),
+            obstacles=tuple(range(6, size)),
+            static=tuple(range(4, size)),
+            radius=RADIUS,
         )
         names = [f"robot_{i}" for i in range(num_robots)]
         options = {"num_robots": num_robots, "layout": layout, "sensing_radius": sensing_radius, "max_steps": max_steps}

@@ -53,8 +53,16 @@ class TransportEnv(SceneEnv):
         _check_options(num_robots, max_steps)
         self.num_robots, self.max_steps = num_robots, max_steps
         self.possible_agents = [f"robot_{i}" for i in range(num_robots)]
-        static, pillar = tuple(range(8, 15)), (12, 13, 14)
-        role = Role(15, (-V_MAX,) * 2, (V_MAX,) * 2, (0, 1), static, (2, 3), pillar, ROBOT_RADIUS)
+        role = Role(
+            15,
+            action_low=(-V_MAX,) * 2,
+            action_high=(V_MAX,) * 2,
+            position=(0, 1),
+            velocity=(2, 3),
+            obstacles=(12, 13, 14),
+            static=tuple(range(8, 15)),
+            radius=ROBOT_RADIUS,
+        )
         agents = dict.fromkeys(self.possible_agents, "robot")
         options = {"num_robots": num_robots, "max_steps": max_steps}
         self.joint_spec = JointSpec(agents, {"robot": role}, DT, "transport-v0", options)
