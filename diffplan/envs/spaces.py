@@ -83,7 +83,7 @@ def _role(env: Any, name: str) -> Role:
     _check_box(name, "action", acted)
     if not (np.isfinite(acted.low).all() and np.isfinite(acted.high).all()):
         raise ValueError(f"agent {name!r} has the unbounded action space {acted}; give it finite bounds.")
-    return Role(int(observed.shape[0]), tuple(map(float, acted.low)), tuple(map(float, acted.high)))
+    return Role(int(observed.shape[0]), tuple(acted.low), tuple(acted.high))
 
 
 def _check_box(name: str, what: str, space: Space[Any]) -> None:
